@@ -1,0 +1,397 @@
+//! Every flag and environment variable of `keystile serve` and of the database, on one page.
+//!
+//! Raw flags become validated settings here, in one step; nothing behind this file parses text.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+
+use clap::{Args, ValueEnum};
+
+/// Where the keys are: shared by every command that touches them.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Database")]
+pub struct DatabaseOptions {
+    /// `sqlite:FILE` or `postgres://USER:PASSWORD@HOST/NAME?sslmode=MODE`.
+    #[arg(long, env = "KEYSTILE_DATABASE_URL", default_value = "sqlite:keystile.db", hide_env_values = true)]
+    pub database_url: DatabaseUrl,
+
+    /// Deadline of each call to the database.
+    #[arg(long, env = "KEYSTILE_DATABASE_TIMEOUT", default_value = "500ms", value_parser = duration)]
+    pub database_timeout: Duration,
+
+    /// Connections to Postgres at the most.
+    #[arg(long, env = "KEYSTILE_DATABASE_CONNECTIONS", default_value = "8", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub database_connections: u32,
+}
+
+/// Everything that `keystile serve` can be told.
+#[derive(Debug, Clone, Args)]
+pub struct ServeOptions {
+    /// Where the keys are.
+    #[command(flatten)]
+    pub database: DatabaseOptions,
+
+    /// Where Envoy asks (gRPC): `HOST:PORT` or `unix:/PATH`, several by comma.
+    #[arg(
+        long,
+        env = "KEYSTILE_LISTEN",
+        default_value = "127.0.0.1:9191",
+        value_delimiter = ',',
+        help_heading = "Listeners"
+    )]
+    pub listen: Vec<Listen>,
+
+    /// Permissions of Unix sockets, octal.
+    #[arg(long, env = "KEYSTILE_SOCKET_MODE", default_value = "0660", value_parser = octal, help_heading = "Listeners")]
+    pub socket_mode: u32,
+
+    /// Where `/livez`, `/readyz` and `/metrics` are (HTTP).
+    #[arg(long, env = "KEYSTILE_ADMIN_LISTEN", default_value = "127.0.0.1:9192", help_heading = "Listeners")]
+    pub admin_listen: SocketAddr,
+
+    /// How long calls under way may take to end after SIGTERM.
+    #[arg(long, env = "KEYSTILE_DRAIN_TIMEOUT", default_value = "10s", value_parser = duration, help_heading = "Listeners")]
+    pub drain_timeout: Duration,
+
+    /// Where API keys are looked for: `bearer`, `header:NAME`, `query:NAME`, `cookie:NAME`, several by comma.
+    #[arg(
+        long,
+        env = "KEYSTILE_CREDENTIAL_SOURCES",
+        default_value = "bearer,header:x-api-key",
+        value_delimiter = ',',
+        help_heading = "Checks"
+    )]
+    pub credential_sources: Vec<CredentialSource>,
+
+    /// Pass the API key on to the upstream instead of stripping it.
+    #[arg(long, env = "KEYSTILE_FORWARD_CREDENTIAL", default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set, help_heading = "Checks")]
+    pub forward_credential: bool,
+
+    /// Deadline of a whole check; Envoy's own deadline counts where it is earlier.
+    #[arg(long, env = "KEYSTILE_TIMEOUT", default_value = "2s", value_parser = duration, help_heading = "Checks")]
+    pub timeout: Duration,
+
+    /// On an internal failure: `deny` answers 503, `defer` fails the call so that Envoy's failure mode decides.
+    #[arg(long, env = "KEYSTILE_ON_FAILURE", default_value = "deny", help_heading = "Checks")]
+    pub on_failure: OnFailure,
+
+    /// How long a key record is believed before it is read again.
+    #[arg(long, env = "KEYSTILE_RECORD_TTL", default_value = "300s", value_parser = duration, help_heading = "Caches")]
+    pub record_ttl: Duration,
+
+    /// How long a proven key needs no bcrypt.
+    #[arg(long, env = "KEYSTILE_PROOF_TTL", default_value = "3600s", value_parser = duration, help_heading = "Caches")]
+    pub proof_ttl: Duration,
+
+    /// How long unknown prefixes and wrong secrets are remembered.
+    #[arg(long, env = "KEYSTILE_NEGATIVE_TTL", default_value = "10s", value_parser = duration, help_heading = "Caches")]
+    pub negative_ttl: Duration,
+
+    /// Prefixes held in memory; as many unknown ones, apart.
+    #[arg(long, env = "KEYSTILE_MEMORY_CAPACITY", default_value = "100000", value_parser = capacity, help_heading = "Caches")]
+    pub memory_capacity: usize,
+
+    /// Secret under which keys are remembered; random per process when absent.
+    #[arg(
+        long,
+        env = "KEYSTILE_CACHE_SECRET",
+        hide_env_values = true,
+        conflicts_with = "cache_secret_file",
+        help_heading = "Caches"
+    )]
+    pub cache_secret: Option<Secret>,
+
+    /// File that holds the cache secret.
+    #[arg(long, env = "KEYSTILE_CACHE_SECRET_FILE", help_heading = "Caches")]
+    pub cache_secret_file: Option<PathBuf>,
+
+    /// Keys proven by bcrypt at the same time [default: half the cores, at least 1].
+    #[arg(long, env = "KEYSTILE_BCRYPT_THREADS", value_parser = threads, help_heading = "Proofs")]
+    pub bcrypt_threads: Option<usize>,
+
+    /// bcrypt cost that unknown keys are made to take, until a costlier key is seen.
+    #[arg(long, env = "KEYSTILE_BCRYPT_COST", default_value = "12", value_parser = clap::value_parser!(u32).range(4..=14), help_heading = "Proofs")]
+    pub bcrypt_cost: u32,
+
+    /// What is logged: a level, or tracing directives such as `info,keystile=debug`.
+    #[arg(long, env = "KEYSTILE_LOG", default_value = "info", help_heading = "Logs")]
+    pub log: String,
+
+    /// Form of the log.
+    #[arg(long, env = "KEYSTILE_LOG_FORMAT", default_value = "text", help_heading = "Logs")]
+    pub log_format: LogFormat,
+}
+
+/// Which database, by URL. Its `Debug` and `Display` show no password.
+#[derive(Clone, PartialEq, Eq)]
+pub enum DatabaseUrl {
+    /// A file on this machine.
+    Sqlite(PathBuf),
+    /// A Postgres URL, whole.
+    Postgres(url::Url),
+}
+
+/// One address to listen on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// TCP.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+/// One place of a request that an API key may be in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CredentialSource {
+    /// `Authorization: Bearer KEY`.
+    Bearer,
+    /// A header of this lower-case name, whole.
+    Header(String),
+    /// A query parameter of this name.
+    Query(String),
+    /// A cookie of this name.
+    Cookie(String),
+}
+
+/// What an internal failure becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnFailure {
+    /// A denied response with status 503, whatever Envoy's failure mode.
+    Deny,
+    /// gRPC `UNAVAILABLE`: Envoy's failure mode decides.
+    Defer,
+}
+
+/// Form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A setting that must not be shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(zeroize::Zeroizing<String>);
+
+impl ServeOptions {
+    /// The cache secret, from its flag or its file; `None` when neither is set.
+    ///
+    /// # Errors
+    /// A sentence that names the file and what is wrong with it.
+    pub fn cache_secret(&self) -> Result<Option<Secret>, String> {
+        let Some(path) = &self.cache_secret_file else { return Ok(self.cache_secret.clone()) };
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| format!("--cache-secret-file {}: {error}", path.display()))?;
+        let secret = text.trim_end_matches(['\r', '\n']).parse::<Secret>();
+        secret.map(Some).map_err(|error| format!("--cache-secret-file {}: {error}", path.display()))
+    }
+
+    /// How many threads may run bcrypt.
+    pub fn bcrypt_threads(&self) -> usize {
+        let half_the_cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2);
+        self.bcrypt_threads.unwrap_or_else(half_the_cores).max(1)
+    }
+}
+
+impl FromStr for DatabaseUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("sqlite:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            return match path {
+                "" => {
+                    Err("names no file; write sqlite:keystile.db or sqlite:///var/lib/keystile/keystile.db"
+                        .into())
+                }
+                path => Ok(Self::Sqlite(path.into())),
+            };
+        }
+        if !(text.starts_with("postgres://") || text.starts_with("postgresql://")) {
+            return Err("is neither sqlite:FILE nor postgres://USER:PASSWORD@HOST/NAME".into());
+        }
+        // The reason alone: the text may hold a password.
+        text.parse().map(Self::Postgres).map_err(|error| format!("is not a URL: {error}"))
+    }
+}
+
+impl fmt::Display for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            Self::Postgres(url) => {
+                let host = url.host_str().filter(|host| !host.is_empty()).unwrap_or("local socket");
+                write!(f, "postgres://{host}{}", url.path())
+            }
+        }
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DatabaseUrl({self})")
+    }
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("unix:") {
+            Some("") => Err("names no socket; write unix:/run/keystile/keystile.sock".into()),
+            Some(path) => Ok(Self::Unix(path.into())),
+            None => text
+                .parse()
+                .map(Self::Tcp)
+                .map_err(|_| "is neither ADDRESS:PORT, such as 127.0.0.1:9191, nor unix:/PATH".into()),
+        }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl FromStr for CredentialSource {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let form = || "is none of bearer, header:NAME, query:NAME, cookie:NAME".to_owned();
+        // The characters of an HTTP token (RFC 9110, section 5.6.2): a name that no header,
+        // cookie or plain query parameter can have would never be found.
+        let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        let named = |name: &str| match !name.is_empty() && name.bytes().all(token) {
+            true => Ok(name.to_owned()),
+            false => Err(form()),
+        };
+        match text.split_once(':') {
+            None if text.eq_ignore_ascii_case("bearer") => Ok(Self::Bearer),
+            Some(("header", name)) if name.eq_ignore_ascii_case("authorization") => {
+                Err("would take the scheme for part of the key; write bearer".into())
+            }
+            Some(("header", name)) => Ok(Self::Header(named(name)?.to_ascii_lowercase())),
+            Some(("query", name)) => Ok(Self::Query(named(name)?)),
+            Some(("cookie", name)) => Ok(Self::Cookie(named(name)?)),
+            _ => Err(form()),
+        }
+    }
+}
+
+impl FromStr for Secret {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        match text.len() >= 32 {
+            true => Ok(Self(text.to_owned().into())),
+            false => Err("is shorter than 32 characters; make one with `openssl rand -hex 32`"),
+        }
+    }
+}
+
+impl Secret {
+    /// The bytes, for the one place that uses them.
+    pub fn expose(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration.is_zero() => Err("must be more than zero".into()),
+        Ok(duration) if duration > MAX_DURATION => Err("is over 365 days".into()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(format!("is not a duration such as 500ms, 10s or 5m: {error}")),
+    }
+}
+
+/// Keeps every sum of an instant and a setting within range.
+const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+fn octal(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o777 => Ok(mode),
+        _ => Err("is not a mode such as 0660".into()),
+    }
+}
+
+fn capacity(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(entries @ 1..=100_000_000) => Ok(entries),
+        _ => Err("is not a number from 1 to 100000000".into()),
+    }
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(threads @ 1..=1024) => Ok(threads),
+        _ => Err("is not a number from 1 to 1024".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn database_url_is_shown_without_its_password() {
+        let url: DatabaseUrl =
+            "postgres://app:hunter2@db.internal:5432/keys?sslmode=require".parse().expect("a URL");
+        assert_eq!(
+            format!("{url} {url:?}"),
+            "postgres://db.internal/keys DatabaseUrl(postgres://db.internal/keys)"
+        );
+        for bad in ["mysql://app:hunter2@host/keys", "postgres://app:hunter2@host:notaport/keys", "sqlite:"] {
+            let error = bad.parse::<DatabaseUrl>().expect_err("refused");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn credential_sources_are_named_exactly() {
+        assert_eq!("Bearer".parse(), Ok(CredentialSource::Bearer));
+        assert_eq!("header:X-API-Key".parse(), Ok(CredentialSource::Header("x-api-key".into())));
+        assert_eq!("query:api_key".parse(), Ok(CredentialSource::Query("api_key".into())));
+        assert_eq!("cookie:Key".parse(), Ok(CredentialSource::Cookie("Key".into())));
+        for bad in [
+            "",
+            "header",
+            "header:",
+            "header:a b",
+            "query:a=b",
+            "cookie:a;b",
+            "header:authorization",
+            "form:key",
+        ] {
+            assert!(bad.parse::<CredentialSource>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn listeners_are_addresses_or_sockets() {
+        assert_eq!("[::1]:1".parse(), Ok(Listen::Tcp(([0, 0, 0, 0, 0, 0, 0, 1], 1).into())));
+        assert_eq!("unix:/run/k.sock".parse(), Ok(Listen::Unix("/run/k.sock".into())));
+        assert!("unix:".parse::<Listen>().is_err());
+        assert!("localhost".parse::<Listen>().is_err());
+    }
+
+    #[test]
+    fn short_secrets_and_endless_durations_are_refused() {
+        assert!("short".parse::<Secret>().is_err());
+        assert!(duration("0s").is_err());
+        assert!(duration("400d").is_err());
+        assert!(duration("soon").is_err());
+        assert_eq!(duration("1m 30s"), Ok(Duration::from_secs(90)));
+    }
+}

@@ -1,0 +1,21 @@
+//! Keystile answers Envoy's external authorization checks for API keys.
+//!
+//! Modules in reading order:
+//!
+//! - pure: [`credential`], [`record`], [`policy`], [`decision`] know no network, no clock, no metrics;
+//! - logic: [`flight`] does shared work once, [`moment`] is the time that is passed in;
+//! - adapters: [`store`] (memory, SQLite, Postgres);
+//! - the house: [`config`] has every setting, [`metrics`] every metric.
+
+pub mod credential;
+pub mod decision;
+pub mod policy;
+pub mod record;
+
+pub mod flight;
+pub mod moment;
+
+pub mod store;
+
+pub mod config;
+pub mod metrics;

@@ -1,0 +1,2 @@
+//! keystile binary
+fn main() {}

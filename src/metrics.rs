@@ -1,0 +1,232 @@
+//! Every metric that Keystile exports: declared here, counted elsewhere.
+//!
+//! Whoever counts takes a handle once, when it is built; counting is then one atomic addition.
+//! Labels come from closed sets, so the number of series is bounded.
+
+use std::sync::Arc;
+
+use metrics::{Counter, Gauge, Histogram, Unit};
+use metrics_exporter_prometheus::{
+    BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
+
+/// The process's metrics. Cheap to clone.
+#[derive(Clone)]
+pub struct Metrics {
+    recorder: Arc<PrometheusRecorder>,
+    handle: PrometheusHandle,
+}
+
+/// What a metric counts in.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Distribution, in seconds.
+    Histogram(&'static [f64]),
+}
+
+/// A metric as `/metrics` and the README's table describe it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Metric {
+    /// Full name.
+    pub name: &'static str,
+    /// What it is counted in.
+    pub kind: Kind,
+    /// What it says.
+    pub help: &'static str,
+}
+
+const CHECK_SECONDS: &[f64] = &[
+    1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5,
+];
+const BCRYPT_SECONDS: &[f64] = &[1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5];
+const STORE_SECONDS: &[f64] =
+    &[1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0];
+
+const CHECKS: &str = "keystile_checks_total";
+const CHECK_DURATION: &str = "keystile_check_duration_seconds";
+const CACHE_LOOKUPS: &str = "keystile_cache_lookups_total";
+const CACHE_ENTRIES: &str = "keystile_cache_entries";
+const BCRYPT_DURATION: &str = "keystile_bcrypt_duration_seconds";
+const BCRYPT_WAITING: &str = "keystile_bcrypt_waiting";
+const STORE_DURATION: &str = "keystile_store_duration_seconds";
+const STORE_ERRORS: &str = "keystile_store_errors_total";
+const STORE_UP: &str = "keystile_store_up";
+const UNDECODABLE_ROWS: &str = "keystile_undecodable_rows_total";
+const BUILD_INFO: &str = "keystile_build_info";
+
+/// Every metric there is.
+pub const TABLE: &[Metric] = &[
+    Metric {
+        name: CHECKS,
+        kind: Kind::Counter,
+        help: "Checks answered, by decision (allow, deny, error) and reason (allow has none).",
+    },
+    Metric {
+        name: CHECK_DURATION,
+        kind: Kind::Histogram(CHECK_SECONDS),
+        help: "Time from a check's arrival to its answer, by the tier that had the record (none when no record was found).",
+    },
+    Metric {
+        name: CACHE_LOOKUPS,
+        kind: Kind::Counter,
+        help: "Look-ups in a cache, by tier, kind (records, proofs) and result (hit, negative, miss).",
+    },
+    Metric {
+        name: CACHE_ENTRIES,
+        kind: Kind::Gauge,
+        help: "Entries in memory, by kind (records, unknown, proofs, refusals).",
+    },
+    Metric {
+        name: BCRYPT_DURATION,
+        kind: Kind::Histogram(BCRYPT_SECONDS),
+        help: "Time that one bcrypt computation took, waiting excluded.",
+    },
+    Metric { name: BCRYPT_WAITING, kind: Kind::Gauge, help: "Proofs that wait for a bcrypt thread." },
+    Metric {
+        name: STORE_DURATION,
+        kind: Kind::Histogram(STORE_SECONDS),
+        help: "Time that one call to a store took, by store and operation.",
+    },
+    Metric {
+        name: STORE_ERRORS,
+        kind: Kind::Counter,
+        help: "Calls to a store that failed or missed their deadline, by store.",
+    },
+    Metric {
+        name: STORE_UP,
+        kind: Kind::Gauge,
+        help: "1 while the last call to the store was answered, 0 while it was not, by store.",
+    },
+    Metric {
+        name: UNDECODABLE_ROWS,
+        kind: Kind::Counter,
+        help: "Key rows read that could not be decoded, or had a list that is not one; each denies its key alone.",
+    },
+    Metric { name: BUILD_INFO, kind: Kind::Gauge, help: "Always 1; version and commit are its labels." },
+];
+
+impl Metrics {
+    /// Sets up an empty set of metrics.
+    ///
+    /// # Errors
+    /// Never with the table above; the builder's signature has it.
+    pub fn new() -> Result<Self, BuildError> {
+        let mut builder = PrometheusBuilder::new();
+        for metric in TABLE {
+            if let Kind::Histogram(buckets) = metric.kind {
+                builder = builder.set_buckets_for_metric(Matcher::Full(metric.name.into()), buckets)?;
+            }
+        }
+        let recorder = builder.build_recorder();
+        let handle = recorder.handle();
+        let metrics = Self { recorder: Arc::new(recorder), handle };
+        metrics.describe();
+        metrics.with(|| {
+            let commit = option_env!("KEYSTILE_COMMIT").unwrap_or("unknown");
+            metrics::gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION"), "commit" => commit).set(1.0);
+        });
+        Ok(metrics)
+    }
+
+    /// The text that `/metrics` answers with.
+    pub fn render(&self) -> String {
+        self.handle.render()
+    }
+
+    /// Folds what histograms have collected; to be called every few seconds.
+    pub fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+
+    /// [`CHECKS`] for one outcome.
+    pub fn checks(&self, decision: &'static str, reason: &'static str) -> Counter {
+        self.with(|| metrics::counter!(CHECKS, "decision" => decision, "reason" => reason))
+    }
+
+    /// [`CHECK_DURATION`] for one tier.
+    pub fn check_duration(&self, tier: &'static str) -> Histogram {
+        self.with(|| metrics::histogram!(CHECK_DURATION, "tier" => tier))
+    }
+
+    /// [`CACHE_LOOKUPS`] for one tier, kind and result.
+    pub fn cache_lookups(&self, tier: &'static str, kind: &'static str, result: &'static str) -> Counter {
+        self.with(|| metrics::counter!(CACHE_LOOKUPS, "tier" => tier, "kind" => kind, "result" => result))
+    }
+
+    /// [`CACHE_ENTRIES`] for one kind.
+    pub fn cache_entries(&self, kind: &'static str) -> Gauge {
+        self.with(|| metrics::gauge!(CACHE_ENTRIES, "kind" => kind))
+    }
+
+    /// [`BCRYPT_DURATION`].
+    pub fn bcrypt_duration(&self) -> Histogram {
+        self.with(|| metrics::histogram!(BCRYPT_DURATION))
+    }
+
+    /// [`BCRYPT_WAITING`].
+    pub fn bcrypt_waiting(&self) -> Gauge {
+        self.with(|| metrics::gauge!(BCRYPT_WAITING))
+    }
+
+    /// [`STORE_DURATION`] for one store and operation.
+    pub fn store_duration(&self, store: &'static str, operation: &'static str) -> Histogram {
+        self.with(|| metrics::histogram!(STORE_DURATION, "store" => store, "operation" => operation))
+    }
+
+    /// [`STORE_ERRORS`] for one store.
+    pub fn store_errors(&self, store: &'static str) -> Counter {
+        self.with(|| metrics::counter!(STORE_ERRORS, "store" => store))
+    }
+
+    /// [`STORE_UP`] for one store.
+    pub fn store_up(&self, store: &'static str) -> Gauge {
+        self.with(|| metrics::gauge!(STORE_UP, "store" => store))
+    }
+
+    /// [`UNDECODABLE_ROWS`].
+    pub fn undecodable_rows(&self) -> Counter {
+        self.with(|| metrics::counter!(UNDECODABLE_ROWS))
+    }
+
+    fn describe(&self) {
+        self.with(|| {
+            for Metric { name, kind, help } in TABLE {
+                match kind {
+                    Kind::Counter => metrics::describe_counter!(*name, *help),
+                    Kind::Gauge => metrics::describe_gauge!(*name, *help),
+                    Kind::Histogram(_) => metrics::describe_histogram!(*name, Unit::Seconds, *help),
+                }
+            }
+        });
+    }
+
+    /// Runs `register` against our own recorder: no global one, so that tests do not share counts.
+    fn with<T>(&self, register: impl FnOnce() -> T) -> T {
+        metrics::with_local_recorder(&*self.recorder, register)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exported_text_describes_and_counts() {
+        let metrics = Metrics::new().expect("builds");
+        metrics.checks("deny", "expired").increment(2);
+        metrics.check_duration("memory").record(2e-5);
+        let text = metrics.render();
+        for line in [
+            "# TYPE keystile_checks_total counter",
+            "keystile_checks_total{decision=\"deny\",reason=\"expired\"} 2",
+            "keystile_check_duration_seconds_bucket{tier=\"memory\",le=\"0.000025\"} 1",
+        ] {
+            assert!(text.contains(line), "{line} in:\n{text}");
+        }
+        assert!(text.contains("keystile_build_info{version="), "{text}");
+    }
+}

@@ -1,0 +1,252 @@
+//! The tier in this process: records by prefix, unknown prefixes apart.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use metrics::{Counter, Gauge};
+use quick_cache::sync::Cache;
+
+use super::{Found, KeyStore, StoreError};
+use crate::{
+    credential::Prefix, decision::Tier, flight::Flights, metrics::Metrics, moment::Moment, record::KeyRecord,
+};
+
+/// Remembers what the next tier found. Cheap to clone.
+///
+/// Known and unknown prefixes are bounded apart: a flood of invented keys evicts no good one.
+pub struct Memory<S>(Arc<Inner<S>>);
+
+/// How much [`Memory`] holds, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub struct MemoryConfig {
+    /// Known prefixes at the most, and as many unknown ones.
+    pub capacity: usize,
+    /// How long records are believed.
+    pub record_ttl: Duration,
+    /// How long an unknown prefix is believed to be unknown.
+    pub negative_ttl: Duration,
+}
+
+struct Inner<S> {
+    next: S,
+    config: MemoryConfig,
+    known: Cache<Prefix, Held>,
+    unknown: Cache<Prefix, Instant>,
+    flights: Flights<Prefix, Result<Found, StoreError>>,
+    lookups: Lookups,
+}
+
+#[derive(Clone)]
+struct Held {
+    records: Arc<[Arc<KeyRecord>]>,
+    fresh_until: Instant,
+}
+
+struct Lookups {
+    hit: Counter,
+    negative: Counter,
+    miss: Counter,
+    known: Gauge,
+    unknown: Gauge,
+}
+
+impl<S: KeyStore> Memory<S> {
+    /// Puts an empty memory before `next`.
+    pub fn new(next: S, config: MemoryConfig, metrics: &Metrics) -> Self {
+        let lookups = |result| metrics.cache_lookups(Tier::Memory.name(), "records", result);
+        Self(Arc::new(Inner {
+            next,
+            config,
+            known: Cache::new(config.capacity),
+            unknown: Cache::new(config.capacity),
+            flights: Flights::default(),
+            lookups: Lookups {
+                hit: lookups("hit"),
+                negative: lookups("negative"),
+                miss: lookups("miss"),
+                known: metrics.cache_entries("records"),
+                unknown: metrics.cache_entries("unknown"),
+            },
+        }))
+    }
+}
+
+impl<S> Clone for Memory<S> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<S: KeyStore> KeyStore for Memory<S> {
+    async fn records(&self, prefix: Prefix, now: Moment) -> Result<Found, StoreError> {
+        if let Some(found) = self.0.recall(prefix, now.monotonic) {
+            return Ok(found);
+        }
+        let inner = Arc::clone(&self.0);
+        self.0.flights.join(prefix, || async move { inner.load(prefix, now).await }).await?
+    }
+}
+
+impl<S: KeyStore> Inner<S> {
+    fn recall(&self, prefix: Prefix, now: Instant) -> Option<Found> {
+        if let Some(held) = self.known.get(&prefix).filter(|held| now < held.fresh_until) {
+            self.lookups.hit.increment(1);
+            return Some(Found { records: held.records, tier: Tier::Memory });
+        }
+        if self.unknown.get(&prefix).is_some_and(|fresh_until| now < fresh_until) {
+            self.lookups.negative.increment(1);
+            return Some(Found { records: Arc::default(), tier: Tier::Memory });
+        }
+        self.lookups.miss.increment(1);
+        None
+    }
+
+    async fn load(&self, prefix: Prefix, now: Moment) -> Result<Found, StoreError> {
+        let found = self.next.records(prefix, now).await?;
+        self.remember(prefix, &found, now.monotonic);
+        Ok(found)
+    }
+
+    /// Ages count from before the question was asked: an answer is never younger than it looks.
+    fn remember(&self, prefix: Prefix, found: &Found, asked: Instant) {
+        // Cached too: unknown prefixes are what attackers send.
+        if found.records.is_empty() {
+            self.known.remove(&prefix);
+            self.unknown.insert(prefix, asked + jittered(self.config.negative_ttl));
+        } else {
+            self.unknown.remove(&prefix);
+            let fresh_until = asked + jittered(self.config.record_ttl);
+            self.known.insert(prefix, Held { records: Arc::clone(&found.records), fresh_until });
+        }
+        self.lookups.known.set(self.known.len() as f64);
+        self.lookups.unknown.set(self.unknown.len() as f64);
+    }
+}
+
+/// Up to a tenth less, so that entries made together do not expire together. Never more: a TTL is
+/// a promise about how old an answer can be.
+fn jittered(ttl: Duration) -> Duration {
+    ttl.mul_f64(1.0 - rand::random::<f64>() / 10.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::sample;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Counts what is asked of it; knows the sample's prefix and no other.
+    #[derive(Default)]
+    struct Counting {
+        asked: Arc<AtomicUsize>,
+        broken: bool,
+    }
+
+    impl KeyStore for Counting {
+        async fn records(&self, prefix: Prefix, _: Moment) -> Result<Found, StoreError> {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            if self.broken {
+                return Err(StoreError::Unavailable("as the test wants".into()));
+            }
+            let record = Arc::new(sample::record());
+            let records = if prefix == record.prefix { Arc::from([record]) } else { Arc::default() };
+            Ok(Found { records, tier: Tier::Database })
+        }
+    }
+
+    const CONFIG: MemoryConfig = MemoryConfig {
+        capacity: 100,
+        record_ttl: Duration::from_secs(300),
+        negative_ttl: Duration::from_secs(10),
+    };
+
+    fn memory(broken: bool) -> (Memory<Counting>, Arc<AtomicUsize>) {
+        let next = Counting { broken, ..Counting::default() };
+        let asked = Arc::clone(&next.asked);
+        (Memory::new(next, CONFIG, &Metrics::new().expect("builds")), asked)
+    }
+
+    fn later(now: Moment, seconds: u64) -> Moment {
+        Moment { monotonic: now.monotonic + Duration::from_secs(seconds), ..now }
+    }
+
+    fn known() -> Prefix {
+        sample::record().prefix
+    }
+
+    fn unknown(n: usize) -> Prefix {
+        Prefix::parse(&format!("zz{n:06}")).expect("a prefix")
+    }
+
+    #[tokio::test]
+    async fn records_are_asked_for_once_within_their_ttl() {
+        let (memory, asked) = memory(false);
+        let now = Moment::now();
+        assert_eq!(memory.records(known(), now).await.expect("found").tier, Tier::Database);
+        let again = memory.records(known(), later(now, 269)).await.expect("found");
+        assert_eq!((again.tier, again.records.len()), (Tier::Memory, 1));
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+        memory.records(known(), later(now, 300)).await.expect("found");
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn unknown_prefixes_are_remembered_briefly() {
+        let (memory, asked) = memory(false);
+        let now = Moment::now();
+        for seconds in [0, 8, 10] {
+            assert!(
+                memory.records(unknown(1), later(now, seconds)).await.expect("an answer").records.is_empty()
+            );
+        }
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn flood_of_unknown_prefixes_evicts_no_known_one() {
+        let (memory, asked) = memory(false);
+        let now = Moment::now();
+        memory.records(known(), now).await.expect("found");
+        for n in 0..10 * CONFIG.capacity {
+            memory.0.remember(
+                unknown(n),
+                &Found { records: Arc::default(), tier: Tier::Database },
+                now.monotonic,
+            );
+        }
+        assert!(memory.0.unknown.len() <= CONFIG.capacity);
+        assert_eq!(memory.records(known(), now).await.expect("found").tier, Tier::Memory);
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn callers_at_the_same_time_ask_once() {
+        let (memory, asked) = memory(false);
+        let now = Moment::now();
+        let callers: Vec<_> = (0..1000)
+            .map(|_| {
+                tokio::spawn({
+                    let memory = memory.clone();
+                    async move { memory.records(known(), now).await }
+                })
+            })
+            .collect();
+        for caller in callers {
+            assert_eq!(caller.await.expect("no panic").expect("found").records.len(), 1);
+        }
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn failure_is_not_remembered() {
+        let (memory, asked) = memory(true);
+        for _ in 0..2 {
+            memory.records(unknown(1), Moment::now()).await.expect_err("broken");
+        }
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
+        assert!(memory.0.unknown.is_empty());
+    }
+}
