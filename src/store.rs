@@ -1,15 +1,29 @@
 //! Where key records come from: one trait, and the tiers that implement it.
 //!
 //! Tiers decorate one another: [`Memory`] asks the next one for what it does not hold; at the
-//! bottom stands a database.
+//! bottom stands a [`Database`], which operators also manage users and keys through.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
 use crate::{credential::Prefix, decision::Tier, moment::Moment, record::KeyRecord};
 
+mod catalog;
+mod cell;
+mod columns;
+mod database;
+mod manage;
 mod memory;
+mod migrate;
+mod postgres;
+mod row;
+mod sql;
+mod sqlite;
 
+pub use columns::Listed;
+pub use database::Database;
+pub use manage::{ImportError, ImportRow, ManageError, NewKey, NewUser};
 pub use memory::{Memory, MemoryConfig};
+pub use migrate::Migration;
 
 /// Finds the records that a credential might belong to.
 pub trait KeyStore: Send + Sync + 'static {

@@ -1,0 +1,93 @@
+//! Creates the tables where there are none. What somebody else made is left as it is.
+
+use super::{
+    Database, StoreError,
+    catalog::Catalog,
+    sql::{Dialect, Outcome, Patience, Statement},
+};
+
+const SQLITE: &str = include_str!("migrations/sqlite.sql");
+const POSTGRES: &str = include_str!("migrations/postgres.sql");
+const TABLES: [&str; 2] = ["users", "api_keys"];
+
+/// Lets two migrations at once pass one after the other. The number is arbitrary, and ours.
+const LOCK: &str = "SELECT CAST(pg_advisory_xact_lock(5353872341) AS text)";
+
+const POSTGRES_INDEX: &str = "SELECT 'found' FROM pg_index i
+    JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+    WHERE i.indrelid = to_regclass('api_keys') AND a.attname = 'key_prefix' AND i.indpred IS NULL";
+const SQLITE_INDEX: &str = "SELECT 'found' FROM pragma_index_list('api_keys') l
+    JOIN pragma_index_info(l.name) i WHERE i.seqno = 0 AND i.name = 'key_prefix' AND l.partial = 0";
+
+/// What a migration did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Migration {
+    /// Tables that were not there.
+    pub created: Vec<&'static str>,
+    /// Tables that were there, and were not touched.
+    pub kept: Vec<&'static str>,
+    /// What an operator should look at, with its mend.
+    pub warnings: Vec<String>,
+}
+
+impl Database {
+    /// Creates what tables are missing. Can be run again, and by two at once.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer, refuses, or has tables that do not fit.
+    pub async fn migrate(&self) -> Result<Migration, StoreError> {
+        let catalog = Catalog::read(self.backend(), Patience::Person).await?;
+        let (kept, created): (Vec<_>, Vec<_>) =
+            TABLES.into_iter().partition(|table| catalog.has_table(table));
+        self.create(&created).await?;
+        Catalog::read(self.backend(), Patience::Person).await?.fit()?;
+        let mut warnings = Vec::new();
+        if !self.prefix_is_indexed().await? {
+            warnings.push(
+                "api_keys has no index on key_prefix, so every look-up reads the whole table; \
+                 mend it with: CREATE INDEX api_keys_key_prefix ON api_keys (key_prefix);"
+                    .to_owned(),
+            );
+        }
+        Ok(Migration { created, kept, warnings })
+    }
+
+    /// Creates the tables of a file that has nothing in it at all.
+    pub(super) async fn create_in_empty_file(&self) -> Result<(), StoreError> {
+        let count = Statement::new("SELECT CAST(count(*) AS TEXT) FROM sqlite_schema", []);
+        let rows = self.backend().query(Patience::Person, count).await?;
+        match rows == [[Some("0".to_owned())]] {
+            true => self.create(&TABLES).await,
+            false => Ok(()),
+        }
+    }
+
+    async fn create(&self, tables: &[&str]) -> Result<(), StoreError> {
+        if tables.is_empty() {
+            return Ok(());
+        }
+        let (lock, script) = match self.backend().dialect() {
+            Dialect::Sqlite => (None, SQLITE),
+            Dialect::Postgres => (Some(LOCK), POSTGRES),
+        };
+        let statements = script
+            .split("-- table: ")
+            .filter_map(|section| section.split_once('\n'))
+            .filter(|(table, _)| tables.contains(table))
+            .flat_map(|(_, body)| body.split(';'))
+            .filter(|sql| !sql.trim().is_empty());
+        let statements = lock.into_iter().chain(statements).map(|sql| Statement::new(sql, [])).collect();
+        match self.backend().transaction(statements, false, Box::new(|_| ())).await? {
+            Outcome::Failed(_, error) => Err(error),
+            Outcome::Committed | Outcome::Refused(_) => Ok(()),
+        }
+    }
+
+    async fn prefix_is_indexed(&self) -> Result<bool, StoreError> {
+        let sql = match self.backend().dialect() {
+            Dialect::Sqlite => SQLITE_INDEX,
+            Dialect::Postgres => POSTGRES_INDEX,
+        };
+        Ok(!self.backend().query(Patience::Person, Statement::new(sql, [])).await?.is_empty())
+    }
+}

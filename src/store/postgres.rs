@@ -1,0 +1,238 @@
+//! Postgres, through a pool of connections that one bad answer does not poison.
+
+use std::{error::Error as _, future::Future, sync::Arc, time::Duration};
+
+use bb8::{ManageConnection, Pool, PooledConnection, RunError};
+use bb8_postgres::PostgresConnectionManager;
+use tokio::{sync::watch, time::timeout};
+use tokio_postgres::{
+    Client, Row,
+    types::{FromSql, ToSql, Type},
+};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::{
+    StoreError,
+    cell::Cell,
+    sql::{Outcome, Patience, Progress, Rows, Statement},
+};
+
+mod tls;
+
+/// A Postgres server. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Postgres {
+    pool: Pool<Manager>,
+    /// Why the last attempt to connect failed.
+    refusals: watch::Receiver<Option<StoreError>>,
+    timeout: Duration,
+}
+
+/// How long a person waits for one statement, unless the database timeout is longer still.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Manager {
+    inner: PostgresConnectionManager<MakeRustlsConnect>,
+    refusals: watch::Sender<Option<StoreError>>,
+    timeout: Duration,
+}
+
+/// A connection, and whether somebody is in the middle of something on it.
+struct Link {
+    client: Client,
+    busy: bool,
+}
+
+impl Postgres {
+    /// Takes the settings out of the URL. Connects when it is first asked something.
+    pub(crate) fn new(url: &url::Url, deadline: Duration, connections: u32) -> Result<Self, StoreError> {
+        let (config, tls) = tls::settings(url).map_err(|error| StoreError::Unfit(error.into()))?;
+        let inner = PostgresConnectionManager::new(config, tls);
+        let (sender, refusals) = watch::channel(None);
+        let pool = Pool::builder()
+            .max_size(connections)
+            .connection_timeout(deadline)
+            // A failed attempt is told to those who wait, instead of being repeated behind them.
+            .retry_connection(false)
+            .build_unchecked(Manager { inner, refusals: sender, timeout: deadline });
+        Ok(Self { pool, refusals, timeout: deadline })
+    }
+
+    pub(crate) async fn query(&self, patience: Patience, statement: &Statement) -> Result<Rows, StoreError> {
+        let limit = self.limit(patience);
+        let work = async {
+            let mut link = self.link().await?;
+            match link.query(statement).await {
+                // A connection that died while idle is no outage: once more on a fresh one.
+                Err(error) if died(&error) => {
+                    drop(link);
+                    self.link().await?.query(statement).await
+                }
+                result => result,
+            }
+            .map_err(|error| explain(&error))
+        };
+        within(limit, work).await
+    }
+
+    pub(crate) async fn transaction(
+        &self,
+        statements: Vec<Statement>,
+        needs_rows: bool,
+        progress: Progress,
+    ) -> Result<Outcome, StoreError> {
+        let limit = self.limit(Patience::Person);
+        let mut link = self.link().await?;
+        // Left busy by every early end: the connection is closed and the server rolls back.
+        link.busy = true;
+        let mut empty = Vec::new();
+        within(limit, link.command("BEGIN")).await?;
+        for (at, statement) in statements.iter().enumerate() {
+            let rows = async { query(&link.client, statement).await.map_err(|error| explain(&error)) };
+            let rows = match within(limit, rows).await {
+                Ok(rows) => rows,
+                Err(error) => return Ok(Outcome::Failed(at, error)),
+            };
+            if needs_rows && rows.is_empty() {
+                empty.push(at);
+            }
+            progress(at + 1);
+        }
+        let end = if empty.is_empty() { "COMMIT" } else { "ROLLBACK" };
+        within(limit, link.command(end)).await?;
+        link.busy = false;
+        Ok(if empty.is_empty() { Outcome::Committed } else { Outcome::Refused(empty) })
+    }
+
+    fn limit(&self, patience: Patience) -> Duration {
+        match patience {
+            Patience::Check => self.timeout,
+            Patience::Person => self.timeout.max(PATIENCE),
+        }
+    }
+
+    async fn link(&self) -> Result<PooledConnection<'_, Manager>, StoreError> {
+        let mut refusals = self.refusals.clone();
+        refusals.mark_unchanged();
+        tokio::select! {
+            biased;
+            link = self.pool.get() => link.map_err(|error| match error {
+                RunError::TimedOut => StoreError::Timeout(self.timeout),
+                RunError::User(error) => error,
+            }),
+            error = refusal(&mut refusals) => Err(error),
+        }
+    }
+}
+
+async fn refusal(refusals: &mut watch::Receiver<Option<StoreError>>) -> StoreError {
+    match refusals.changed().await {
+        Ok(()) => refusals.borrow_and_update().clone(),
+        Err(_) => None,
+    }
+    .unwrap_or_else(|| StoreError::Unavailable("its pool of connections is closed".into()))
+}
+
+impl ManageConnection for Manager {
+    type Connection = Link;
+    type Error = StoreError;
+
+    async fn connect(&self) -> Result<Link, StoreError> {
+        let connected = async { self.inner.connect().await.map_err(|error| unavailable(&error)) };
+        match within(self.timeout, connected).await {
+            Ok(client) => Ok(Link { client, busy: false }),
+            Err(error) => {
+                self.refusals.send_replace(Some(error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    /// Asks nothing of the server: a look-up is one round trip, not two.
+    async fn is_valid(&self, link: &mut Link) -> Result<(), StoreError> {
+        match link.client.is_closed() {
+            true => Err(StoreError::Unavailable("connection closed".into())),
+            false => Ok(()),
+        }
+    }
+
+    fn has_broken(&self, link: &mut Link) -> bool {
+        link.busy || link.client.is_closed()
+    }
+}
+
+impl Link {
+    /// Whoever gives up half-way leaves the link busy, and the pool throws it away: the answer that
+    /// still comes is nobody else's.
+    async fn query(&mut self, statement: &Statement) -> Result<Rows, tokio_postgres::Error> {
+        self.busy = true;
+        let rows = query(&self.client, statement).await;
+        self.busy = false;
+        rows
+    }
+
+    async fn command(&self, sql: &str) -> Result<(), StoreError> {
+        self.client.batch_execute(sql).await.map_err(|error| explain(&error))
+    }
+}
+
+/// Without preparing: one round trip, and no trouble behind a pooler.
+async fn query(client: &Client, statement: &Statement) -> Result<Rows, tokio_postgres::Error> {
+    let params: Vec<_> =
+        statement.params.iter().map(|cell| (cell as &(dyn ToSql + Sync), Type::TEXT)).collect();
+    let rows = client.query_typed(&statement.sql, &params).await?;
+    rows.iter().map(|row| (0..row.len()).map(|at| cell(row, at)).collect()).collect()
+}
+
+fn cell(row: &Row, at: usize) -> Result<Cell, tokio_postgres::Error> {
+    row.try_get::<_, Option<Lossy>>(at).map(|value| value.map(|Lossy(text)| text))
+}
+
+/// Text of which bytes that are none become U+FFFD: a database in SQL_ASCII hands over anything,
+/// and one bad row must not take the others with it.
+struct Lossy(String);
+
+impl<'a> FromSql<'a> for Lossy {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Self(String::from_utf8_lossy(raw).into_owned()))
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        <String as FromSql>::accepts(kind)
+    }
+}
+
+async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    timeout(limit, work).await.unwrap_or(Err(StoreError::Timeout(limit)))
+}
+
+/// Whether the connection was gone before the question was: the server says so (class 57P, shutdown
+/// and the like) in place of an answer, or nothing at all.
+fn died(error: &tokio_postgres::Error) -> bool {
+    error.is_closed() || error.code().is_some_and(|code| code.code().starts_with("57P"))
+}
+
+fn unavailable(error: &tokio_postgres::Error) -> StoreError {
+    StoreError::Unavailable(words(error))
+}
+
+/// Classes 22, 23 and 42 are about what was asked; the rest is about the server.
+fn explain(error: &tokio_postgres::Error) -> StoreError {
+    let words = words(error);
+    match error.code().map(|code| code.code().get(..2).unwrap_or_default()) {
+        Some("22" | "23" | "42") => StoreError::Unfit(format!("the database refuses: {words}").into()),
+        _ => StoreError::Unavailable(words),
+    }
+}
+
+/// What went wrong, without the server's DETAIL, which repeats values: a hash may be among them.
+fn words(error: &tokio_postgres::Error) -> Arc<str> {
+    match (error.as_db_error(), error.source()) {
+        (Some(db), _) => format!("{} (SQLSTATE {})", db.message(), db.code().code()).into(),
+        (None, Some(source)) => format!("{error}: {source}").into(),
+        (None, None) => error.to_string().into(),
+    }
+}

@@ -1,0 +1,124 @@
+//! SQL that both databases understand: everything is text on its way in and out.
+
+use std::sync::Arc;
+
+use super::{StoreError, cell::Cell, postgres::Postgres, sqlite::Sqlite};
+
+/// Rows of cells.
+pub(crate) type Rows = Vec<Vec<Cell>>;
+
+/// A statement and its parameters.
+#[derive(Clone)]
+pub(crate) struct Statement {
+    pub(crate) sql: Arc<str>,
+    pub(crate) params: Vec<Cell>,
+}
+
+/// The database itself.
+pub(crate) enum Backend {
+    Sqlite(Sqlite),
+    Postgres(Postgres),
+}
+
+/// Where the two differ in what they are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    Sqlite,
+    Postgres,
+}
+
+/// How long an answer may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// A check waits for it: the database timeout.
+    Check,
+    /// A person waits for it, and it may be about every row there is.
+    Person,
+}
+
+/// How a transaction ended.
+pub(crate) enum Outcome {
+    /// Every statement returned something.
+    Committed,
+    /// The statements at these places returned nothing, and nothing was done.
+    Refused(Vec<usize>),
+    /// The statement at this place failed, and nothing was done.
+    Failed(usize, StoreError),
+}
+
+/// Told how many statements of a transaction are done.
+pub(crate) type Progress = Box<dyn Fn(usize) + Send + Sync>;
+
+impl Statement {
+    pub(crate) fn new(sql: impl Into<Arc<str>>, params: impl Into<Vec<Cell>>) -> Self {
+        Self { sql: sql.into(), params: params.into() }
+    }
+}
+
+impl Backend {
+    pub(crate) fn dialect(&self) -> Dialect {
+        match self {
+            Self::Sqlite(_) => Dialect::Sqlite,
+            Self::Postgres(_) => Dialect::Postgres,
+        }
+    }
+
+    pub(crate) async fn query(&self, patience: Patience, statement: Statement) -> Result<Rows, StoreError> {
+        match self {
+            Self::Sqlite(sqlite) => sqlite.query(patience, statement).await,
+            Self::Postgres(postgres) => postgres.query(patience, &statement).await,
+        }
+    }
+
+    /// Runs the statements in one transaction, all or nothing; with `needs_rows`, a statement that
+    /// returns none has failed too.
+    pub(crate) async fn transaction(
+        &self,
+        statements: Vec<Statement>,
+        needs_rows: bool,
+        progress: Progress,
+    ) -> Result<Outcome, StoreError> {
+        match self {
+            Self::Sqlite(sqlite) => sqlite.transaction(statements, needs_rows, progress).await,
+            Self::Postgres(postgres) => postgres.transaction(statements, needs_rows, progress).await,
+        }
+    }
+}
+
+impl Dialect {
+    /// The name in metrics.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Sqlite => "sqlite",
+            Self::Postgres => "postgres",
+        }
+    }
+
+    /// An expression for this column's value as text.
+    pub(crate) fn read(self, column: &str, kind: &str) -> String {
+        match (self, kind) {
+            (Self::Sqlite, _) => format!("CAST({column} AS TEXT)"),
+            // As written: unwrapped, the JSON string "[]" would pass for an empty list.
+            (Self::Postgres, "json" | "jsonb") => format!("CAST({column} AS text)"),
+            // One form for every type, whatever DateStyle and the like are set to.
+            (Self::Postgres, _) => format!("to_jsonb({column}) #>> '{{}}'"),
+        }
+    }
+
+    /// The parameter of this number, for a column of this type.
+    pub(crate) fn param(self, number: usize, kind: &str) -> String {
+        match self {
+            Self::Sqlite => format!("?{number}"),
+            Self::Postgres => format!("CAST(${number}::text AS {kind})"),
+        }
+    }
+
+    /// A timestamp as it is written, from [`super::cell::write_timestamp`]'s form. Postgres ignores
+    /// the offset where a column has no time zone, and needs it where it has.
+    pub(crate) fn timestamp(self, mut written: String) -> String {
+        if self == Self::Postgres && written.starts_with(|first: char| first.is_ascii_digit()) {
+            written.push_str("+00");
+        }
+        written
+    }
+}

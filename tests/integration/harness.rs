@@ -1,0 +1,5 @@
+//! Real parts for tests: started once per process, gone when it ends.
+
+pub mod place;
+pub mod postgres;
+pub mod process;

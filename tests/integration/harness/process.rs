@@ -1,0 +1,96 @@
+//! Servers that end with the test process, however it ends.
+
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+/// Starts the command, waits for its own stdin to close, and then stops the command and removes
+/// the folder. The pipe closes when the test process ends, even by SIGKILL. It stops only what it
+/// started: the pid is its own child's, which nobody else can have before `wait`.
+const WATCHDOG: &str = r#"
+folder=$1 signal=$2
+shift 2
+"$@" >"$folder/log" 2>&1 </dev/null &
+pid=$!
+cat >/dev/null
+kill -s "$signal" "$pid" 2>/dev/null
+(sleep 10; kill -s KILL "$pid") 2>/dev/null &
+killer=$!
+wait "$pid" 2>/dev/null
+kill "$killer" 2>/dev/null
+rm -rf "$folder"
+"#;
+
+/// A running server and its scratch folder.
+pub struct Guarded {
+    watchdog: Child,
+    folder: PathBuf,
+}
+
+impl Guarded {
+    /// Starts a command that keeps its things in `folder`, and is asked to stop by `signal`.
+    pub fn spawn(folder: PathBuf, signal: &str, command: &[&str]) -> Self {
+        let watchdog = Command::new("sh")
+            .args(["-c", WATCHDOG, "watchdog"])
+            .arg(&folder)
+            .arg(signal)
+            .args(command)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            // Apart from ours, so that Ctrl-C stops the tests, and they the server.
+            .process_group(0)
+            .spawn()
+            .expect("sh starts");
+        Self { watchdog, folder }
+    }
+
+    /// What the server has said so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    /// Waits until the server takes connections.
+    pub fn wait_for_port(&self, port: u16) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(Instant::now() < deadline, "no answer on port {port}:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        drop(self.watchdog.stdin.take());
+        let _ = self.watchdog.wait();
+    }
+}
+
+/// A folder that a [`Guarded`] server will take with it.
+pub fn scratch(name: &str) -> PathBuf {
+    tempfile::Builder::new().prefix(&format!("keystile-{name}-")).tempdir().expect("a folder").keep()
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").port()
+}
+
+/// Runs a command to its end.
+pub fn run(command: &[&str]) {
+    let output = Command::new(command[0]).args(&command[1..]).output().expect("starts");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A program in one of these folders, or in PATH.
+pub fn program(name: &str, folders: impl IntoIterator<Item = PathBuf>) -> String {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut all = folders.into_iter().chain(std::env::split_paths(&path)).map(|folder| folder.join(name));
+    let found = all.find(|file| Path::exists(file));
+    found.unwrap_or_else(|| panic!("{name} is not installed")).to_str().expect("UTF-8").to_owned()
+}

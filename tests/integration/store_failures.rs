@@ -1,0 +1,187 @@
+//! Databases that are not there, hang, or are somebody else's.
+
+use std::{
+    os::unix::fs::PermissionsExt,
+    time::{Duration, Instant},
+};
+
+use keystile::{
+    metrics::Metrics,
+    moment::Moment,
+    store::{Database, KeyStore, StoreError},
+};
+
+use crate::harness::{
+    place::{Place, options, prefix},
+    process::free_port,
+};
+
+fn store(url: &str, timeout_millis: u64) -> Database {
+    Database::connect(&options(url, timeout_millis), &Metrics::new().expect("builds")).expect("good settings")
+}
+
+#[tokio::test]
+async fn hung_database_is_given_up_on_at_the_deadline() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let port = listener.local_addr().expect("bound").port();
+    let accept = async {
+        let mut held = Vec::new();
+        loop {
+            held.push(listener.accept().await);
+        }
+    };
+    let ask = async {
+        let database = store(&format!("postgres://keystile:hunter2@127.0.0.1:{port}/keys"), 200);
+        // Twice: a hung attempt must not block the next one for longer.
+        for _ in 0..2 {
+            let started = Instant::now();
+            let error = database.records(prefix(), Moment::now()).await.expect_err("hangs");
+            assert!(matches!(error, StoreError::Timeout(_)), "{error}");
+            assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+        }
+    };
+    tokio::select! {
+        () = accept => {}
+        () = ask => {}
+    }
+}
+
+#[tokio::test]
+async fn refused_connection_is_told_at_once_and_without_the_password() {
+    let database = store(&format!("postgres://keystile:hunter2@127.0.0.1:{}/keys", free_port()), 20_000);
+    let started = Instant::now();
+    let error = database.ping().await.expect_err("nobody listens").to_string();
+    assert!(error.contains("refused") && !error.contains("hunter2"), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn answer_after_a_timeout_is_nobody_elses() {
+    let place = Place::postgres().await;
+    place.user().await;
+    place.key("1", &[]).await;
+    let database = store(&place.url(), 300);
+    database.ping().await.expect("up");
+    // Whoever reads api_keys now waits for the lock.
+    let holder = tokio::spawn({
+        let url = place.url();
+        async move {
+            let (client, connection) =
+                tokio_postgres::connect(&url, tokio_postgres::NoTls).await.expect("connects");
+            tokio::spawn(connection);
+            client
+                .batch_execute("BEGIN; LOCK TABLE api_keys; SELECT pg_sleep(1); COMMIT")
+                .await
+                .expect("locks");
+        }
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let error = database.records(prefix(), Moment::now()).await.expect_err("locked");
+    assert!(matches!(error, StoreError::Timeout(_)), "{error}");
+    database.ping().await.expect("another connection");
+    holder.await.expect("no panic");
+    let found = database.records(prefix(), Moment::now()).await.expect("unlocked");
+    assert_eq!(found.records.len(), 1);
+}
+
+#[tokio::test]
+async fn connection_that_died_while_idle_is_no_outage() {
+    let place = Place::postgres().await;
+    let url = format!("{}&application_name=dies-{}", place.url(), std::process::id());
+    let database = store(&url, 5_000);
+    database.ping().await.expect("up");
+    let kill = format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'dies-{}'",
+        std::process::id()
+    );
+    assert_eq!(place.value(&kill).await.as_deref(), Some("t"));
+    database.ping().await.expect("on a new connection");
+}
+
+#[tokio::test]
+async fn schema_without_tables_is_unfit_until_it_is_migrated() {
+    let place = Place::empty_schema().await;
+    let database = place.database();
+    let error = database.ping().await.expect_err("no tables");
+    assert!(matches!(error, StoreError::Unfit(_)), "{error}");
+    assert!(error.to_string().contains("keystile migrate"), "{error}");
+    let migrated = place.database().migrate().await.expect("migrates");
+    assert_eq!(migrated.created, ["users", "api_keys"]);
+    database.ping().await.expect("found out anew");
+}
+
+#[tokio::test]
+async fn foreign_tables_are_named_by_what_they_lack_and_left_alone() {
+    for place in [Place::no_file(), Place::empty_schema().await] {
+        place.execute("CREATE TABLE api_keys (id integer, token text)").await;
+        let error = place.database().migrate().await.expect_err("not ours").to_string();
+        assert!(error.contains("key_hash, key_prefix, user_id"), "{error}");
+        let error = place.database().ping().await.expect_err("not ours").to_string();
+        assert!(error.contains("key_hash, key_prefix, user_id"), "{error}");
+        place.execute("INSERT INTO api_keys (id, token) VALUES (1, 'as before')").await;
+    }
+}
+
+#[tokio::test]
+async fn file_with_other_tables_gets_none_of_ours_unasked() {
+    let place = Place::no_file();
+    place.execute("CREATE TABLE notes (text text)").await;
+    let error = place.database().ping().await.expect_err("not ours").to_string();
+    assert!(error.contains("no table api_keys"), "{error}");
+    let tables = "SELECT CAST(count(*) AS text) FROM sqlite_schema";
+    assert_eq!(place.value(tables).await.as_deref(), Some("1"));
+}
+
+#[tokio::test]
+async fn missing_index_is_a_warning_with_its_mend() {
+    for place in [Place::sqlite().await, Place::postgres().await] {
+        place.execute("DROP INDEX api_keys_key_prefix").await;
+        let warnings = place.database().migrate().await.expect("migrates").warnings;
+        let mend = "CREATE INDEX api_keys_key_prefix ON api_keys (key_prefix);";
+        assert!(warnings.len() == 1 && warnings[0].contains(mend), "{warnings:?}");
+        place.execute(mend).await;
+        assert_eq!(place.database().migrate().await.expect("migrates").warnings, Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn two_migrations_at_once_both_succeed() {
+    for place in [Place::no_file(), Place::empty_schema().await] {
+        let (one, two) = (place.database(), place.database());
+        let (one, two) = tokio::join!(one.migrate(), two.migrate());
+        one.expect("migrates");
+        two.expect("migrates");
+        place.database().ping().await.expect("fits");
+    }
+}
+
+#[tokio::test]
+async fn new_file_and_its_companions_are_their_owners_alone() {
+    let place = Place::no_file();
+    let database = place.database();
+    database.ping().await.expect("created on first use");
+    place.user().await;
+    let path = place.file().expect("a file");
+    for suffix in ["", "-wal", "-shm"] {
+        let file = format!("{}{suffix}", path.display());
+        let mode = std::fs::metadata(&file).expect(&file).permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+}
+
+#[tokio::test]
+async fn file_that_is_no_database_is_said_to_be_none() {
+    let place = Place::no_file();
+    std::fs::write(place.file().expect("a file"), "name,key\nada,secret-in-a-file\n".repeat(100))
+        .expect("writes");
+    let error = place.database().ping().await.expect_err("a CSV file");
+    assert!(matches!(error, StoreError::Unfit(_)), "{error}");
+    assert!(error.to_string().contains("is no SQLite database"), "{error}");
+}
+
+#[tokio::test]
+async fn file_in_no_folder_is_named() {
+    let error =
+        store("sqlite:/nonexistent/keystile.db", 500).ping().await.expect_err("no folder").to_string();
+    assert!(error.contains("/nonexistent/keystile.db"), "{error}");
+}
