@@ -5,7 +5,7 @@
 //! - pure: [`credential`], [`record`], [`policy`], [`decision`] know no network, no clock, no metrics;
 //! - logic: [`flight`] does shared work once, [`moment`] is the time that is passed in;
 //! - adapters: [`store`] (memory, SQLite, Postgres);
-//! - the house: [`config`] has every setting, [`metrics`] every metric.
+//! - the house: [`cli`] has every command, [`config`] every setting, [`metrics`] every metric.
 
 pub mod credential;
 pub mod decision;
@@ -17,5 +17,6 @@ pub mod moment;
 
 pub mod store;
 
+pub mod cli;
 pub mod config;
 pub mod metrics;

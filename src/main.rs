@@ -1,2 +1,11 @@
-//! keystile binary
-fn main() {}
+//! Parses the command line and runs what it says.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use keystile::cli::{self, Cli};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    cli::run(Cli::parse()).await
+}

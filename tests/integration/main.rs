@@ -3,6 +3,7 @@
 
 mod harness;
 
+mod cli;
 mod postgres_tls;
 mod store_contract;
 mod store_failures;

@@ -1,0 +1,165 @@
+//! `keystile keys`
+
+use std::io::{IsTerminal, Read};
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+use zeroize::Zeroizing;
+
+use super::{
+    import::{self, Import},
+    name, open,
+    output::{Form, Output, json, print},
+};
+use crate::{
+    config::DatabaseOptions,
+    credential::{Credential, MAX_LEN, generate},
+};
+
+mod create;
+
+use create::Create;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Create a key and print its secret, this once.
+    Create(Box<Create>),
+    /// List keys, newest first.
+    List(List),
+    /// Show one key: by id, by prefix, or by the key itself on stdin.
+    Show(Show),
+    /// Revoke a key.
+    Revoke(Revoke),
+    /// Import rows with bcrypt hashes from a file: all of them or none.
+    Import(Import),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct List {
+    /// Only keys of the user with this id or email.
+    #[arg(long)]
+    user: Option<String>,
+    /// Revoked keys too.
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
+    database: DatabaseOptions,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Show {
+    /// Id or prefix; `-` reads a whole key from stdin, so that it stays out of the shell's history.
+    #[arg(value_name = "ID|PREFIX|-", allow_hyphen_values = true)]
+    key: String,
+    #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
+    database: DatabaseOptions,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Revoke {
+    /// Id or prefix.
+    #[arg(value_name = "ID|PREFIX")]
+    key: String,
+    #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
+    database: DatabaseOptions,
+}
+
+const COLUMNS: &[(&str, &str)] = &[
+    ("ID", "id"),
+    ("Prefix", "key_prefix"),
+    ("Name", "name"),
+    ("User", "user_email"),
+    ("Active", "is_active"),
+    ("Created", "created_at"),
+    ("Expires", "expires_at"),
+    ("Last used", "last_used_at"),
+];
+
+pub(super) async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Create(args) => create(args).await,
+        Command::List(List { user, all, output, database }) => {
+            let keys = open(&database)?.list_keys(user.as_deref(), all).await;
+            let keys = keys.map_err(|error| name(&database, error))?;
+            let none = if all { "no keys" } else { "no active keys; --all lists revoked ones too" };
+            output.rows(&keys, COLUMNS, none)
+        }
+        Command::Show(args) if args.key == "-" => identify(args).await,
+        Command::Show(Show { key, output, database }) => {
+            whole_key_is_no_argument(&key)?;
+            let keys = open(&database)?.find_keys(&key).await.map_err(|error| name(&database, error))?;
+            match &keys[..] {
+                [] => bail!("no key has the id or prefix {key}; see `keystile keys list --all`"),
+                [key] => output.row(key),
+                several => output.rows(several, COLUMNS, ""),
+            }
+        }
+        Command::Revoke(Revoke { key, output, database }) => {
+            whole_key_is_no_argument(&key)?;
+            let key = open(&database)?.revoke_key(&key).await.map_err(|error| name(&database, error))?;
+            output.row(&key)
+        }
+        Command::Import(args) => import::run(args).await,
+    }
+}
+
+async fn create(args: Box<Create>) -> anyhow::Result<()> {
+    let database = open(&args.database)?;
+    let (key, credential) = database
+        .create_key(&args.new_key(), &args.brand, args.cost)
+        .await
+        .map_err(|error| name(&args.database, error))?;
+    if args.output.output == Form::Json {
+        return json(&key.with("credential", credential.expose()));
+    }
+    eprintln!(
+        "created key {} of {}; this is the only time that it is shown:",
+        key.text("id"),
+        key.text("user_email")
+    );
+    print(&format!("{}\n", credential.expose()))
+}
+
+/// Says which key a credential is. A typo is told apart without asking the database.
+async fn identify(Show { output, database, .. }: Show) -> anyhow::Result<()> {
+    if std::io::stdin().is_terminal() {
+        eprintln!("type or paste the key, then Enter and Ctrl-D:");
+    }
+    let mut text = Zeroizing::new(String::with_capacity(4 * MAX_LEN));
+    std::io::stdin().take(4 * MAX_LEN as u64).read_to_string(&mut text).context("reading stdin")?;
+    let credential = Credential::parse(text.trim().as_bytes()).context("the key on stdin")?;
+    let is_ours = generate::checksum_holds(credential.expose());
+    if !is_ours && credential.expose().len() == generate::LEN {
+        bail!("the key on stdin has a typo: its checksum does not hold; copy it again");
+    }
+    let opened = open(&database)?;
+    let key = opened.identify(&credential).await.map_err(|error| name(&database, error))?;
+    match key {
+        Some(key) => output.row(&key),
+        None if is_ours => bail!("the key on stdin is well-formed, but no key in this database"),
+        None => bail!(
+            "the key on stdin is no key in this database, nor was it made by keystile: \
+             such a key has {} characters and a checksum",
+            generate::LEN
+        ),
+    }
+}
+
+/// An argument stands in the shell's history and in the list of processes, so it is not repeated
+/// in the error as well.
+fn whole_key_is_no_argument(key: &str) -> anyhow::Result<()> {
+    use crate::credential::Prefix;
+    if key.len() > Prefix::LEN && key.parse::<i64>().is_err() {
+        bail!(
+            "ID|PREFIX is longer than a prefix of {} characters; `keystile keys show -` reads a whole key from stdin",
+            Prefix::LEN
+        );
+    }
+    Ok(())
+}

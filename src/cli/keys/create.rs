@@ -1,0 +1,177 @@
+//! The flags of `keystile keys create`.
+
+use std::net::IpAddr;
+
+use clap::{Args, builder::NonEmptyStringValueParser};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use super::Output;
+use crate::{config::DatabaseOptions, credential::generate::Brand, record::Limits, store::NewKey};
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Create {
+    /// Id or email of the user whose key it will be.
+    user: String,
+    /// What its owner calls it.
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    name: Option<String>,
+    /// What it is for.
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    description: Option<String>,
+    /// When it stops to work: a time such as 2026-12-31T23:59:59Z, or from now on, such as 90d.
+    #[arg(long, value_name = "TIME", value_parser = expiry)]
+    expires_at: Option<OffsetDateTime>,
+    /// Something that it may do; repeatable. Without any, it has no scopes.
+    #[arg(long = "scope", value_name = "SCOPE", value_parser = word)]
+    scopes: Vec<String>,
+    /// A label; repeatable.
+    #[arg(long = "tag", value_name = "TAG", value_parser = NonEmptyStringValueParser::new())]
+    tags: Vec<String>,
+    /// A model that it may be used with; repeatable. Without any, it may be used with all.
+    #[arg(long = "allowed-model", value_name = "MODEL", value_parser = NonEmptyStringValueParser::new(), help_heading = "Restrictions")]
+    models: Vec<String>,
+    /// An endpoint that it may be used for; repeatable.
+    #[arg(long = "allowed-endpoint", value_name = "ENDPOINT", value_parser = NonEmptyStringValueParser::new(), help_heading = "Restrictions")]
+    endpoints: Vec<String>,
+    /// An address or network, such as 10.0.0.0/8, that it may be used from; repeatable.
+    #[arg(long = "allowed-ip", value_name = "ADDRESS", value_parser = address, help_heading = "Restrictions")]
+    ips: Vec<String>,
+    /// A chatbot that it may be used with; repeatable.
+    #[arg(long = "allowed-chatbot", value_name = "CHATBOT", value_parser = NonEmptyStringValueParser::new(), help_heading = "Restrictions")]
+    chatbots: Vec<String>,
+    /// An agent that it may be used with; repeatable.
+    #[arg(long = "allowed-agent", value_name = "AGENT", value_parser = NonEmptyStringValueParser::new(), help_heading = "Restrictions")]
+    agents: Vec<String>,
+    /// Requests in a minute at the most; 0 is none at all.
+    #[arg(long, value_name = "COUNT", allow_negative_numbers = true, value_parser = count, help_heading = "Restrictions")]
+    rate_limit_per_minute: Option<u64>,
+    /// Requests in an hour at the most.
+    #[arg(long, value_name = "COUNT", allow_negative_numbers = true, value_parser = count, help_heading = "Restrictions")]
+    rate_limit_per_hour: Option<u64>,
+    /// Requests in a day at the most.
+    #[arg(long, value_name = "COUNT", allow_negative_numbers = true, value_parser = count, help_heading = "Restrictions")]
+    rate_limit_per_day: Option<u64>,
+    /// What it may spend, in cents; 0 is nothing. Without it, it may spend without limit.
+    #[arg(long, value_name = "CENTS", allow_negative_numbers = true, value_parser = cents, help_heading = "Restrictions")]
+    budget_limit_cents: Option<i64>,
+    /// Over which time it may spend that, such as total or monthly.
+    #[arg(long, value_name = "TYPE", value_parser = NonEmptyStringValueParser::new(), requires = "budget_limit_cents", help_heading = "Restrictions")]
+    budget_type: Option<String>,
+
+    /// What the key begins with: at most 4 characters.
+    #[arg(long, env = "KEYSTILE_KEY_BRAND", default_value = "ks_", help_heading = "Making")]
+    pub(super) brand: Brand,
+    /// bcrypt cost of its hash: each step doubles the work of proving it once, and of guessing.
+    #[arg(long, env = "KEYSTILE_BCRYPT_COST", default_value = "12", value_parser = clap::value_parser!(u32).range(4..=14), help_heading = "Making")]
+    pub(super) cost: u32,
+
+    #[command(flatten)]
+    pub(super) output: Output,
+    #[command(flatten)]
+    pub(super) database: DatabaseOptions,
+}
+
+impl Create {
+    pub(super) fn new_key(&self) -> NewKey {
+        NewKey {
+            user: self.user.clone(),
+            name: self.name.clone(),
+            description: self.description.clone(),
+            expires_at: self.expires_at,
+            scopes: self.scopes.clone(),
+            tags: self.tags.clone(),
+            models: self.models.clone(),
+            endpoints: self.endpoints.clone(),
+            ips: self.ips.clone(),
+            chatbots: self.chatbots.clone(),
+            agents: self.agents.clone(),
+            limits: Limits {
+                minute: self.rate_limit_per_minute,
+                hour: self.rate_limit_per_hour,
+                day: self.rate_limit_per_day,
+            },
+            budget_limit_cents: self.budget_limit_cents,
+            budget_type: self.budget_type.clone(),
+        }
+    }
+}
+
+fn expiry(text: &str) -> Result<OffsetDateTime, String> {
+    expiry_at(text, OffsetDateTime::now_utc())
+}
+
+fn expiry_at(text: &str, now: OffsetDateTime) -> Result<OffsetDateTime, String> {
+    let end = match (OffsetDateTime::parse(text, &Rfc3339), humantime::parse_duration(text)) {
+        (Ok(end), _) => Some(end.to_offset(time::UtcOffset::UTC)),
+        (_, Ok(duration)) => duration.try_into().ok().and_then(|duration| now.checked_add(duration)),
+        _ => return Err("is neither a time such as 2026-12-31T23:59:59Z nor a duration such as 90d".into()),
+    };
+    // Four digits of a year is what every database and every reader of them agrees on.
+    match end.filter(|end| end.year() <= 9999) {
+        None => Err("is too far away; a key without it never expires".into()),
+        Some(end) if end <= now => Err("is in the past; the key would never work".into()),
+        Some(end) => Ok(end),
+    }
+}
+
+/// Scopes are written with spaces between them, so none can have one.
+fn word(text: &str) -> Result<String, &'static str> {
+    match text.is_empty() || text.contains(char::is_whitespace) {
+        true => Err("is no single word; repeat --scope for several"),
+        false => Ok(text.to_owned()),
+    }
+}
+
+/// No more than an `integer` column holds.
+fn count(text: &str) -> Result<u64, &'static str> {
+    let number = text.parse::<u64>().ok().filter(|number| i32::try_from(*number).is_ok());
+    number.ok_or("is not a whole number from 0 to 2147483647")
+}
+
+fn cents(text: &str) -> Result<i64, &'static str> {
+    text.parse().ok().filter(|cents| *cents >= 0).ok_or("is not a whole number from 0")
+}
+
+fn address(text: &str) -> Result<String, &'static str> {
+    let (address, bits) = match text.split_once('/') {
+        Some((address, bits)) => (address, Some(bits)),
+        None => (text, None),
+    };
+    let max = match address.parse() {
+        Ok(IpAddr::V4(_)) => 32,
+        Ok(IpAddr::V6(_)) => 128,
+        Err(_) => return Err("is neither an address such as 192.0.2.7 nor a network such as 10.0.0.0/8"),
+    };
+    let digits = |bits: &str| bits.bytes().all(|byte| byte.is_ascii_digit());
+    match bits.map(|bits| bits.parse::<u32>().ok().filter(|count| *count <= max && digits(bits))) {
+        Some(None) => Err("has no number of bits after its slash, such as 10.0.0.0/8"),
+        _ => Ok(text.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use time::macros::datetime;
+
+    const NOW: OffsetDateTime = datetime!(2026-01-02 03:04:05 UTC);
+
+    #[test]
+    fn expiry_is_a_time_or_a_duration_from_now() {
+        assert_eq!(expiry_at("2026-01-02T05:04:05+01:00", NOW), Ok(datetime!(2026-01-02 04:04:05 UTC)));
+        assert_eq!(expiry_at("90d", NOW), Ok(datetime!(2026-04-02 03:04:05 UTC)));
+        for bad in ["", "soon", "2026-01-02", "2026-01-02T03:04:05Z", "0s", "10000y"] {
+            assert!(expiry_at(bad, NOW).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn allowed_addresses_are_addresses_or_networks() {
+        for good in ["192.0.2.7", "10.0.0.0/8", "::1", "2001:db8::/32", "0.0.0.0/0"] {
+            assert!(address(good).is_ok(), "{good}");
+        }
+        for bad in ["", "localhost", "10.0.0.0/33", "10.0.0.0/", "10.0.0.0/+8", "::/129", "10.0.0/8"] {
+            assert!(address(bad).is_err(), "{bad}");
+        }
+    }
+}

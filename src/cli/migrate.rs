@@ -1,0 +1,18 @@
+//! `keystile migrate`
+
+use super::{name, open, output::print};
+use crate::config::DatabaseOptions;
+
+pub(super) async fn run(options: DatabaseOptions) -> anyhow::Result<()> {
+    let migrated = open(&options)?.migrate().await.map_err(|error| name(&options, error.into()))?;
+    for table in migrated.created {
+        print(&format!("created the table {table}\n"))?;
+    }
+    for table in migrated.kept {
+        print(&format!("left the table {table} as it was\n"))?;
+    }
+    for warning in migrated.warnings {
+        eprintln!("warning: {warning}");
+    }
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! What commands print: tables for people, JSON for programs.
+
+use std::io::{self, Write};
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+
+use crate::store::Listed;
+
+/// How a command answers.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct Output {
+    /// Form of the answer on stdout.
+    #[arg(long, short, env = "KEYSTILE_OUTPUT", default_value = "table", value_name = "FORM")]
+    pub(super) output: Form,
+}
+
+/// The forms there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Form {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+impl Output {
+    /// Prints rows, of which a table shows only some columns: pairs of title and name.
+    pub(super) fn rows(self, rows: &[Listed], columns: &[(&str, &str)], none: &str) -> anyhow::Result<()> {
+        match self.output {
+            Form::Json => json(rows),
+            Form::Table if rows.is_empty() => note(none),
+            Form::Table => {
+                let mut table = empty_table();
+                table.set_header(columns.iter().map(|(title, _)| *title));
+                for row in rows {
+                    table.add_row(columns.iter().map(|(_, name)| printable(&row.text(name))));
+                }
+                print(&format!("{table}\n"))
+            }
+        }
+    }
+
+    /// Prints one row, with everything that is set.
+    pub(super) fn row(self, row: &Listed) -> anyhow::Result<()> {
+        match self.output {
+            Form::Json => json(row),
+            Form::Table => {
+                let mut table = empty_table();
+                for (name, value) in row.iter().filter(|(_, value)| !value.is_empty()) {
+                    table.add_row([name, &printable(&value)]);
+                }
+                print(&format!("{table}\n"))
+            }
+        }
+    }
+}
+
+/// Prints to stdout. A reader who has seen enough, such as `head`, is no failure.
+pub(super) fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("writing to stdout"),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn json(value: &(impl Serialize + ?Sized)) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(value).context("writing JSON")?;
+    print(&format!("{text}\n"))
+}
+
+/// Tells a person something beside the answer.
+#[expect(clippy::unnecessary_wraps, reason = "stands where printing stands")]
+fn note(text: &str) -> anyhow::Result<()> {
+    eprintln!("{text}");
+    Ok(())
+}
+
+fn empty_table() -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_FULL_CONDENSED);
+    table.set_content_arrangement(ContentArrangement::Dynamic);
+    table
+}
+
+/// Names are other people's text: no escape sequence of theirs reaches a terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
