@@ -7,13 +7,16 @@
 //! - adapters: [`store`] (memory, SQLite, Postgres);
 //! - the house: [`cli`] has every command, [`config`] every setting, [`metrics`] every metric.
 
+pub mod attributes;
 pub mod credential;
 pub mod decision;
 pub mod policy;
 pub mod record;
 
+pub mod authorizer;
 pub mod flight;
 pub mod moment;
+pub mod verifier;
 
 pub mod store;
 

@@ -1,0 +1,61 @@
+//! The five steps of a check: what Keystile does. How is in the modules that it asks.
+
+use crate::{
+    attributes::Attributes,
+    decision::{Denial, Permit, Reason},
+    moment::Moment,
+    policy,
+    store::{KeyStore, StoreError},
+    verifier::{ProofError, Verifier},
+};
+
+/// Decides about requests.
+pub struct Authorizer<S> {
+    store: S,
+    verifier: Verifier,
+}
+
+impl<S: KeyStore> Authorizer<S> {
+    /// Decides by the records of `store` and the proofs of `verifier`.
+    pub fn new(store: S, verifier: Verifier) -> Self {
+        Self { store, verifier }
+    }
+
+    /// Decides about one request.
+    ///
+    /// # Errors
+    /// The [`Denial`], with the first reason that stands against the request. Deny is what happens
+    /// when nothing said allow: the one way to a [`Permit`] is through every step.
+    pub async fn check(&self, attributes: &Attributes, now: Moment) -> Result<Permit, Denial> {
+        // 1 credential: no I/O for what cannot be a key.
+        let credential = attributes.credential.as_ref().map_err(|reason| *reason)?;
+        // 2 records: all that the credential might belong to.
+        let found = self.store.records(credential.prefix(), now).await?;
+        // 3 proof: the whole credential, before anything about its key matters.
+        let record = self.verifier.prove(credential, &found.records, now.monotonic).await?;
+        // 4 policy: the key's own, on every request.
+        let permit = Permit { record, tier: found.tier };
+        if let Err(reason) = policy::check(&permit.record, now.wall) {
+            return Err(permit.deny(reason));
+        }
+        // 5 limits: told to the upstream, enforced by it.
+        Ok(permit)
+    }
+}
+
+impl From<StoreError> for Denial {
+    /// An outage is never an unknown key.
+    fn from(_: StoreError) -> Self {
+        Reason::Unavailable.into()
+    }
+}
+
+impl From<ProofError> for Denial {
+    fn from(error: ProofError) -> Self {
+        match error {
+            ProofError::Mismatch => Reason::InvalidCredential.into(),
+            ProofError::Overloaded => Reason::Overloaded.into(),
+            ProofError::Abandoned => Reason::Unavailable.into(),
+        }
+    }
+}

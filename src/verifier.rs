@@ -1,0 +1,220 @@
+//! Proves credentials against bcrypt hashes, once each.
+//!
+//! A proof is remembered by three things together: the digest of the whole credential, the record,
+//! and the hash stored in it. So nothing short of the whole credential reaches a proof, and a key
+//! whose hash changed must be proven again.
+//!
+//! An unknown prefix is proven against a decoy, by this very path: it costs what a wrong secret
+//! costs, waits in the same queue and is remembered alike.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use metrics::{Counter, Gauge};
+use quick_cache::sync::Cache;
+
+use crate::{
+    credential::{CacheSecret, Credential, Digest},
+    flight::Flights,
+    metrics::Metrics,
+    record::{HashTag, KeyHash, KeyId, KeyRecord},
+};
+
+mod decoy;
+mod pool;
+
+use decoy::Decoy;
+use pool::{Full, Pool};
+
+/// Proves credentials. Cheap to clone.
+#[derive(Clone)]
+pub struct Verifier(Arc<Inner>);
+
+/// How much a [`Verifier`] may do and remember.
+#[derive(Debug, Clone, Copy)]
+pub struct VerifierConfig {
+    /// Threads that run bcrypt.
+    pub threads: usize,
+    /// bcrypt cost of the decoy, until a costlier key is seen.
+    pub cost: u32,
+    /// Proofs remembered at the most, and as many refusals, apart.
+    pub capacity: usize,
+    /// How long a proof is believed.
+    pub proof_ttl: Duration,
+    /// How long a wrong secret is known to be wrong.
+    pub negative_ttl: Duration,
+}
+
+/// Why a credential was not proven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ProofError {
+    /// It belongs to none of the records.
+    #[error("the credential matches no record")]
+    Mismatch,
+    /// Too many proofs wait already.
+    #[error("too many proofs are waiting")]
+    Overloaded,
+    /// The computation ended without an answer.
+    #[error("the proof was abandoned")]
+    Abandoned,
+}
+
+struct Inner {
+    secret: CacheSecret,
+    config: VerifierConfig,
+    pool: Pool,
+    decoy: Decoy,
+    proofs: Cache<Claim, Instant>,
+    refusals: Cache<Claim, Instant>,
+    flights: Flights<Claim, Result<bool, ProofError>>,
+    lookups: Lookups,
+}
+
+/// "This credential belongs to this record with this hash": what is proven or refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Claim {
+    digest: Digest,
+    /// `None` for the decoy.
+    key: Option<KeyId>,
+    hash: HashTag,
+}
+
+struct Lookups {
+    hit: Counter,
+    negative: Counter,
+    miss: Counter,
+    proofs: Gauge,
+    refusals: Gauge,
+}
+
+impl Verifier {
+    /// Starts the bcrypt threads, with nothing proven yet.
+    pub fn new(secret: CacheSecret, config: VerifierConfig, metrics: &Metrics) -> Self {
+        let lookups = |result| metrics.cache_lookups("memory", "proofs", result);
+        Self(Arc::new(Inner {
+            secret,
+            config,
+            pool: Pool::start(config.threads, metrics),
+            decoy: Decoy::new(config.cost),
+            proofs: Cache::new(config.capacity),
+            refusals: Cache::new(config.capacity),
+            flights: Flights::default(),
+            lookups: Lookups {
+                hit: lookups("hit"),
+                negative: lookups("negative"),
+                miss: lookups("miss"),
+                proofs: metrics.cache_entries("proofs"),
+                refusals: metrics.cache_entries("refusals"),
+            },
+        }))
+    }
+
+    /// Finds the record that the whole credential belongs to.
+    ///
+    /// # Errors
+    /// [`ProofError::Mismatch`] when it belongs to none of them, also when there are none.
+    pub async fn prove(
+        &self,
+        credential: &Credential,
+        records: &[Arc<KeyRecord>],
+        now: Instant,
+    ) -> Result<Arc<KeyRecord>, ProofError> {
+        let digest = credential.digest(&self.0.secret);
+        let claim = |record: &KeyRecord| Claim { digest, key: Some(record.id), hash: record.hash.tag() };
+        // Before any bcrypt: with several records, the proof may be that of the last.
+        if let Some(record) = records.iter().find(|record| self.0.is_proven(&claim(record), now)) {
+            return Ok(Arc::clone(record));
+        }
+        for record in records {
+            if self.verify(claim(record), credential, &record.hash, now).await? {
+                return Ok(Arc::clone(record));
+            }
+        }
+        if records.is_empty() {
+            let hash = self.0.decoy.hash();
+            self.verify(Claim { digest, key: None, hash: hash.tag() }, credential, &hash, now).await?;
+        }
+        Err(ProofError::Mismatch)
+    }
+
+    async fn verify(
+        &self,
+        claim: Claim,
+        credential: &Credential,
+        hash: &KeyHash,
+        now: Instant,
+    ) -> Result<bool, ProofError> {
+        if self.0.is_refused(&claim, now) {
+            return Ok(false);
+        }
+        self.0.lookups.miss.increment(1);
+        let work = || {
+            let (inner, credential, hash) = (Arc::clone(&self.0), credential.clone(), hash.clone());
+            async move { inner.compute(claim, credential, hash, now).await }
+        };
+        self.0.flights.join(claim, work).await.unwrap_or(Err(ProofError::Abandoned))
+    }
+}
+
+impl Inner {
+    fn is_proven(&self, claim: &Claim, now: Instant) -> bool {
+        let proven = self.proofs.get(claim).is_some_and(|until| now < until);
+        if proven {
+            self.lookups.hit.increment(1);
+        }
+        proven
+    }
+
+    fn is_refused(&self, claim: &Claim, now: Instant) -> bool {
+        let refused = self.refusals.get(claim).is_some_and(|until| now < until);
+        if refused {
+            self.lookups.negative.increment(1);
+        }
+        refused
+    }
+
+    async fn compute(
+        self: Arc<Self>,
+        claim: Claim,
+        credential: Credential,
+        hash: KeyHash,
+        now: Instant,
+    ) -> Result<bool, ProofError> {
+        let inner = Arc::clone(&self);
+        let answer = self.pool.run(move || {
+            let matches = matches(&credential, &hash);
+            if !matches {
+                inner.decoy.make_up(&credential, hash.cost());
+            }
+            // Either way the costliest hash seen sets the cost of the next decoy.
+            inner.decoy.raise(hash.cost());
+            matches
+        });
+        let matches = match answer.map_err(|Full| ProofError::Overloaded)?.await {
+            Ok(matches) => matches,
+            Err(_) => return Err(ProofError::Abandoned),
+        };
+        self.remember(claim, matches, now);
+        Ok(matches)
+    }
+
+    fn remember(&self, claim: Claim, matches: bool, now: Instant) {
+        match matches {
+            true => self.proofs.insert(claim, now + self.config.proof_ttl),
+            // In a place of its own: a flood of wrong secrets evicts no proof.
+            false => self.refusals.insert(claim, now + self.config.negative_ttl),
+        }
+        self.lookups.proofs.set(self.proofs.len() as f64);
+        self.lookups.refusals.set(self.refusals.len() as f64);
+    }
+}
+
+/// The one place where bcrypt runs. A hash that bcrypt cannot read matches nothing.
+fn matches(credential: &Credential, hash: &KeyHash) -> bool {
+    bcrypt::verify(credential.expose(), hash.expose()).unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests;

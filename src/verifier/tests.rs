@@ -1,0 +1,186 @@
+//! Facts about proofs, with real bcrypt at cost 4.
+
+use std::time::Duration;
+
+use super::*;
+use crate::record::sample;
+
+fn config() -> VerifierConfig {
+    VerifierConfig {
+        threads: 2,
+        cost: 4,
+        capacity: 100,
+        proof_ttl: Duration::from_secs(3600),
+        negative_ttl: Duration::from_secs(10),
+    }
+}
+
+struct Bench {
+    verifier: Verifier,
+    metrics: Metrics,
+}
+
+impl Bench {
+    fn new(config: VerifierConfig) -> Self {
+        let metrics = Metrics::new().expect("builds");
+        Self { verifier: Verifier::new(CacheSecret::random(), config, &metrics), metrics }
+    }
+
+    async fn prove(&self, text: &str, records: &[Arc<KeyRecord>]) -> Result<KeyId, ProofError> {
+        self.prove_at(text, records, Instant::now()).await
+    }
+
+    async fn prove_at(
+        &self,
+        text: &str,
+        records: &[Arc<KeyRecord>],
+        now: Instant,
+    ) -> Result<KeyId, ProofError> {
+        let credential = Credential::parse(text.as_bytes()).expect("well-formed");
+        self.verifier.prove(&credential, records, now).await.map(|record| record.id)
+    }
+
+    /// How many times bcrypt has run.
+    fn computations(&self) -> usize {
+        let text = self.metrics.render();
+        let count =
+            text.lines().find_map(|line| line.strip_prefix("keystile_bcrypt_duration_seconds_count "));
+        count.map_or(0, |count| count.parse().expect("a number"))
+    }
+}
+
+fn good() -> Vec<Arc<KeyRecord>> {
+    vec![Arc::new(sample::record())]
+}
+
+fn other(id: i64, credential: &str) -> Arc<KeyRecord> {
+    let hash = bcrypt::hash(credential, 4).expect("hashes").parse().expect("accepted");
+    Arc::new(KeyRecord { id: KeyId(id), hash, ..sample::record() })
+}
+
+#[tokio::test]
+async fn right_secret_is_proven_once() {
+    let bench = Bench::new(config());
+    for _ in 0..3 {
+        assert_eq!(bench.prove(sample::CREDENTIAL, &good()).await, Ok(KeyId(7)));
+    }
+    assert_eq!(bench.computations(), 1);
+}
+
+#[tokio::test]
+async fn proof_is_not_reached_with_less_than_the_whole_credential() {
+    let bench = Bench::new(config());
+    bench.prove(sample::CREDENTIAL, &good()).await.expect("proven");
+    for end in 8..sample::CREDENTIAL.len() {
+        let part = &sample::CREDENTIAL[..end];
+        assert_eq!(bench.prove(part, &good()).await, Err(ProofError::Mismatch), "{part}");
+    }
+    let longer = format!("{}x", sample::CREDENTIAL);
+    assert_eq!(bench.prove(&longer, &good()).await, Err(ProofError::Mismatch));
+}
+
+#[tokio::test]
+async fn proof_does_not_outlive_its_ttl_or_its_hash() {
+    let bench = Bench::new(config());
+    let now = Instant::now();
+    bench.prove_at(sample::CREDENTIAL, &good(), now).await.expect("proven");
+    let late = now + config().proof_ttl;
+    bench.prove_at(sample::CREDENTIAL, &good(), late).await.expect("proven");
+    assert_eq!(bench.computations(), 2);
+    let rehashed = [other(7, "ks_another secret, same id".replace([' ', ','], "").as_str())];
+    assert_eq!(bench.prove_at(sample::CREDENTIAL, &rehashed, late).await, Err(ProofError::Mismatch));
+}
+
+#[tokio::test]
+async fn wrong_secret_is_remembered_for_the_negative_ttl() {
+    let bench = Bench::new(config());
+    let now = Instant::now();
+    for (seconds, computations) in [(0, 1), (9, 1), (10, 2)] {
+        let wrong = bench.prove_at("ks_samplWrong", &good(), now + Duration::from_secs(seconds)).await;
+        assert_eq!((wrong, bench.computations()), (Err(ProofError::Mismatch), computations));
+    }
+}
+
+#[tokio::test]
+async fn unknown_prefix_takes_the_path_of_a_wrong_secret() {
+    let bench = Bench::new(config());
+    for _ in 0..2 {
+        assert_eq!(bench.prove("zz_unknown", &[]).await, Err(ProofError::Mismatch));
+    }
+    assert_eq!(bench.computations(), 1);
+}
+
+#[tokio::test]
+async fn decoy_follows_the_costliest_hash_seen() {
+    let bench = Bench::new(config());
+    let costly = bcrypt::hash("ks_samplCostly", 6).expect("hashes").parse().expect("accepted");
+    let costly = Arc::new(KeyRecord { hash: costly, ..sample::record() });
+    bench.prove("ks_samplCostly", &[costly]).await.expect("proven");
+    assert_eq!(bench.verifier.0.decoy.hash().cost(), 6);
+}
+
+#[tokio::test]
+async fn each_record_with_the_prefix_is_tried() {
+    let bench = Bench::new(config());
+    let records = [other(1, "ks_samplOne"), other(2, "ks_samplTwo"), good().remove(0)];
+    assert_eq!(bench.prove("ks_samplTwo", &records).await, Ok(KeyId(2)));
+    assert_eq!(bench.prove(sample::CREDENTIAL, &records).await, Ok(KeyId(7)));
+    let computed = bench.computations();
+    assert_eq!(bench.prove(sample::CREDENTIAL, &records).await, Ok(KeyId(7)));
+    assert_eq!(bench.computations(), computed);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_callers_cost_one_computation() {
+    let bench = Arc::new(Bench::new(config()));
+    let callers: Vec<_> = (0..1000)
+        .map(|_| {
+            let bench = Arc::clone(&bench);
+            tokio::spawn(async move { bench.prove(sample::CREDENTIAL, &good()).await })
+        })
+        .collect();
+    for caller in callers {
+        assert_eq!(caller.await.expect("no panic"), Ok(KeyId(7)));
+    }
+    assert_eq!(bench.computations(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queue_is_short_and_says_overloaded() {
+    let bench = Arc::new(Bench::new(VerifierConfig { threads: 1, cost: 10, ..config() }));
+    let callers: Vec<_> = (0..100)
+        .map(|n| {
+            let bench = Arc::clone(&bench);
+            tokio::spawn(async move { bench.prove(&format!("zz_flood{n}"), &[]).await })
+        })
+        .collect();
+    let mut overloaded = 0;
+    for caller in callers {
+        let answer = caller.await.expect("no panic").expect_err("unknown");
+        overloaded += usize::from(answer == ProofError::Overloaded);
+    }
+    assert!(overloaded > 0, "a hundred proofs fitted into a queue of eight");
+    assert_eq!(bench.computations(), 100 - overloaded);
+}
+
+#[tokio::test]
+async fn wrong_secrets_evict_no_proof() {
+    let bench = Bench::new(VerifierConfig { capacity: 10, ..config() });
+    bench.prove(sample::CREDENTIAL, &good()).await.expect("proven");
+    for n in 0..200 {
+        bench.prove(&format!("zz_wrong{n}"), &[]).await.expect_err("unknown");
+    }
+    let computed = bench.computations();
+    bench.prove(sample::CREDENTIAL, &good()).await.expect("proven");
+    assert_eq!(bench.computations(), computed);
+}
+
+#[tokio::test]
+async fn key_of_seventy_two_bytes_is_proven_whole() {
+    let bench = Bench::new(config());
+    let key = "k".repeat(72);
+    let record = [other(3, &key)];
+    assert_eq!(bench.prove(&key, &record).await, Ok(KeyId(3)));
+    let last_differs = format!("{}j", &key[..71]);
+    assert_eq!(bench.prove(&last_differs, &record).await, Err(ProofError::Mismatch));
+}
