@@ -1,5 +1,7 @@
 //! The five steps of a check: what Keystile does. How is in the modules that it asks.
 
+use std::{future::Future, time::Instant};
+
 use crate::{
     attributes::Attributes,
     decision::{Denial, Permit, Reason},
@@ -21,18 +23,25 @@ impl<S: KeyStore> Authorizer<S> {
         Self { store, verifier }
     }
 
-    /// Decides about one request.
+    /// Decides about one request that arrived `now`, before `deadline`.
     ///
     /// # Errors
     /// The [`Denial`], with the first reason that stands against the request. Deny is what happens
     /// when nothing said allow: the one way to a [`Permit`] is through every step.
-    pub async fn check(&self, attributes: &Attributes, now: Moment) -> Result<Permit, Denial> {
+    pub async fn check(
+        &self,
+        attributes: &Attributes,
+        now: Moment,
+        deadline: Instant,
+    ) -> Result<Permit, Denial> {
         // 1 credential: no I/O for what cannot be a key.
         let credential = attributes.credential.as_ref().map_err(|reason| *reason)?;
         // 2 records: all that the credential might belong to.
-        let found = self.store.records(credential.prefix(), now).await?;
+        let records = self.store.records(credential.prefix(), now);
+        let found = within(deadline, records, Reason::Unavailable).await?;
         // 3 proof: the whole credential, before anything about its key matters.
-        let record = self.verifier.prove(credential, &found.records, now.monotonic).await?;
+        let proof = self.verifier.prove(credential, &found.records, now.monotonic);
+        let record = within(deadline, proof, Reason::Overloaded).await?;
         // 4 policy: the key's own, on every request.
         let permit = Permit { record, tier: found.tier };
         if let Err(reason) = policy::check(&permit.record, now.wall) {
@@ -40,6 +49,18 @@ impl<S: KeyStore> Authorizer<S> {
         }
         // 5 limits: told to the upstream, enforced by it.
         Ok(permit)
+    }
+}
+
+/// Waits until the deadline and no longer; `late` is the reason after it.
+async fn within<T, E: Into<Denial>>(
+    deadline: Instant,
+    step: impl Future<Output = Result<T, E>>,
+    late: Reason,
+) -> Result<T, Denial> {
+    match tokio::time::timeout_at(deadline.into(), step).await {
+        Ok(answer) => answer.map_err(Into::into),
+        Err(_) => Err(late.into()),
     }
 }
 
@@ -51,11 +72,12 @@ impl From<StoreError> for Denial {
 }
 
 impl From<ProofError> for Denial {
+    /// Never [`Reason::Unavailable`], which an operator may hand to Envoy's failure mode: a flood of
+    /// wrong keys must not be able to bring that about.
     fn from(error: ProofError) -> Self {
         match error {
             ProofError::Mismatch => Reason::InvalidCredential.into(),
-            ProofError::Overloaded => Reason::Overloaded.into(),
-            ProofError::Abandoned => Reason::Unavailable.into(),
+            ProofError::Overloaded | ProofError::Abandoned => Reason::Overloaded.into(),
         }
     }
 }

@@ -18,6 +18,7 @@ pub mod flight;
 pub mod moment;
 pub mod verifier;
 
+pub mod ext_authz;
 pub mod store;
 
 pub mod cli;

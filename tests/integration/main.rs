@@ -4,6 +4,7 @@
 mod harness;
 
 mod cli;
+mod descriptor;
 mod postgres_tls;
 mod store_contract;
 mod store_failures;

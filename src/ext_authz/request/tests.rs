@@ -1,0 +1,192 @@
+//! Facts about where credentials are found, in both forms in which Envoy sends headers.
+
+use envoy_types::pb::envoy::{
+    config::core::v3::{HeaderMap, HeaderValue},
+    service::auth::v3::{AttributeContext, attribute_context::Request},
+};
+use proptest::prelude::*;
+
+use super::*;
+
+const KEY: &str = "ks_abcdefghijkl";
+const OTHER: &str = "ks_zzzzzzzzzzzz";
+
+fn check_request(http: HttpRequest) -> CheckRequest {
+    let request = Request { http: Some(http), ..Request::default() };
+    CheckRequest {
+        attributes: Some(AttributeContext { request: Some(request), ..AttributeContext::default() }),
+    }
+}
+
+fn joined(headers: &[(&str, &str)]) -> HttpRequest {
+    let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    HttpRequest { headers: headers.collect(), ..HttpRequest::default() }
+}
+
+fn raw(headers: &[(&str, &str)]) -> HttpRequest {
+    let header = |(name, value): &(&str, &str)| HeaderValue {
+        key: (*name).to_owned(),
+        raw_value: value.as_bytes().to_vec(),
+        ..HeaderValue::default()
+    };
+    let header_map = HeaderMap { headers: headers.iter().map(header).collect() };
+    HttpRequest { header_map: Some(header_map), ..HttpRequest::default() }
+}
+
+fn parsed(http: HttpRequest, sources: &str) -> Parsed {
+    let sources: Vec<_> = sources.split(',').map(|source| source.parse().expect("a source")).collect();
+    Parsed::new(&check_request(http), &sources)
+}
+
+fn found(http: HttpRequest, sources: &str) -> Result<String, Reason> {
+    parsed(http, sources).attributes.credential.map(|credential| credential.expose().to_owned())
+}
+
+/// In both forms, from the default sources.
+fn found_in(headers: &[(&str, &str)]) -> Result<String, Reason> {
+    let of_raw = found(raw(headers), "bearer,header:x-api-key");
+    let mut names: Vec<_> = headers.iter().map(|(name, _)| name).collect();
+    names.dedup();
+    if names.len() == headers.len() {
+        assert_eq!(found(joined(headers), "bearer,header:x-api-key"), of_raw, "both forms agree");
+    }
+    of_raw
+}
+
+#[test]
+fn default_sources_are_bearer_and_x_api_key() {
+    for headers in [
+        [("authorization", "Bearer ks_abcdefghijkl")].as_slice(),
+        &[("authorization", "bEaReR \t ks_abcdefghijkl ")],
+        &[("x-api-key", KEY)],
+        &[("x-api-key", KEY), ("authorization", "Bearer ks_abcdefghijkl")],
+        &[("x-api-key", KEY), ("x-api-key", KEY)],
+        &[("x-api-key", KEY), ("authorization", "Basic dXNlcjpwYXNz")],
+    ] {
+        assert_eq!(found_in(headers).as_deref(), Ok(KEY), "{headers:?}");
+    }
+}
+
+#[test]
+fn what_is_not_one_good_credential_is_refused() {
+    use Reason::{AmbiguousCredential, MalformedCredential, MissingCredential};
+    for (headers, reason) in [
+        ([].as_slice(), MissingCredential),
+        (&[("authorization", "Basic dXNlcjpwYXNz")], MissingCredential),
+        (&[("authorization", "Bearerks_abcdefghijkl")], MissingCredential),
+        (&[("authorization", "")], MissingCredential),
+        (&[("authorization", "Bearer")], MalformedCredential),
+        (&[("authorization", "Bearer ")], MalformedCredential),
+        (&[("authorization", "Bearer ks_abc defghij")], MalformedCredential),
+        (&[("authorization", "Bearer ks_abcdefghijkl,Bearer ks_abcdefghijkl")], MalformedCredential),
+        (&[("x-api-key", "")], MalformedCredential),
+        (&[("x-api-key", "ks_abcd")], MalformedCredential),
+        (&[("x-api-key", "ks_abcdefghijkl,ks_abcdefghijkl")], MalformedCredential),
+        (&[("x-api-key", "ks_abcdefg\u{e9}")], MalformedCredential),
+        (&[("x-api-key", "ks_abcdefgh\n")], MalformedCredential),
+        (&[("x-api-key", KEY), ("authorization", "Bearer ks_zzzzzzzzzzzz")], AmbiguousCredential),
+        (&[("x-api-key", KEY), ("x-api-key", OTHER)], AmbiguousCredential),
+        (&[("x-api-key", KEY), ("authorization", "Bearer short")], MalformedCredential),
+    ] {
+        assert_eq!(found_in(headers), Err(reason), "{headers:?}");
+    }
+}
+
+#[test]
+fn third_equal_credential_does_not_heal_an_ambiguous_request() {
+    let headers = [("x-api-key", KEY), ("x-api-key", OTHER), ("x-api-key", KEY)];
+    assert_eq!(found_in(&headers), Err(Reason::AmbiguousCredential));
+}
+
+#[test]
+fn credential_of_ten_kilobytes_is_malformed() {
+    let long = "k".repeat(10 * 1024);
+    assert_eq!(found_in(&[("x-api-key", &long)]), Err(Reason::MalformedCredential));
+}
+
+#[test]
+fn raw_bytes_that_are_no_text_are_malformed() {
+    let mut http = raw(&[("x-api-key", "")]);
+    http.header_map.as_mut().expect("raw").headers[0].raw_value = b"ks_abcdefgh\xff\xfe".to_vec();
+    assert_eq!(found(http, "header:x-api-key"), Err(Reason::MalformedCredential));
+}
+
+#[test]
+fn query_and_cookie_are_sources_only_when_asked_for() {
+    let http =
+        HttpRequest { path: format!("/v1?api_key={KEY}"), ..raw(&[("cookie", "key=ks_abcdefghijkl")]) };
+    assert_eq!(found(http.clone(), "bearer"), Err(Reason::MissingCredential));
+    assert_eq!(found(http.clone(), "query:api_key").as_deref(), Ok(KEY));
+    assert_eq!(found(http, "cookie:key").as_deref(), Ok(KEY));
+}
+
+#[test]
+fn query_values_are_decoded_and_names_are_not() {
+    let at = |path: &str| found(HttpRequest { path: path.into(), ..HttpRequest::default() }, "query:key");
+    assert_eq!(at("/?a=b&key=ks%5Fabcdefghijkl&c").as_deref(), Ok(KEY));
+    assert_eq!(at("/?key=ks_abcdefghijkl&key=ks_abcdefghijkl").as_deref(), Ok(KEY));
+    assert_eq!(at("/?key=ks_abcdefghijkl&key=ks_zzzzzzzzzzzz"), Err(Reason::AmbiguousCredential));
+    assert_eq!(at("/?k%65y=ks_abcdefghijkl"), Err(Reason::MissingCredential));
+    assert_eq!(at("/?key=%ff%fe_abcdefg"), Err(Reason::MalformedCredential));
+    assert_eq!(at("/?key="), Err(Reason::MalformedCredential));
+    assert_eq!(at(""), Err(Reason::MissingCredential));
+}
+
+#[test]
+fn credential_is_stripped_from_where_it_was() {
+    let strip = |http, sources| parsed(http, sources).strip;
+    let headers = [("x-api-key", KEY), ("authorization", "Bearer ks_abcdefghijkl")];
+    let both = strip(raw(&headers), "bearer,header:x-api-key");
+    assert_eq!(both.headers, ["authorization", "x-api-key"]);
+    let basic = strip(raw(&[("x-api-key", KEY), ("authorization", "Basic eA==")]), "bearer,header:x-api-key");
+    assert_eq!(basic.headers, ["x-api-key"]);
+    let query = HttpRequest { path: format!("/?key={KEY}&key={KEY}"), ..HttpRequest::default() };
+    assert_eq!(strip(query, "query:key").query_parameters, ["key"]);
+    let cookies = raw(&[("cookie", "a=1; key=ks_abcdefghijkl;b=2"), ("cookie", "keys=3")]);
+    assert_eq!(strip(cookies, "cookie:key").cookie.as_deref(), Some("a=1; b=2; keys=3"));
+    let alone = raw(&[("cookie", "key=\"ks_abcdefghijkl\"")]);
+    assert_eq!(strip(alone, "cookie:key").cookie.as_deref(), Some(""));
+    let two = raw(&[("cookie", "a=ks_abcdefghijkl; b=ks_abcdefghijkl; c=3")]);
+    assert_eq!(strip(two, "cookie:a,cookie:b").cookie.as_deref(), Some("c=3"));
+}
+
+#[test]
+fn path_is_kept_without_its_query() {
+    let http = HttpRequest { path: "/v1/chat?key=secret".into(), ..HttpRequest::default() };
+    assert_eq!(parsed(http, "bearer").attributes.path, "/v1/chat");
+}
+
+#[test]
+fn request_id_is_envoys_and_safe_to_show() {
+    let id = |http: HttpRequest| parsed(http, "bearer").attributes.request_id;
+    let stream = HttpRequest { id: "stream-1".into(), ..raw(&[("x-request-id", "abc\u{1b}[31m-\u{e9}1")]) };
+    assert_eq!(id(stream), "abc[31m-1");
+    assert_eq!(id(HttpRequest { id: "stream-1".into(), ..HttpRequest::default() }), "stream-1");
+    assert_eq!(id(HttpRequest { id: "x".repeat(500), ..HttpRequest::default() }).len(), 128);
+}
+
+proptest! {
+    #[test]
+    fn any_header_bytes_are_a_credential_only_by_the_rule(
+        names in proptest::collection::vec("(authorization|x-api-key|cookie)", 0..4),
+        values in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..90), 4),
+        path in "(/[a-z]*)?(\\?(key|k)=[ -~]{0,80})?",
+    ) {
+        let mut http = raw(&names.iter().map(|name| (name.as_str(), "")).collect::<Vec<_>>());
+        http.path = path;
+        for (header, value) in http.header_map.as_mut().expect("raw").headers.iter_mut().zip(values) {
+            header.raw_value = value;
+        }
+        let parsed = parsed(http, "bearer,header:x-api-key,query:key,cookie:key");
+        if let Ok(credential) = parsed.attributes.credential {
+            prop_assert!(Credential::parse(credential.expose().as_bytes()).is_ok());
+            prop_assert_ne!(parsed.strip, Strip::default(), "what was found is stripped");
+        }
+    }
+
+    #[test]
+    fn well_formed_key_is_found_whatever_the_source(key in "[!-+.-:<-~]{8,72}") {
+        prop_assert_eq!(found_in(&[("x-api-key", &key)]), Ok(key.clone()));
+        prop_assert_eq!(found_in(&[("authorization", &format!("Bearer {key}"))]), Ok(key));
+    }
+}

@@ -1,0 +1,124 @@
+//! Writes the answer that Envoy acts on.
+//!
+//! Each one carries an explicit status: Envoy takes a `CheckResponse` without one for an allow.
+
+use envoy_types::{
+    ext_authz::v3::pb::{
+        CheckResponse, DeniedHttpResponse, HeaderAppendAction, HeaderValue, HeaderValueOption, HttpResponse,
+        HttpStatus, OkHttpResponse,
+    },
+    pb::google::rpc,
+};
+use serde_json::json;
+use tonic::Code;
+
+use super::{headers, metadata, request::Strip};
+use crate::{
+    attributes::Attributes,
+    decision::{Denial, Permit, Reason},
+};
+
+/// Lets the request pass: every header of the table is set or removed, never both.
+pub(super) fn allow(permit: &Permit, strip: Strip) -> CheckResponse {
+    let mut set = Vec::with_capacity(headers::TABLE.len() + 1);
+    let mut remove = strip.headers;
+    for header in headers::TABLE {
+        match header.value(permit) {
+            Some(value) => set.push(overwrite(header.name, value)),
+            None => remove.push(header.name.to_owned()),
+        }
+    }
+    match strip.cookie {
+        Some(rest) if rest.is_empty() => remove.push("cookie".to_owned()),
+        Some(rest) => set.push(overwrite("cookie", rest)),
+        None => {}
+    }
+    let ok = OkHttpResponse {
+        headers: set,
+        headers_to_remove: remove,
+        query_parameters_to_remove: strip.query_parameters,
+        ..OkHttpResponse::default()
+    };
+    CheckResponse {
+        status: Some(status(Code::Ok)),
+        dynamic_metadata: Some(metadata::of("allow", None, Some(permit))),
+        http_response: Some(HttpResponse::OkResponse(ok)),
+    }
+}
+
+/// Turns the request away. What the caller is told depends on the reason and nothing else.
+pub(super) fn deny(denial: &Denial, attributes: &Attributes) -> CheckResponse {
+    let reason = denial.reason;
+    let mut set = vec![overwrite("content-type", "application/problem+json")];
+    set.extend(challenge(reason).map(|challenge| overwrite("www-authenticate", challenge)));
+    set.extend(retry_after(reason).map(|seconds| overwrite("retry-after", seconds)));
+    let denied = DeniedHttpResponse {
+        status: Some(HttpStatus { code: reason.status().into() }),
+        headers: set,
+        body: problem(reason, &attributes.request_id),
+    };
+    CheckResponse {
+        status: Some(status(code(reason))),
+        dynamic_metadata: Some(metadata::of("deny", Some(reason), denial.proven.as_ref())),
+        http_response: Some(HttpResponse::DeniedResponse(denied)),
+    }
+}
+
+/// The body of a denial: a problem detail (RFC 9457).
+fn problem(reason: Reason, request_id: &str) -> String {
+    let (status, code) = (reason.status(), reason.code());
+    let title = match status {
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        _ => "Service Unavailable",
+    };
+    json!({
+        "type": format!("urn:keystile:denial:{code}"),
+        "title": title,
+        "status": status,
+        "detail": reason.sentence(),
+        "code": code,
+        "request_id": request_id,
+    })
+    .to_string()
+}
+
+/// `WWW-Authenticate` of a 401 (RFC 6750, section 3).
+fn challenge(reason: Reason) -> Option<&'static str> {
+    match (reason.status(), reason) {
+        (401, Reason::MissingCredential) => Some("Bearer realm=\"api\""),
+        (401, Reason::MalformedCredential | Reason::AmbiguousCredential) => {
+            Some("Bearer realm=\"api\", error=\"invalid_request\"")
+        }
+        (401, _) => Some("Bearer realm=\"api\", error=\"invalid_token\""),
+        _ => None,
+    }
+}
+
+/// `Retry-After` in seconds, where waiting helps.
+fn retry_after(reason: Reason) -> Option<&'static str> {
+    (reason.status() == 503).then_some("1")
+}
+
+/// The status that makes Envoy deny: any but OK.
+fn code(reason: Reason) -> Code {
+    match reason.status() {
+        401 => Code::Unauthenticated,
+        403 => Code::PermissionDenied,
+        _ => Code::Unavailable,
+    }
+}
+
+fn status(code: Code) -> rpc::Status {
+    rpc::Status { code: code.into(), ..rpc::Status::default() }
+}
+
+/// Envoy 1.37 honours the action and appends by default; 1.40 overwrites whatever it says.
+fn overwrite(name: &str, value: impl Into<String>) -> HeaderValueOption {
+    let header = HeaderValue { key: name.to_owned(), value: value.into(), ..HeaderValue::default() };
+    HeaderValueOption {
+        header: Some(header),
+        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+        ..HeaderValueOption::default()
+    }
+}

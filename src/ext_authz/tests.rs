@@ -1,0 +1,247 @@
+//! Facts about the answers, over a store that does what each test wants.
+
+use std::collections::HashMap;
+
+use envoy_types::{
+    ext_authz::v3::pb::HttpResponse,
+    pb::{
+        envoy::service::auth::v3::{
+            AttributeContext,
+            attribute_context::{HttpRequest, Request as RequestAttributes},
+        },
+        google::protobuf::value::Kind,
+    },
+};
+
+use super::*;
+use crate::{
+    credential::{CacheSecret, Prefix},
+    record::sample,
+    store::{Found, StoreError},
+    verifier::{Verifier, VerifierConfig},
+};
+
+#[derive(Clone, Copy, PartialEq)]
+enum Behaviour {
+    Know,
+    Fail,
+    Panic,
+    Hang,
+    Revoked,
+}
+
+struct Scripted(Behaviour);
+
+impl KeyStore for Scripted {
+    async fn records(&self, prefix: Prefix, _: Moment) -> Result<Found, StoreError> {
+        let mut record = sample::record();
+        match self.0 {
+            Behaviour::Know => {}
+            Behaviour::Fail => return Err(StoreError::Unavailable("as the test wants".into())),
+            Behaviour::Panic => panic!("as the test wants"),
+            Behaviour::Hang => std::future::pending().await,
+            Behaviour::Revoked => record.is_active = false,
+        }
+        let records = if prefix == record.prefix { [Arc::new(record)].into() } else { Arc::default() };
+        Ok(Found { records, tier: Tier::Database })
+    }
+}
+
+fn service(behaviour: Behaviour, on_failure: OnFailure) -> ExtAuthz<Scripted> {
+    let metrics = Metrics::new().expect("builds");
+    let proofs = VerifierConfig {
+        threads: 1,
+        cost: 4,
+        capacity: 100,
+        proof_ttl: Duration::from_secs(60),
+        negative_ttl: Duration::from_secs(10),
+    };
+    let verifier = Verifier::new(CacheSecret::random(), proofs, &metrics);
+    let config = ExtAuthzConfig {
+        credential_sources: ["bearer", "header:x-api-key"]
+            .map(|source| source.parse().expect("a source"))
+            .into(),
+        forward_credential: false,
+        timeout: Duration::from_secs(2),
+        on_failure,
+    };
+    ExtAuthz::new(Authorizer::new(Scripted(behaviour), verifier), config, &metrics)
+}
+
+fn request(headers: &[(&str, &str)]) -> Request<CheckRequest> {
+    let headers: HashMap<_, _> = headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let http = HttpRequest { id: "stream-1".into(), headers, ..HttpRequest::default() };
+    let http = RequestAttributes { http: Some(http), ..RequestAttributes::default() };
+    let attributes = AttributeContext { request: Some(http), ..AttributeContext::default() };
+    Request::new(CheckRequest { attributes: Some(attributes) })
+}
+
+fn good_request() -> Request<CheckRequest> {
+    request(&[("x-api-key", sample::CREDENTIAL)])
+}
+
+/// gRPC status, HTTP status and code of an answer; an allow has HTTP status 0.
+fn summary(answer: &CheckResponse) -> (i32, i32, String) {
+    let grpc = answer.status.as_ref().expect("every answer has a status").code;
+    match answer.http_response.as_ref().expect("every answer has an HTTP response") {
+        HttpResponse::OkResponse(_) => (grpc, 0, String::new()),
+        HttpResponse::DeniedResponse(denied) => {
+            let body: serde_json::Value = serde_json::from_str(&denied.body).expect("a JSON body");
+            let code = body["code"].as_str().expect("a code").to_owned();
+            (grpc, denied.status.as_ref().expect("a status").code, code)
+        }
+        HttpResponse::ErrorResponse(_) => panic!("Envoy takes an error response for a failure"),
+    }
+}
+
+async fn ask(behaviour: Behaviour, request: Request<CheckRequest>) -> CheckResponse {
+    let answer = service(behaviour, OnFailure::Deny).check(request).await;
+    answer.expect("an answer, whatever happens").into_inner()
+}
+
+fn denied(grpc: Code, http: i32, code: &str) -> (i32, i32, String) {
+    (grpc.into(), http, code.to_owned())
+}
+
+use tonic::Code;
+
+#[tokio::test]
+async fn every_outcome_has_an_explicit_status() {
+    let allow = ask(Behaviour::Know, good_request()).await;
+    assert_eq!(summary(&allow), denied(Code::Ok, 0, ""));
+    for (behaviour, headers, expected) in [
+        (Behaviour::Know, vec![], denied(Code::Unauthenticated, 401, "missing_credential")),
+        (
+            Behaviour::Know,
+            vec![("x-api-key", "short")],
+            denied(Code::Unauthenticated, 401, "malformed_credential"),
+        ),
+        (
+            Behaviour::Know,
+            vec![("x-api-key", sample::CREDENTIAL), ("authorization", "Bearer another-key")],
+            denied(Code::Unauthenticated, 401, "ambiguous_credential"),
+        ),
+        (
+            Behaviour::Know,
+            vec![("x-api-key", "zz_unknown")],
+            denied(Code::Unauthenticated, 401, "invalid_credential"),
+        ),
+        (
+            Behaviour::Know,
+            vec![("x-api-key", "ks_samplX")],
+            denied(Code::Unauthenticated, 401, "invalid_credential"),
+        ),
+        (
+            Behaviour::Revoked,
+            vec![("x-api-key", sample::CREDENTIAL)],
+            denied(Code::Unauthenticated, 401, "disabled"),
+        ),
+        (Behaviour::Fail, vec![("x-api-key", "zz_unknown")], denied(Code::Unavailable, 503, "unavailable")),
+        (Behaviour::Panic, vec![("x-api-key", "zz_unknown")], denied(Code::Unavailable, 503, "unavailable")),
+    ] {
+        assert_eq!(summary(&ask(behaviour, request(&headers)).await), expected);
+    }
+}
+
+#[tokio::test]
+async fn request_without_attributes_is_denied() {
+    for attributes in [None, Some(AttributeContext::default())] {
+        let answer = ask(Behaviour::Know, Request::new(CheckRequest { attributes })).await;
+        assert_eq!(summary(&answer), denied(Code::Unauthenticated, 401, "missing_credential"));
+    }
+}
+
+#[tokio::test]
+async fn each_header_is_set_or_removed_never_both() {
+    let answer = ask(Behaviour::Know, good_request()).await;
+    let Some(HttpResponse::OkResponse(ok)) = answer.http_response else { panic!("allowed") };
+    let set: Vec<_> =
+        ok.headers.iter().map(|option| option.header.as_ref().expect("a header").key.clone()).collect();
+    for header in headers::TABLE {
+        let (set, removed) = (set.iter(), ok.headers_to_remove.iter());
+        let times = set.chain(removed).filter(|name| *name == header.name).count();
+        assert_eq!(times, 1, "{}", header.name);
+    }
+    assert!(ok.headers_to_remove.contains(&"x-api-key".to_owned()));
+    let overwrite = |option: &_| -> bool {
+        let option: &envoy_types::ext_authz::v3::pb::HeaderValueOption = option;
+        option.append_action == 2
+    };
+    assert!(ok.headers.iter().all(overwrite), "OVERWRITE_IF_EXISTS_OR_ADD is 2");
+}
+
+#[tokio::test]
+async fn unknown_prefix_and_wrong_secret_answer_alike() {
+    let unknown = ask(Behaviour::Know, request(&[("x-api-key", "zz_unknown")])).await;
+    let wrong = ask(Behaviour::Know, request(&[("x-api-key", "ks_samplX")])).await;
+    assert_eq!(unknown, wrong);
+}
+
+#[tokio::test]
+async fn metadata_names_the_proven_key_also_on_deny() {
+    let text = |answer: &CheckResponse, name: &str| {
+        let fields = &answer.dynamic_metadata.as_ref().expect("metadata").fields;
+        match fields.get(name).and_then(|value| value.kind.clone()) {
+            Some(Kind::StringValue(text)) => Some(text),
+            _ => None,
+        }
+    };
+    for (behaviour, decision, reason) in
+        [(Behaviour::Know, "allow", None), (Behaviour::Revoked, "deny", Some("disabled"))]
+    {
+        let answer = ask(behaviour, good_request()).await;
+        assert_eq!(text(&answer, "decision").as_deref(), Some(decision));
+        assert_eq!(text(&answer, "reason").as_deref(), reason);
+        assert_eq!(text(&answer, "key_id").as_deref(), Some("7"));
+        assert_eq!(text(&answer, "tier").as_deref(), Some("database"));
+    }
+    let wrong = ask(Behaviour::Know, request(&[("x-api-key", "ks_samplX")])).await;
+    assert_eq!(text(&wrong, "key_id"), None);
+}
+
+#[tokio::test]
+async fn denial_carries_the_request_id_and_no_credential() {
+    let headers = [("x-api-key", "ks_samplWrongSecret"), ("x-request-id", "abc-123")];
+    let answer = ask(Behaviour::Know, request(&headers)).await;
+    let shown = format!("{answer:?}");
+    assert!(shown.contains("abc-123"));
+    assert!(!shown.contains("WrongSecret"));
+}
+
+#[tokio::test]
+async fn deferred_failure_is_a_grpc_error_and_only_of_the_store() {
+    let failed = service(Behaviour::Fail, OnFailure::Defer).check(good_request()).await;
+    assert_eq!(failed.expect_err("deferred").code(), Code::Unavailable);
+    let panicked = service(Behaviour::Panic, OnFailure::Defer).check(good_request()).await;
+    assert_eq!(summary(panicked.expect("denied").get_ref()).1, 503);
+}
+
+#[tokio::test]
+async fn answer_comes_before_envoys_deadline() {
+    let mut request = good_request();
+    request.metadata_mut().insert("grpc-timeout", "100m".parse().expect("a value"));
+    let asked = Instant::now();
+    let answer = ask(Behaviour::Hang, request).await;
+    assert!(asked.elapsed() < Duration::from_millis(100), "{:?}", asked.elapsed());
+    assert_eq!(summary(&answer), denied(Code::Unavailable, 503, "unavailable"));
+}
+
+#[test]
+fn grpc_timeouts_are_read_in_every_unit() {
+    for (value, expected) in [
+        ("1H", Some(Duration::from_secs(3600))),
+        ("2M", Some(Duration::from_secs(120))),
+        ("3S", Some(Duration::from_secs(3))),
+        ("200m", Some(Duration::from_millis(200))),
+        ("99999999u", Some(Duration::from_micros(99_999_999))),
+        ("5n", Some(Duration::from_nanos(5))),
+        ("", None),
+        ("m", None),
+        ("1", None),
+        ("+1S", None),
+        ("123456789S", None),
+        ("1é", None),
+    ] {
+        assert_eq!(grpc_timeout(value), expected, "{value}");
+    }
+}
