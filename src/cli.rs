@@ -3,12 +3,17 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{
+    Parser, Subcommand,
+    error::{ContextKind, ContextValue},
+};
 
 use crate::{
-    config::DatabaseOptions,
+    config::{DatabaseOptions, LogFormat, ServeOptions},
     metrics::Metrics,
+    serve,
     store::{Database, ManageError},
+    telemetry,
 };
 
 mod import;
@@ -27,7 +32,9 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    // `Serve(ServeOptions)` comes first here, and in `run`.
+    /// Answer Envoy's checks.
+    Serve(Box<ServeOptions>),
+
     /// Create the tables where there are none.
     Migrate(DatabaseOptions),
 
@@ -40,11 +47,36 @@ enum Command {
     Users(users::Command),
 }
 
+/// Flags whose values are not shown, not even when they are wrong.
+const SECRET_FLAGS: [&str; 2] = ["--database-url", "--cache-secret"];
+
+impl Cli {
+    /// Reads the command line and the environment; ends the process where they cannot be read.
+    pub fn read() -> Self {
+        Self::try_parse().unwrap_or_else(|error| without_secrets(error).exit())
+    }
+}
+
+/// clap repeats a value that it refuses, and a refused database URL may hold a password.
+fn without_secrets(mut error: clap::Error) -> clap::Error {
+    let is_secret = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(argument)) => {
+            SECRET_FLAGS.iter().any(|flag| argument.split(' ').next() == Some(flag))
+        }
+        _ => false,
+    };
+    if is_secret {
+        error.insert(ContextKind::InvalidValue, ContextValue::String("(not shown)".to_owned()));
+    }
+    error
+}
+
 /// Runs a command to its end: status 0 when it is done, 1 when it failed.
 ///
 /// Wrong usage ends with status 2 before it comes here, while the arguments are parsed.
 pub async fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
+        Command::Serve(options) => serve(*options).await,
         Command::Migrate(database) => migrate::run(database).await,
         Command::Keys(command) => keys::run(command).await,
         Command::Users(command) => users::run(command).await,
@@ -56,6 +88,12 @@ pub async fn run(cli: Cli) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+async fn serve(options: ServeOptions) -> anyhow::Result<()> {
+    let json = options.log_format == LogFormat::Json;
+    telemetry::start(&options.log, json).with_context(|| format!("--log {}", options.log))?;
+    serve::run(options, serve::stop_signal()?).await
 }
 
 /// The database that a command works on. What it has to say about rows goes to stderr.

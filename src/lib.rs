@@ -15,12 +15,16 @@ pub mod record;
 
 pub mod authorizer;
 pub mod flight;
+pub mod health;
 pub mod moment;
 pub mod verifier;
 
+pub mod admin;
 pub mod ext_authz;
 pub mod store;
 
 pub mod cli;
 pub mod config;
 pub mod metrics;
+pub mod serve;
+pub mod telemetry;

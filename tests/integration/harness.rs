@@ -1,6 +1,20 @@
-//! Real parts for tests: started once per process, gone when it ends.
+//! Real parts for tests: started once per process or once per test, gone when it ends.
 
+use std::time::{Duration, Instant};
+
+pub mod envoy;
 pub mod keystile;
 pub mod place;
 pub mod postgres;
 pub mod process;
+pub mod service;
+pub mod upstream;
+
+/// Waits until something holds, and fails the test if it takes longer than that.
+pub async fn until(what: &str, at_most: Duration, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + at_most;
+    while !holds().await {
+        assert!(Instant::now() < deadline, "not within {at_most:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

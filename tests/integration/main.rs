@@ -1,10 +1,14 @@
 //! The integration tests, one binary: a harness of real parts, and a file per theme.
 #![expect(unreachable_pub, reason = "the harness is a library of this binary alone")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod harness;
 
 mod cli;
 mod descriptor;
+mod docs;
+mod gateway;
 mod postgres_tls;
+mod serve;
 mod store_contract;
 mod store_failures;

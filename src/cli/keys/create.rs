@@ -11,6 +11,7 @@ use crate::{config::DatabaseOptions, credential::generate::Brand, record::Limits
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Create {
     /// Id or email of the user whose key it will be.
+    #[arg(long)]
     user: String,
     /// What its owner calls it.
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]

@@ -1,0 +1,80 @@
+//! The README's tables say what the code says.
+//!
+//! After a change: `KEYSTILE_BLESS=1 cargo test --test integration docs` writes them anew.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Arg, Args, Command};
+use keystile::{
+    config::ServeOptions,
+    decision::Reason,
+    ext_authz::headers,
+    metrics::{self, Kind},
+};
+
+#[test]
+fn readme_lists_every_setting() {
+    let command = ServeOptions::augment_args(Command::new("serve"));
+    let rows = command.get_arguments().map(|argument| {
+        let variable = argument.get_env().expect("every flag has a variable").to_string_lossy().into_owned();
+        let flag = argument.get_long().expect("every setting is a flag");
+        format!("| `{variable}` | `--{flag}` | {} | {} |", default(argument), help(argument))
+    });
+    compare("settings", "| variable | flag | default | meaning |\n|---|---|---|---|", rows);
+}
+
+#[test]
+fn readme_lists_every_header() {
+    let rows = headers::TABLE.iter().map(|header| format!("| `{}` | {} |", header.name, header.about));
+    compare("headers", "| header | value |\n|---|---|", rows);
+}
+
+#[test]
+fn readme_lists_every_denial() {
+    let rows = Reason::ALL.iter().map(|reason| {
+        format!("| `{}` | {} | {} |", reason.code(), reason.status(), reason.sentence().replace('|', "\\|"))
+    });
+    compare("denials", "| code | status | what the caller reads |\n|---|---|---|", rows);
+}
+
+#[test]
+fn readme_lists_every_metric() {
+    let rows = metrics::TABLE.iter().map(|metric| {
+        let kind = match metric.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram(_) => "histogram",
+        };
+        format!("| `{}` | {kind} | {} |", metric.name, metric.help)
+    });
+    compare("metrics", "| metric | kind | meaning |\n|---|---|---|", rows);
+}
+
+fn default(argument: &Arg) -> String {
+    let values: Vec<_> = argument.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
+    if values.is_empty() { "none".to_owned() } else { format!("`{}`", values.join(",")) }
+}
+
+fn help(argument: &Arg) -> String {
+    argument.get_help().expect("every flag has help").to_string().replace('|', "\\|")
+}
+
+/// Compares what stands between `<!-- NAME -->` and `<!-- /NAME -->` with the table.
+fn compare(name: &str, head: &str, rows: impl Iterator<Item = String>) {
+    let path = readme();
+    let text = std::fs::read_to_string(&path).expect("README.md is readable");
+    let (open, close) = (format!("<!-- {name} -->\n"), format!("\n<!-- /{name} -->"));
+    let start = text.find(&open).unwrap_or_else(|| panic!("README.md has no {open}")) + open.len();
+    let end = start + text[start..].find(&close).unwrap_or_else(|| panic!("README.md has no {close}"));
+    let expected = std::iter::once(head.to_owned()).chain(rows).collect::<Vec<_>>().join("\n");
+    if std::env::var_os("KEYSTILE_BLESS").is_some() {
+        std::fs::write(path, format!("{}{expected}{}", &text[..start], &text[end..]))
+            .expect("README.md is writable");
+        return;
+    }
+    assert_eq!(&text[start..end], expected, "the table of {name} is out of date: see this file's head");
+}
+
+fn readme() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")
+}

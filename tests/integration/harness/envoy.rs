@@ -1,0 +1,109 @@
+//! Real Envoy, with a configuration from `envoy/` put on free ports.
+
+use std::{path::Path, time::Duration};
+
+use reqwest::{Client, Method, RequestBuilder};
+
+use super::{
+    process::{Guarded, free_port, scratch},
+    service::{Keystile, Setup},
+    until,
+    upstream::Upstream,
+};
+
+/// The oldest and the newest Envoy that Keystile is made for.
+pub const VERSIONS: [&str; 2] = ["1.36.4", "1.40.0"];
+
+/// Envoy between a client and an upstream, asking Keystile.
+pub struct Gateway {
+    pub keystile: Keystile,
+    envoy: Guarded,
+    url: String,
+    admin: String,
+    _upstream: Upstream,
+}
+
+impl Gateway {
+    /// Starts Keystile, the upstream and Envoy with `envoy/CONFIG`.
+    pub async fn start(version: &str, config: &str, setup: Setup, settings: &[(&str, &str)]) -> Self {
+        Self::before(version, config, setup.start(settings).await).await
+    }
+
+    /// Puts Envoy before a Keystile that runs.
+    pub async fn before(version: &str, config: &str, keystile: Keystile) -> Self {
+        let upstream = Upstream::start().await;
+        let folder = scratch("envoy");
+        let (ingress, admin) = (free_port(), free_port());
+        let text = std::fs::read_to_string(project().join("envoy").join(config)).unwrap();
+        let text = Substitution(text)
+            .replace("0.0.0.0, port_value: 8080", &format!("127.0.0.1, port_value: {ingress}"))
+            .replace("port_value: 9901", &format!("port_value: {admin}"))
+            .replace("port_value: 8081", &format!("port_value: {}", upstream.address.port()))
+            .replace_if_there("port_value: 9191", &format!("port_value: {}", keystile.setup.tcp.port()))
+            .replace_if_there("/run/keystile/keystile.sock", &keystile.setup.socket().display().to_string())
+            .0;
+        let path = folder.join("envoy.yaml");
+        std::fs::write(&path, text).unwrap();
+        let command = [&binary(version), "-c", path.to_str().unwrap()];
+        let options = ["--use-dynamic-base-id", "--concurrency", "2", "--log-level", "warning"];
+        let flush = ["--file-flush-interval-msec", "50"];
+        let envoy = Guarded::spawn(folder.clone(), "TERM", &[&command[..], &options, &flush].concat());
+        let url = |port| format!("http://127.0.0.1:{port}");
+        let gateway = Self { keystile, envoy, url: url(ingress), admin: url(admin), _upstream: upstream };
+        until("Envoy sees Keystile", Duration::from_secs(30), async || gateway.is_ready().await).await;
+        gateway
+    }
+
+    /// A request to Envoy; `send` it.
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        Client::new().request(method, format!("{}{path}", self.url))
+    }
+
+    pub fn get(&self, path: &str) -> RequestBuilder {
+        self.request(Method::GET, path)
+    }
+
+    /// A `GET` with this key.
+    pub async fn status(&self, credential: &str) -> u16 {
+        let answer = self.get("/v1/models").header("x-api-key", credential).send().await.unwrap();
+        answer.status().as_u16()
+    }
+
+    /// Envoy's log and access log so far.
+    pub fn log(&self) -> String {
+        self.envoy.log()
+    }
+
+    /// Ready, and with Keystile past its health check.
+    async fn is_ready(&self) -> bool {
+        let Ok(answer) = reqwest::get(format!("{}/clusters", self.admin)).await else { return false };
+        let clusters = answer.text().await.unwrap_or_default();
+        let health =
+            clusters.lines().find(|line| line.starts_with("keystile::") && line.contains("health_flags"));
+        health.is_some_and(|line| line.ends_with("::healthy"))
+    }
+}
+
+/// A text in which what is replaced must be there: a renamed port must not go unnoticed.
+struct Substitution(String);
+
+impl Substitution {
+    fn replace(self, from: &str, to: &str) -> Self {
+        assert!(self.0.contains(from), "the configuration has no {from:?}");
+        self.replace_if_there(from, to)
+    }
+
+    fn replace_if_there(self, from: &str, to: &str) -> Self {
+        Self(self.0.replace(from, to))
+    }
+}
+
+fn binary(version: &str) -> String {
+    let path = project().join(format!(".tools/envoy-{version}/envoy"));
+    assert!(path.exists(), "{} is not there: run tools/fetch-envoy {version}", path.display());
+    path.to_str().unwrap().to_owned()
+}
+
+fn project() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}

@@ -1,0 +1,47 @@
+//! The service behind Envoy: answers with what it was sent.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use axum::{
+    Json, Router,
+    extract::Request,
+    http::{HeaderMap, Uri},
+};
+use serde::{Deserialize, Serialize};
+use tokio::{net::TcpListener, task::AbortHandle};
+
+/// An echo server, stopped when it is dropped.
+pub struct Upstream {
+    pub address: SocketAddr,
+    task: AbortHandle,
+}
+
+/// What the upstream saw of a request.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Seen {
+    pub path: String,
+    pub headers: BTreeMap<String, String>,
+}
+
+impl Upstream {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let echo = Router::new()
+            .fallback(|request: Request| async move { Json(seen(request.uri(), request.headers())) });
+        let task = tokio::spawn(async move { axum::serve(listener, echo).await }).abort_handle();
+        Self { address, task }
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn seen(uri: &Uri, headers: &HeaderMap) -> Seen {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let headers = headers.iter().map(|(name, value)| (name.to_string(), text(value.as_bytes()))).collect();
+    Seen { path: uri.to_string(), headers }
+}

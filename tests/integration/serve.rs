@@ -1,0 +1,223 @@
+//! `keystile serve` as a process: ready, told, refused, stopped.
+
+use std::time::Duration;
+
+use envoy_types::{
+    ext_authz::v3::pb::{CheckRequest, CheckResponse, HttpResponse},
+    pb::envoy::service::auth::v3::{
+        AttributeContext,
+        attribute_context::{HttpRequest, Request},
+        authorization_client::AuthorizationClient,
+    },
+};
+use rustix::process::Signal;
+use tonic::transport::Channel;
+
+use crate::harness::{
+    service::{Keystile, Setup},
+    until,
+};
+
+async fn channel(setup: &Setup) -> Channel {
+    Channel::from_shared(format!("http://{}", setup.tcp)).unwrap().connect().await.unwrap()
+}
+
+async fn ask(channel: &Channel, credential: &str) -> CheckResponse {
+    let headers = [("x-api-key".to_owned(), credential.to_owned())].into();
+    let http =
+        HttpRequest { headers, path: "/v1/models".into(), method: "GET".into(), ..HttpRequest::default() };
+    let request = Request { http: Some(http), ..Request::default() };
+    let attributes = AttributeContext { request: Some(request), ..AttributeContext::default() };
+    let request = CheckRequest { attributes: Some(attributes) };
+    AuthorizationClient::new(channel.clone()).check(request).await.unwrap().into_inner()
+}
+
+/// HTTP status of an answer, 200 for an allow.
+fn status(answer: &CheckResponse) -> i32 {
+    match answer.http_response.as_ref().unwrap() {
+        HttpResponse::OkResponse(_) => 200,
+        HttpResponse::DeniedResponse(denied) => denied.status.as_ref().unwrap().code,
+        HttpResponse::ErrorResponse(_) => unreachable!("never sent"),
+    }
+}
+
+/// A Keystile that must not start; its complaint.
+fn complaint(setup: &Setup, settings: &[(&str, &str)]) -> String {
+    let output = setup.serve(settings).output().unwrap();
+    assert!(!output.status.success());
+    let complaint = String::from_utf8(output.stderr).unwrap();
+    assert!(!complaint.contains("panicked"), "{complaint}");
+    complaint
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn admin_tells_liveness_readiness_and_metrics() {
+    let setup = Setup::new();
+    setup.create_user("ada");
+    let key = setup.create_key("ada", &[]);
+    let Keystile { setup, process: _process } = setup.start(&[]).await;
+    let live = reqwest::get(format!("http://{}/livez", setup.admin)).await.unwrap();
+    assert_eq!(live.status(), 200);
+    let (status, body) = setup.readyz().await;
+    assert_eq!((status, body["status"].as_str()), (200, Some("ready")));
+    let channel = channel(&setup).await;
+    ask(&channel, &key.credential).await;
+    ask(&channel, &key.credential).await;
+    ask(&channel, "ks_nobodysKey").await;
+    let metrics = setup.metrics().await;
+    for line in [
+        "keystile_checks_total{decision=\"allow\",reason=\"none\"} 2",
+        "keystile_checks_total{decision=\"deny\",reason=\"invalid_credential\"} 1",
+        "keystile_check_duration_seconds_count{tier=\"memory\"} 1",
+        "keystile_cache_lookups_total{tier=\"memory\",kind=\"proofs\",result=\"hit\"} 1",
+        "keystile_bcrypt_duration_seconds_count 2",
+        "keystile_store_up{store=\"sqlite\"} 1",
+    ] {
+        assert!(metrics.contains(line), "{line} in:\n{metrics}");
+    }
+    assert!(!metrics.contains(&key.credential));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn grpc_port_tells_health_and_describes_itself() {
+    use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+    use tonic_reflection::pb::v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest,
+    };
+    let Keystile { setup, process: _process } = Setup::new().start(&[]).await;
+    let channel = channel(&setup).await;
+    let request = HealthCheckRequest { service: "envoy.service.auth.v3.Authorization".into() };
+    let health = HealthClient::new(channel.clone()).check(request).await.unwrap().into_inner();
+    assert_eq!(health.status, 1, "SERVING");
+    let symbol = MessageRequest::FileContainingSymbol("envoy.service.auth.v3.CheckRequest".into());
+    let request = ServerReflectionRequest { host: String::new(), message_request: Some(symbol) };
+    let answers =
+        ServerReflectionClient::new(channel).server_reflection_info(tokio_stream::once(request)).await;
+    let answer = answers.unwrap().into_inner().message().await.unwrap().unwrap();
+    assert!(format!("{answer:?}").contains("FileDescriptorResponse"), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stop_signal_drains_and_exits_with_zero() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let setup = Setup::new();
+        setup.create_user("ada");
+        // Cost 12: the first check is still under way when the signal arrives.
+        let key = setup.create_key("ada", &["--cost", "12"]);
+        let Keystile { setup, mut process } = setup.start(&[]).await;
+        let channel = channel(&setup).await;
+        let slow = tokio::spawn({
+            let (channel, credential) = (channel.clone(), key.credential.clone());
+            async move { ask(&channel, &credential).await }
+        });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        process.signal(signal);
+        assert_eq!(status(&slow.await.unwrap()), 200, "a call under way is answered after {signal:?}");
+        assert_eq!(process.wait(Duration::from_secs(10)), Some(0), "{signal:?}: {}", setup.log());
+        assert!(!setup.socket().exists(), "the socket is removed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sqlite_change_is_seen_when_the_record_is_read_again() {
+    let setup = Setup::new();
+    setup.create_user("ada");
+    let key = setup.create_key("ada", &[]);
+    let Keystile { setup, process: _process } = setup.start(&[("KEYSTILE_RECORD_TTL", "1s")]).await;
+    let channel = channel(&setup).await;
+    assert_eq!(status(&ask(&channel, &key.credential).await), 200);
+    setup.json(&["keys", "revoke", &key.id.to_string()]);
+    until("the revoked key is denied", Duration::from_secs(3), async || {
+        status(&ask(&channel, &key.credential).await) == 401
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn disabled_user_has_no_working_key() {
+    let setup = Setup::new();
+    setup.create_user("ada");
+    let key = setup.create_key("ada", &[]);
+    setup.json(&["users", "disable", "ada@example.com"]);
+    let Keystile { setup, process: _process } = setup.start(&[]).await;
+    let answer = ask(&channel(&setup).await, &key.credential).await;
+    assert_eq!(status(&answer), 401);
+    assert!(format!("{answer:?}").contains("user_inactive"));
+}
+
+/// `$2b$` hashes as the service that Keystile succeeds has written them.
+#[tokio::test(flavor = "multi_thread")]
+async fn key_hashed_by_passlib_is_accepted() {
+    const CREDENTIAL: &str = "sk_live_passlibMadeThisOne";
+    // passlib.hash.bcrypt.using(rounds=10).hash(CREDENTIAL), passlib 1.7.4.
+    const HASH: &str = "$2b$10$jFhFUhJjg0IiY6AZ5u9xuuphyH09JtZjAQLGNUHj/Lp.A85Gulhxu";
+    let setup = Setup::new();
+    setup.create_user("ada");
+    let row = serde_json::json!({
+        "key_prefix": &CREDENTIAL[..8], "key_hash": HASH, "user_email": "ada@example.com", "name": "old",
+        "is_active": true,
+    });
+    let file = setup.path("keys.jsonl");
+    std::fs::write(&file, row.to_string()).unwrap();
+    let output = setup.run(&["keys", "import", file.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let Keystile { setup, process: _process } = setup.start(&[]).await;
+    let channel = channel(&setup).await;
+    assert_eq!(status(&ask(&channel, CREDENTIAL).await), 200);
+    assert_eq!(status(&ask(&channel, &format!("{CREDENTIAL}x")).await), 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn database_that_does_not_answer_is_503_and_not_ready_until_it_does() {
+    let setup = Setup::with_database("postgres://nobody@127.0.0.1:1/none");
+    let Keystile { setup, process: _process } = setup.start_unready(&[]);
+    until("the admin port answers", Duration::from_secs(10), async || setup.readyz().await.0 == 503).await;
+    until("it says why", Duration::from_secs(5), async || {
+        setup.readyz().await.1["database"]["problem"].as_str().is_some_and(|problem| !problem.is_empty())
+    })
+    .await;
+    let answer = ask(&channel(&setup).await, "ks_someonesKey").await;
+    assert_eq!(status(&answer), 503);
+    assert!(format!("{answer:?}").contains("unavailable"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_keeps_it_from_starting_is_named() {
+    let setup = Setup::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let complaint = |settings: &[(&str, &str)]| complaint(&setup, settings);
+    for (variable, value, expected) in [
+        ("KEYSTILE_LISTEN", address.as_str(), "--listen"),
+        ("KEYSTILE_ADMIN_LISTEN", address.as_str(), "--admin-listen"),
+        ("KEYSTILE_LISTEN", "localhost", "--listen"),
+        ("KEYSTILE_DATABASE_URL", "mysql://root:hunter2@db/keys", "--database-url"),
+        ("KEYSTILE_CACHE_SECRET", "hunter2", "--cache-secret"),
+        ("KEYSTILE_CACHE_SECRET_FILE", "/nowhere/secret", "/nowhere/secret"),
+        ("KEYSTILE_CREDENTIAL_SOURCES", "bearer,form:key", "form:key"),
+        ("KEYSTILE_RECORD_TTL", "soon", "--record-ttl"),
+        ("KEYSTILE_LOG", "keystile=loud", "--log"),
+    ] {
+        let told = complaint(&[(variable, value)]);
+        assert!(told.contains(expected), "{variable}={value}: {told}");
+        assert!(!told.contains("hunter2"), "{told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn socket_of_a_live_process_is_not_taken_over() {
+    let Keystile { setup, process: _process } = Setup::new().start(&[]).await;
+    let listen = format!("unix:{}", setup.socket().display());
+    let second = Setup::new();
+    let told = complaint(&second, &[("KEYSTILE_LISTEN", &listen)]);
+    assert!(told.contains("a live process listens on this socket"), "{told}");
+    assert_eq!(setup.readyz().await.0, 200);
+}
+
+#[test]
+fn unknown_flag_is_wrong_usage() {
+    let output = Setup::new().run(&["serve", "--lisen", "127.0.0.1:1"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("--listen"));
+}
