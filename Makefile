@@ -1,0 +1,42 @@
+# `make` alone lists the targets.
+
+# Where cargo builds; it reads the same variable.
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+# `make check LOCKED=--locked` refuses a stale Cargo.lock, as CI does.
+LOCKED ?=
+
+ENVOY_VERSIONS := 1.40.0 1.36.4
+ENVOY := .tools/envoy-$(firstword $(ENVOY_VERSIONS))/envoy
+
+.PHONY: help demo check fmt clippy doc test tools clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: ## run Keystile behind Envoy and show it at work (DEMO=once ends by itself)
+	cargo build $(LOCKED)
+	tools/fetch-envoy $(firstword $(ENVOY_VERSIONS))
+	python3 demo/demo.py --keystile $(TARGET_DIR)/debug/keystile --envoy $(ENVOY) $(if $(filter once,$(DEMO)),--once)
+
+check: fmt clippy doc test ## everything that must hold before a commit
+
+fmt: ## is the code formatted? (mend it with: cargo fmt)
+	cargo fmt --check
+
+clippy: ## lints, warnings denied
+	cargo clippy $(LOCKED) --all-targets -- -D warnings
+
+doc: ## the documentation builds, warnings denied
+	RUSTDOCFLAGS="-D warnings" cargo doc $(LOCKED) --no-deps
+
+test: tools ## all tests, with a real Envoy and a real Postgres
+	cargo test $(LOCKED)
+
+tools: ## fetch what the tests run against
+	tools/need-postgres
+	tools/fetch-envoy $(ENVOY_VERSIONS)
+
+clean: ## remove what was built and fetched
+	cargo clean
+	rm -rf .tools
