@@ -125,6 +125,16 @@ async fn key_is_created_with_all_that_was_asked_for_and_found_by_itself() {
 }
 
 #[tokio::test]
+async fn column_with_a_time_zone_keeps_the_instant() {
+    let place = Place::postgres().await;
+    create_user(&place);
+    place.execute("ALTER TABLE api_keys ALTER COLUMN expires_at TYPE timestamptz").await;
+    let key = create_key(&place, &["--expires-at", "2090-01-02T03:04:05Z"]);
+    let instant = "SELECT expires_at = '2090-01-02 03:04:05+00' FROM api_keys";
+    assert_eq!(place.value(instant).await.as_deref(), Some("t"), "{key}");
+}
+
+#[tokio::test]
 async fn secret_stands_alone_on_stdout() {
     for place in places().await {
         create_user(&place);

@@ -11,15 +11,16 @@ use std::{
 
 /// Starts the command, waits for its own stdin to close, and then stops the command and removes
 /// the folder. The pipe closes when the test process ends, even by SIGKILL. It stops only what it
-/// started: the pid is its own child's, which nobody else can have before `wait`.
+/// started: a pid that is no longer its child's belongs to somebody else.
 const WATCHDOG: &str = r#"
 folder=$1 signal=$2
 shift 2
 "$@" >"$folder/log" 2>&1 </dev/null &
 pid=$!
+stop() { grep -q "^PPid:[[:space:]]*$$\$" "/proc/$pid/status" && kill -s "$1" "$pid"; }
 cat >/dev/null
-kill -s "$signal" "$pid" 2>/dev/null
-(sleep 10; kill -s KILL "$pid") 2>/dev/null &
+stop "$signal" 2>/dev/null
+(sleep 10; stop KILL) 2>/dev/null &
 killer=$!
 wait "$pid" 2>/dev/null
 kill "$killer" 2>/dev/null
