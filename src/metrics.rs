@@ -142,52 +142,52 @@ impl Metrics {
         self.handle.run_upkeep();
     }
 
-    /// [`CHECKS`] for one outcome.
+    /// `keystile_checks_total` for one outcome.
     pub fn checks(&self, decision: &'static str, reason: &'static str) -> Counter {
         self.with(|| metrics::counter!(CHECKS, "decision" => decision, "reason" => reason))
     }
 
-    /// [`CHECK_DURATION`] for one tier.
+    /// `keystile_check_duration_seconds` for one tier.
     pub fn check_duration(&self, tier: &'static str) -> Histogram {
         self.with(|| metrics::histogram!(CHECK_DURATION, "tier" => tier))
     }
 
-    /// [`CACHE_LOOKUPS`] for one tier, kind and result.
+    /// `keystile_cache_lookups_total` for one tier, kind and result.
     pub fn cache_lookups(&self, tier: &'static str, kind: &'static str, result: &'static str) -> Counter {
         self.with(|| metrics::counter!(CACHE_LOOKUPS, "tier" => tier, "kind" => kind, "result" => result))
     }
 
-    /// [`CACHE_ENTRIES`] for one kind.
+    /// `keystile_cache_entries` for one kind.
     pub fn cache_entries(&self, kind: &'static str) -> Gauge {
         self.with(|| metrics::gauge!(CACHE_ENTRIES, "kind" => kind))
     }
 
-    /// [`BCRYPT_DURATION`].
+    /// `keystile_bcrypt_duration_seconds`.
     pub fn bcrypt_duration(&self) -> Histogram {
         self.with(|| metrics::histogram!(BCRYPT_DURATION))
     }
 
-    /// [`BCRYPT_WAITING`].
+    /// `keystile_bcrypt_waiting`.
     pub fn bcrypt_waiting(&self) -> Gauge {
         self.with(|| metrics::gauge!(BCRYPT_WAITING))
     }
 
-    /// [`STORE_DURATION`] for one store and operation.
+    /// `keystile_store_duration_seconds` for one store and operation.
     pub fn store_duration(&self, store: &'static str, operation: &'static str) -> Histogram {
         self.with(|| metrics::histogram!(STORE_DURATION, "store" => store, "operation" => operation))
     }
 
-    /// [`STORE_ERRORS`] for one store.
+    /// `keystile_store_errors_total` for one store.
     pub fn store_errors(&self, store: &'static str) -> Counter {
         self.with(|| metrics::counter!(STORE_ERRORS, "store" => store))
     }
 
-    /// [`STORE_UP`] for one store.
+    /// `keystile_store_up` for one store.
     pub fn store_up(&self, store: &'static str) -> Gauge {
         self.with(|| metrics::gauge!(STORE_UP, "store" => store))
     }
 
-    /// [`UNDECODABLE_ROWS`].
+    /// `keystile_undecodable_rows_total`.
     pub fn undecodable_rows(&self) -> Counter {
         self.with(|| metrics::counter!(UNDECODABLE_ROWS))
     }
