@@ -1,6 +1,14 @@
 //! What a check is about: the parts of a request that a decision or its answer needs.
 
+use std::net::IpAddr;
+
 use crate::{credential::Credential, decision::Reason};
+
+pub mod body;
+pub mod route;
+
+use body::Body;
+use route::{Misconfigured, RouteSettings};
 
 /// One request, parsed once at the edge.
 #[derive(Debug)]
@@ -13,4 +21,12 @@ pub struct Attributes {
     pub method: String,
     /// The path without its query, which may hold a key.
     pub path: String,
+    /// Who sent the request, as far as that can be trusted.
+    pub client: Option<IpAddr>,
+    /// Whether a gRPC client asks, which reads no bodies.
+    pub is_grpc: bool,
+    /// What Envoy sent of the body.
+    pub body: Body,
+    /// What the route asks for.
+    pub route: Result<RouteSettings, Misconfigured>,
 }

@@ -4,9 +4,9 @@ use std::{future::Future, time::Instant};
 
 use crate::{
     attributes::Attributes,
-    decision::{Denial, Permit, Reason},
+    decision::{Denial, Permit, Proven, Reason},
     moment::Moment,
-    policy,
+    policy::{self, Facts},
     store::{KeyStore, StoreError},
     verifier::{ProofError, Verifier},
 };
@@ -34,8 +34,13 @@ impl<S: KeyStore> Authorizer<S> {
         now: Moment,
         deadline: Instant,
     ) -> Result<Permit, Denial> {
+        // 0 route: a restriction that cannot be read must not be missed.
+        let route = attributes.route.as_ref().map_err(|_| Reason::RouteMisconfigured)?;
         // 1 credential: no I/O for what cannot be a key.
-        let credential = attributes.credential.as_ref().map_err(|reason| *reason)?;
+        let credential = match &attributes.credential {
+            Err(Reason::MissingCredential) if route.admits_nobody() => return Ok(Permit::Anonymous),
+            presented => presented.as_ref().map_err(|reason| *reason)?,
+        };
         // 2 records: all that the credential might belong to.
         let records = self.store.records(credential.prefix(), now);
         let found = within(deadline, records, Reason::Unavailable).await?;
@@ -43,12 +48,14 @@ impl<S: KeyStore> Authorizer<S> {
         let proof = self.verifier.prove(credential, &found.records, now.monotonic);
         let record = within(deadline, proof, Reason::Overloaded).await?;
         // 4 policy: the key's own, on every request.
-        let permit = Permit { record, tier: found.tier };
-        if let Err(reason) = policy::check(&permit.record, now.wall) {
-            return Err(permit.deny(reason));
+        let facts = Facts { record: &record, attributes, route, now: now.wall };
+        let verdict = policy::check(&facts);
+        let proven = Proven { record, tier: found.tier };
+        if let Err(reason) = verdict {
+            return Err(proven.deny(reason));
         }
         // 5 limits: told to the upstream, enforced by it.
-        Ok(permit)
+        Ok(Permit::Key(proven))
     }
 }
 

@@ -66,6 +66,18 @@ pub struct ServeOptions {
     #[arg(long, env = "KEYSTILE_FORWARD_CREDENTIAL", default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set, help_heading = "Checks")]
     pub forward_credential: bool,
 
+    /// Whose word counts for the client's address: `auto` takes the gRPC metadata `x-client-ip` where Envoy sends it, else the peer; `source` the peer alone.
+    #[arg(long, env = "KEYSTILE_CLIENT_ADDRESS", default_value = "auto", help_heading = "Checks")]
+    pub client_address: ClientAddress,
+
+    /// `enforce` denies; `shadow` lets everything through and reports what would have been denied.
+    #[arg(long, env = "KEYSTILE_MODE", default_value = "enforce", help_heading = "Checks")]
+    pub mode: Mode,
+
+    /// Form of a denial's body: `problem` (RFC 9457), `openai` (as OpenAI's client libraries read it), `text`.
+    #[arg(long, env = "KEYSTILE_DENY_FORMAT", default_value = "problem", help_heading = "Checks")]
+    pub deny_format: DenyFormat,
+
     /// Deadline of a whole check; Envoy's own deadline counts where it is earlier.
     #[arg(long, env = "KEYSTILE_TIMEOUT", default_value = "2s", value_parser = duration, help_heading = "Checks")]
     pub timeout: Duration,
@@ -150,6 +162,36 @@ pub enum CredentialSource {
     Query(String),
     /// A cookie of this name.
     Cookie(String),
+}
+
+/// Whose word counts for the client's address. `x-forwarded-for` is never read here: which hops to
+/// trust is Envoy's to decide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ClientAddress {
+    /// The gRPC metadata `x-client-ip` where Envoy sends it, else the peer of the connection.
+    Auto,
+    /// The peer of the connection alone.
+    Source,
+}
+
+/// What a denial does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Turns the request away.
+    Enforce,
+    /// Is reported, and the request let through.
+    Shadow,
+}
+
+/// Form of a denial's body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DenyFormat {
+    /// A problem detail (RFC 9457).
+    Problem,
+    /// What OpenAI's client libraries read.
+    Openai,
+    /// A line of text.
+    Text,
 }
 
 /// What an internal failure becomes.

@@ -4,9 +4,18 @@ use std::sync::Arc;
 
 use crate::record::KeyRecord;
 
-/// The request may pass, as this key.
+/// The request may pass.
 #[derive(Debug, Clone)]
-pub struct Permit {
+pub enum Permit {
+    /// As this key.
+    Key(Proven),
+    /// As nobody: the route asks for no key, and there was none.
+    Anonymous,
+}
+
+/// A key whose whole credential was proven.
+#[derive(Debug, Clone)]
+pub struct Proven {
     /// Whose key it is and what it may do.
     pub record: Arc<KeyRecord>,
     /// Where the record came from.
@@ -20,7 +29,7 @@ pub struct Denial {
     pub reason: Reason,
     /// The key, when it was proven before something else stood against it: for the access log,
     /// never for the caller.
-    pub proven: Option<Permit>,
+    pub proven: Option<Proven>,
 }
 
 /// Where an answer came from.
@@ -55,20 +64,44 @@ pub enum Reason {
     EndpointNotAllowed,
     /// The key may not be used with this model.
     ModelNotAllowed,
+    /// The key lacks a scope that the route needs.
+    ScopeMissing,
     /// The key may not be used with this chatbot.
     ChatbotNotAllowed,
     /// The key may not be used with this agent.
     AgentNotAllowed,
+    /// The key's budget is spent.
+    BudgetExhausted,
     /// More keys wait to be proven than can be.
     Overloaded,
     /// Something that the answer depends on did not answer.
     Unavailable,
+    /// The route's settings in Envoy cannot be followed.
+    RouteMisconfigured,
 }
 
-impl Permit {
+impl Proven {
     /// Turns into the denial of a key that was proven.
     pub fn deny(self, reason: Reason) -> Denial {
         Denial { reason, proven: Some(self) }
+    }
+}
+
+/// A key with this tag has its policy reported and not enforced.
+pub const SHADOW_TAG: &str = "keystile:shadow";
+
+impl Denial {
+    /// Whether the denial is only to be reported, and the request let through.
+    ///
+    /// What the route says comes first, then the whole service's mode. A key's tag is about the
+    /// key's policy alone: it does not bring a revoked or expired key back.
+    pub fn is_shadowed(&self, route: Option<bool>, service: bool) -> bool {
+        let tagged = || {
+            let record = self.proven.as_ref().map(|proven| &proven.record);
+            record.is_some_and(|record| record.tags.iter().any(|tag| tag == SHADOW_TAG))
+                && self.reason.is_policy()
+        };
+        route.unwrap_or_else(|| service || tagged())
     }
 }
 
@@ -90,7 +123,7 @@ impl Tier {
 
 impl Reason {
     /// Every reason, for tables of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::MissingCredential,
         Self::MalformedCredential,
         Self::AmbiguousCredential,
@@ -101,10 +134,13 @@ impl Reason {
         Self::IpNotAllowed,
         Self::EndpointNotAllowed,
         Self::ModelNotAllowed,
+        Self::ScopeMissing,
         Self::ChatbotNotAllowed,
         Self::AgentNotAllowed,
+        Self::BudgetExhausted,
         Self::Overloaded,
         Self::Unavailable,
+        Self::RouteMisconfigured,
     ];
 
     /// The stable code for programs.
@@ -120,10 +156,13 @@ impl Reason {
             Self::IpNotAllowed => "ip_not_allowed",
             Self::EndpointNotAllowed => "endpoint_not_allowed",
             Self::ModelNotAllowed => "model_not_allowed",
+            Self::ScopeMissing => "scope_missing",
             Self::ChatbotNotAllowed => "chatbot_not_allowed",
             Self::AgentNotAllowed => "agent_not_allowed",
+            Self::BudgetExhausted => "budget_exhausted",
             Self::Overloaded => "overloaded",
             Self::Unavailable => "unavailable",
+            Self::RouteMisconfigured => "route_misconfigured",
         }
     }
 
@@ -140,10 +179,17 @@ impl Reason {
             Self::IpNotAllowed
             | Self::EndpointNotAllowed
             | Self::ModelNotAllowed
+            | Self::ScopeMissing
             | Self::ChatbotNotAllowed
             | Self::AgentNotAllowed => 403,
-            Self::Overloaded | Self::Unavailable => 503,
+            Self::BudgetExhausted => 402,
+            Self::Overloaded | Self::Unavailable | Self::RouteMisconfigured => 503,
         }
+    }
+
+    /// Whether it is about what the key may be used for, rather than about the key itself or about us.
+    fn is_policy(self) -> bool {
+        matches!(self.status(), 402 | 403 | 429)
     }
 
     /// A sentence for the person at the other end: what happened and what mends it.
@@ -163,10 +209,46 @@ impl Reason {
             Self::IpNotAllowed => "The API key may not be used from this address.",
             Self::EndpointNotAllowed => "The API key may not be used for this endpoint.",
             Self::ModelNotAllowed => "The API key may not be used with this model.",
+            Self::ScopeMissing => "The API key lacks a scope that this endpoint needs.",
             Self::ChatbotNotAllowed => "The API key may not be used with this chatbot.",
             Self::AgentNotAllowed => "The API key may not be used with this agent.",
+            Self::BudgetExhausted => "The budget of the API key is spent.",
             Self::Overloaded => "Too many API keys are being verified at the moment; try again shortly.",
             Self::Unavailable => "The API key could not be verified at the moment; try again shortly.",
+            Self::RouteMisconfigured => {
+                "This endpoint is not set up correctly; its operator has been told why."
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::sample;
+
+    fn denial(reason: Reason, tag: &str) -> Denial {
+        let record = KeyRecord { tags: vec![tag.to_owned()], ..sample::record() };
+        Proven { record: Arc::new(record), tier: Tier::Memory }.deny(reason)
+    }
+
+    #[test]
+    fn route_comes_before_service_and_tag() {
+        for tag in [SHADOW_TAG, "other"] {
+            for service in [true, false] {
+                assert!(denial(Reason::ScopeMissing, tag).is_shadowed(Some(true), service));
+                assert!(!denial(Reason::ScopeMissing, tag).is_shadowed(Some(false), service));
+            }
+        }
+    }
+
+    #[test]
+    fn tag_is_about_policy_and_revives_no_key() {
+        for reason in Reason::ALL {
+            let shadowed = denial(reason, SHADOW_TAG).is_shadowed(None, false);
+            assert_eq!(shadowed, [402, 403, 429].contains(&reason.status()), "{reason:?}");
+            assert!(!denial(reason, "other").is_shadowed(None, false));
+            assert!(Denial::from(reason).is_shadowed(None, true));
         }
     }
 }

@@ -8,25 +8,30 @@ use std::{
 
 use envoy_types::ext_authz::v3::pb::{Authorization, CheckRequest, CheckResponse};
 use futures_util::FutureExt;
-use metrics::{Counter, Histogram};
 use tonic::{Request, Response, Status, metadata::MetadataMap};
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
 use crate::{
+    attributes::Attributes,
     authorizer::Authorizer,
-    config::{CredentialSource, OnFailure},
-    decision::{Denial, Permit, Reason, Tier},
+    config::{DenyFormat, Mode, OnFailure},
+    decision::{Denial, Permit, Proven, Reason},
     metrics::Metrics,
     moment::Moment,
     store::KeyStore,
 };
 
+mod counts;
 pub mod headers;
 mod metadata;
 mod request;
 mod response;
 
-use request::Parsed;
+use counts::Counts;
+use headers::Told;
+use metadata::Said;
+pub use request::Reading;
+use request::{Parsed, Strip};
 
 /// Descriptors of the service, for gRPC reflection.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!("ext_authz/descriptor.bin");
@@ -34,65 +39,52 @@ pub const DESCRIPTOR_SET: &[u8] = include_bytes!("ext_authz/descriptor.bin");
 /// Largest `CheckRequest` that is read, in bytes: far above what Envoy is told to buffer.
 pub const MAX_MESSAGE_SIZE: usize = 16 * 1024 * 1024;
 
-/// The gRPC service.
-pub struct ExtAuthz<S> {
-    authorizer: Arc<Authorizer<S>>,
-    config: ExtAuthzConfig,
-    counts: Arc<Counts>,
-}
+/// The gRPC service. Cheap to clone.
+pub struct ExtAuthz<S>(Arc<Inner<S>>);
 
 /// What [`ExtAuthz`] needs to be told.
 #[derive(Debug, Clone)]
 pub struct ExtAuthzConfig {
-    /// Where credentials are looked for.
-    pub credential_sources: Vec<CredentialSource>,
+    /// How requests are read.
+    pub reading: Reading,
     /// Whether the credential goes on to the upstream.
     pub forward_credential: bool,
     /// Deadline of a check, when Envoy's own is not earlier.
     pub timeout: Duration,
     /// What an unavailable store becomes.
     pub on_failure: OnFailure,
+    /// Whether denials are enforced where the route says nothing.
+    pub mode: Mode,
+    /// Form of a denial's body.
+    pub deny_format: DenyFormat,
+}
+
+struct Inner<S> {
+    authorizer: Authorizer<S>,
+    config: ExtAuthzConfig,
+    counts: Counts,
+}
+
+/// What becomes of a request.
+enum Decision {
+    Allow(Permit),
+    Deny(Denial),
+    /// Let through, and reported as the denial that it would have been.
+    Shadow(Denial),
+    /// Handed to Envoy's failure mode.
+    Defer(Denial),
 }
 
 impl<S: KeyStore> ExtAuthz<S> {
     /// Answers by `authorizer`.
     pub fn new(authorizer: Authorizer<S>, config: ExtAuthzConfig, metrics: &Metrics) -> Self {
-        Self { authorizer: Arc::new(authorizer), config, counts: Arc::new(Counts::new(metrics)) }
+        Self(Arc::new(Inner { authorizer, config, counts: Counts::new(metrics) }))
     }
-
-    /// Decides; a panic on the way is a denial of this request alone.
-    async fn decide(&self, parsed: &Parsed, now: Moment, deadline: Instant) -> Decision {
-        let check = self.authorizer.check(&parsed.attributes, now, deadline);
-        match AssertUnwindSafe(check).catch_unwind().await {
-            Ok(Ok(permit)) => Decision::Allow(permit),
-            // Only what no caller can bring about is handed to Envoy's failure mode.
-            Ok(Err(denial)) if self.defers(denial.reason) => Decision::Defer(denial),
-            Ok(Err(denial)) => Decision::Deny(denial),
-            Err(_) => {
-                error!(request_id = parsed.attributes.request_id, "a check panicked and was denied");
-                Decision::Deny(Reason::Unavailable.into())
-            }
-        }
-    }
-
-    fn defers(&self, reason: Reason) -> bool {
-        self.config.on_failure == OnFailure::Defer && reason == Reason::Unavailable
-    }
-}
-
-enum Decision {
-    Allow(Permit),
-    Deny(Denial),
-    Defer(Denial),
 }
 
 impl<S> Clone for ExtAuthz<S> {
     fn clone(&self) -> Self {
-        Self {
-            authorizer: Arc::clone(&self.authorizer),
-            config: self.config.clone(),
-            counts: Arc::clone(&self.counts),
-        }
+        Self(Arc::clone(&self.0))
     }
 }
 
@@ -100,19 +92,87 @@ impl<S> Clone for ExtAuthz<S> {
 impl<S: KeyStore> Authorization for ExtAuthz<S> {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
         let now = Moment::now();
-        let deadline = now.monotonic + allowed_time(request.metadata(), self.config.timeout);
-        let parsed = Parsed::new(request.get_ref(), &self.config.credential_sources);
-        let decision = self.decide(&parsed, now, deadline).await;
-        self.counts.count(&decision, now.monotonic.elapsed());
-        log(&decision, &parsed);
-        match decision {
-            Decision::Allow(permit) => {
-                let strip = (!self.config.forward_credential).then_some(parsed.strip);
-                Ok(Response::new(response::allow(&permit, strip.unwrap_or_default())))
+        let inner = &self.0;
+        let deadline = now.monotonic + allowed_time(request.metadata(), inner.config.timeout);
+        let (metadata, _, request) = request.into_parts();
+        let parsed = Parsed::new(request, &metadata, &inner.config.reading);
+        let decision = inner.decide(&parsed.attributes, now, deadline).await;
+        inner.counts.count(&decision, now.monotonic.elapsed());
+        log(&decision, &parsed.attributes);
+        inner.answer(&decision, parsed).map(Response::new)
+    }
+}
+
+impl<S: KeyStore> Inner<S> {
+    /// Decides; a panic on the way is a denial of this request alone.
+    async fn decide(&self, attributes: &Attributes, now: Moment, deadline: Instant) -> Decision {
+        let check = self.authorizer.check(attributes, now, deadline);
+        let denial = match AssertUnwindSafe(check).catch_unwind().await {
+            Ok(Ok(permit)) => return Decision::Allow(permit),
+            Ok(Err(denial)) => denial,
+            Err(_) => {
+                error!(request_id = attributes.request_id, "a check panicked and was denied");
+                return Decision::Deny(Reason::Unavailable.into());
             }
-            Decision::Deny(denial) => Ok(Response::new(response::deny(&denial, &parsed.attributes))),
+        };
+        let route = attributes.route.as_ref().ok().and_then(|route| route.shadow);
+        if denial.is_shadowed(route, self.config.mode == Mode::Shadow) {
+            return Decision::Shadow(denial);
+        }
+        // Only what no caller can bring about is handed to Envoy's failure mode.
+        match self.config.on_failure == OnFailure::Defer && denial.reason == Reason::Unavailable {
+            true => Decision::Defer(denial),
+            false => Decision::Deny(denial),
+        }
+    }
+
+    fn answer(&self, decision: &Decision, parsed: Parsed) -> Result<CheckResponse, Status> {
+        let Parsed { attributes, strip } = parsed;
+        let said = Said {
+            decision: if matches!(decision, Decision::Deny(_)) { "deny" } else { "allow" },
+            result: decision.result(),
+            reason: decision.reason(),
+            proven: decision.proven(),
+            route_error: attributes.route.as_ref().err(),
+        };
+        match decision {
+            Decision::Allow(_) | Decision::Shadow(_) => {
+                let record = said.proven.map(|proven| &*proven.record);
+                let told = Told { result: said.result, record };
+                let strip = if self.config.forward_credential { Strip::default() } else { strip };
+                Ok(response::allow(told, said.to_struct(), strip))
+            }
+            Decision::Deny(denial) => {
+                Ok(response::deny(denial.reason, said.to_struct(), &attributes, self.config.deny_format))
+            }
             // Envoy takes any gRPC error for a failure of the service, whatever its code.
             Decision::Defer(denial) => Err(Status::unavailable(denial.reason.code())),
+        }
+    }
+}
+
+impl Decision {
+    /// How it went, in a word.
+    fn result(&self) -> &'static str {
+        match self {
+            Self::Allow(Permit::Key(_)) => "allow",
+            Self::Allow(Permit::Anonymous) => "anonymous",
+            Self::Deny(denial) | Self::Shadow(denial) | Self::Defer(denial) => denial.reason.code(),
+        }
+    }
+
+    fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Allow(_) => None,
+            Self::Deny(denial) | Self::Shadow(denial) | Self::Defer(denial) => Some(denial.reason),
+        }
+    }
+
+    fn proven(&self) -> Option<&Proven> {
+        match self {
+            Self::Allow(Permit::Key(proven)) => Some(proven),
+            Self::Allow(Permit::Anonymous) => None,
+            Self::Deny(denial) | Self::Shadow(denial) | Self::Defer(denial) => denial.proven.as_ref(),
         }
     }
 }
@@ -141,66 +201,20 @@ fn grpc_timeout(value: &str) -> Option<Duration> {
     }
 }
 
-fn log(decision: &Decision, parsed: &Parsed) {
-    let (name, reason, permit) = decision.parts();
-    let attributes = &parsed.attributes;
+fn log(decision: &Decision, attributes: &Attributes) {
+    if let Err(error) = &attributes.route {
+        warn!(%error, path = attributes.path, "a route is misconfigured in Envoy");
+    }
+    let proven = decision.proven();
     debug!(
-        decision = name,
-        reason = reason.map(Reason::code),
-        key_id = permit.map(|permit| permit.record.id.0),
-        tier = permit.map(|permit| permit.tier.name()),
+        result = decision.result(),
+        key_id = proven.map(|proven| proven.record.id.0),
+        tier = proven.map(|proven| proven.tier.name()),
         request_id = attributes.request_id,
         method = attributes.method,
         path = attributes.path,
         "checked"
     );
-}
-
-impl Decision {
-    /// Its name, the reason if it is no permit, and the key if one was proven.
-    fn parts(&self) -> (&'static str, Option<Reason>, Option<&Permit>) {
-        match self {
-            Self::Allow(permit) => ("allow", None, Some(permit)),
-            Self::Deny(denial) => ("deny", Some(denial.reason), denial.proven.as_ref()),
-            Self::Defer(denial) => ("error", Some(denial.reason), denial.proven.as_ref()),
-        }
-    }
-}
-
-/// Handles of what is counted for each check.
-struct Counts {
-    allowed: Counter,
-    denied: Vec<(Reason, Counter)>,
-    deferred: Counter,
-    durations: [(Option<Tier>, Histogram); 3],
-}
-
-impl Counts {
-    fn new(metrics: &Metrics) -> Self {
-        let denied = |reason: Reason| (reason, metrics.checks("deny", reason.code()));
-        let duration = |tier: Option<Tier>| (tier, metrics.check_duration(tier.map_or("none", Tier::name)));
-        Self {
-            allowed: metrics.checks("allow", "none"),
-            denied: Reason::ALL.map(denied).into(),
-            deferred: metrics.checks("error", Reason::Unavailable.code()),
-            durations: [None, Some(Tier::Memory), Some(Tier::Database)].map(duration),
-        }
-    }
-
-    fn count(&self, decision: &Decision, elapsed: Duration) {
-        match decision {
-            Decision::Allow(_) => self.allowed.increment(1),
-            Decision::Deny(denial) => {
-                let counter = self.denied.iter().find(|(reason, _)| *reason == denial.reason);
-                counter.iter().for_each(|(_, counter)| counter.increment(1));
-            }
-            Decision::Defer(_) => self.deferred.increment(1),
-        }
-        let (_, _, permit) = decision.parts();
-        let tier = permit.map(|permit| permit.tier);
-        let histogram = self.durations.iter().find(|(of, _)| *of == tier);
-        histogram.iter().for_each(|(_, histogram)| histogram.record(elapsed));
-    }
 }
 
 #[cfg(test)]

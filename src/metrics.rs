@@ -63,7 +63,7 @@ pub const TABLE: &[Metric] = &[
     Metric {
         name: CHECKS,
         kind: Kind::Counter,
-        help: "Checks answered, by decision (allow, deny, error) and reason (allow has none).",
+        help: "Checks answered, by decision (allow, deny, shadow: allowed but reported, error: left to Envoy) and reason (none and anonymous for allow).",
     },
     Metric {
         name: CHECK_DURATION,

@@ -1,118 +1,188 @@
-//! What a proven key may do now: pure, run on every request, never cached.
+//! What a proven key may do now: a list of checks, pure, run on every request, never cached.
+//!
+//! `keystile explain` runs this very list.
 
 use time::OffsetDateTime;
 
 use crate::{
+    attributes::{
+        Attributes,
+        route::{PathSegment, RouteSettings},
+    },
     decision::Reason,
-    record::{AllowList, KeyRecord},
+    record::{AllowList, KeyRecord, endpoint::NormalPath},
 };
 
-/// Applies the key's own policy at `now`.
-///
-/// # Errors
-/// The first [`Reason`] that stands against the key.
-pub fn check(record: &KeyRecord, now: OffsetDateTime) -> Result<(), Reason> {
-    if !record.is_active {
-        return Err(Reason::Disabled);
-    }
-    if record.expiry.is_past(now) {
-        return Err(Reason::Expired);
-    }
-    if !record.user.is_active || record.user.lock.holds(now) {
-        return Err(Reason::UserInactive);
-    }
-    check_lists(record)
+/// All that a check may look at.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// The key.
+    pub record: &'a KeyRecord,
+    /// The request.
+    pub attributes: &'a Attributes,
+    /// What the request's route asks for.
+    pub route: &'a RouteSettings,
+    /// The time.
+    pub now: OffsetDateTime,
 }
 
-/// Addresses and endpoints cannot be checked yet, so a key that is restricted to some is denied:
-/// letting it through would be a wider key than its owner asked for. The other lists go to the
-/// upstream as headers; one that nobody can read cannot, and denies.
-fn check_lists(record: &KeyRecord) -> Result<(), Reason> {
-    let allowed = &record.allowed;
-    let unreadable = |list: &AllowList| *list == AllowList::Unreadable;
-    if allowed.ips != AllowList::Any {
-        return Err(Reason::IpNotAllowed);
+/// One thing that can stand against a key.
+#[derive(Debug, Clone, Copy)]
+pub struct Check {
+    /// What it is about, in a word.
+    pub name: &'static str,
+    /// Why a request is denied that does not pass it.
+    pub reason: Reason,
+    /// Whether the request passes.
+    pub passes: fn(&Facts<'_>) -> bool,
+    /// What it looks at, for people who ask why.
+    pub looks_at: fn(&Facts<'_>) -> String,
+}
+
+/// Every check, in the order in which they are made: first whether the key lives, then what it
+/// may be used for, then what it may spend.
+pub const CHECKS: &[Check] = &[
+    Check {
+        name: "active",
+        reason: Reason::Disabled,
+        passes: |facts| facts.record.is_active,
+        looks_at: |facts| format!("is_active: {}", facts.record.is_active),
+    },
+    Check {
+        name: "expiry",
+        reason: Reason::Expired,
+        passes: |facts| !facts.record.expiry.is_past(facts.now),
+        looks_at: |facts| format!("expires_at: {}; now: {}", facts.record.expiry, facts.now),
+    },
+    Check {
+        name: "user",
+        reason: Reason::UserInactive,
+        passes: |facts| facts.record.user.is_active && !facts.record.user.lock.holds(facts.now),
+        looks_at: |facts| {
+            format!("is_active: {}; locked: {}", facts.record.user.is_active, facts.record.user.lock)
+        },
+    },
+    Check {
+        name: "address",
+        reason: Reason::IpNotAllowed,
+        passes: address_passes,
+        looks_at: |facts| {
+            let client = facts.attributes.client.map_or("unknown".to_owned(), |client| client.to_string());
+            format!("client: {client}; allowed_ips: {}", facts.record.allowed.ips)
+        },
+    },
+    Check {
+        name: "endpoint",
+        reason: Reason::EndpointNotAllowed,
+        passes: endpoint_passes,
+        looks_at: |facts| {
+            let Attributes { method, path, .. } = facts.attributes;
+            format!("request: {method} {path}; allowed_endpoints: {}", facts.record.allowed.endpoints)
+        },
+    },
+    Check {
+        name: "model",
+        reason: Reason::ModelNotAllowed,
+        passes: model_passes,
+        looks_at: |facts| {
+            let model = facts.attributes.body.model();
+            let model = model.map_or_else(|error| format!("none ({error})"), |model| format!("{model:?}"));
+            let left =
+                if facts.route.model_ignored { "; left to the upstream by keystile.model" } else { "" };
+            format!("model: {model}; allowed_models: {}{left}", facts.record.allowed.models)
+        },
+    },
+    Check {
+        name: "scope",
+        reason: Reason::ScopeMissing,
+        passes: |facts| facts.route.scopes.iter().all(|needed| facts.record.scopes.contains(needed)),
+        looks_at: |facts| {
+            format!("needed: {}; scopes: {}", list(&facts.route.scopes), list(&facts.record.scopes))
+        },
+    },
+    Check {
+        name: "chatbot",
+        reason: Reason::ChatbotNotAllowed,
+        passes: |facts| segment_passes(facts, facts.route.chatbot, &facts.record.allowed.chatbots),
+        looks_at: |facts| {
+            segment_seen(facts, facts.route.chatbot, "chatbots", &facts.record.allowed.chatbots)
+        },
+    },
+    Check {
+        name: "agent",
+        reason: Reason::AgentNotAllowed,
+        passes: |facts| segment_passes(facts, facts.route.agent, &facts.record.allowed.agents),
+        looks_at: |facts| segment_seen(facts, facts.route.agent, "agents", &facts.record.allowed.agents),
+    },
+    Check {
+        name: "budget",
+        reason: Reason::BudgetExhausted,
+        passes: |facts| !facts.record.budget.is_exhausted(),
+        looks_at: |facts| facts.record.budget.to_string(),
+    },
+];
+
+/// Applies the key's own policy.
+///
+/// # Errors
+/// The [`Reason`] of the first check that does not pass.
+pub fn check(facts: &Facts<'_>) -> Result<(), Reason> {
+    CHECKS.iter().find(|check| !(check.passes)(facts)).map_or(Ok(()), |check| Err(check.reason))
+}
+
+/// An address that nobody knows is in no network.
+fn address_passes(facts: &Facts<'_>) -> bool {
+    let client = facts.attributes.client;
+    facts.record.allowed.ips.allows(|network| client.is_some_and(|client| network.contains(client)))
+}
+
+/// The path is normalised for restricted keys only: others pass whatever it looks like.
+fn endpoint_passes(facts: &Facts<'_>) -> bool {
+    let endpoints = &facts.record.allowed.endpoints;
+    if !endpoints.restricts() {
+        return true;
     }
-    if allowed.endpoints != AllowList::Any {
-        return Err(Reason::EndpointNotAllowed);
+    let Ok(path) = NormalPath::parse(&facts.attributes.path) else { return false };
+    endpoints.allows(|endpoint| endpoint.matches(&facts.attributes.method, &path))
+}
+
+/// The body is looked at for restricted keys only, and not where the route has no model.
+fn model_passes(facts: &Facts<'_>) -> bool {
+    let models = &facts.record.allowed.models;
+    if !models.restricts() || (facts.route.model_ignored && *models != AllowList::Unreadable) {
+        return true;
     }
-    if unreadable(&allowed.models) {
-        return Err(Reason::ModelNotAllowed);
+    let Ok(model) = facts.attributes.body.model() else { return false };
+    models.allows(|pattern| pattern.matches(&model))
+}
+
+/// Where the route does not say which segment to look at, the list is the upstream's to apply;
+/// one that nobody can read is nobody's, and denies.
+fn segment_passes(facts: &Facts<'_>, segment: Option<PathSegment>, allowed: &AllowList<String>) -> bool {
+    match (allowed, segment) {
+        (AllowList::Any, _) => true,
+        (AllowList::Unreadable, _) => false,
+        (AllowList::Only(_), None) => true,
+        (AllowList::Only(entries), Some(segment)) => {
+            segment.of(&facts.attributes.path).is_some_and(|name| entries.contains(&name))
+        }
     }
-    if unreadable(&allowed.chatbots) {
-        return Err(Reason::ChatbotNotAllowed);
-    }
-    if unreadable(&allowed.agents) {
-        return Err(Reason::AgentNotAllowed);
-    }
-    Ok(())
+}
+
+fn segment_seen(
+    facts: &Facts<'_>,
+    segment: Option<PathSegment>,
+    what: &str,
+    allowed: &AllowList<String>,
+) -> String {
+    let Some(segment) = segment else { return format!("allowed_{what}: {allowed}; left to the upstream") };
+    let name = segment.of(&facts.attributes.path).map_or("none".to_owned(), |name| format!("{name:?}"));
+    format!("named by the path: {name}; allowed_{what}: {allowed}")
+}
+
+fn list(items: &[String]) -> String {
+    if items.is_empty() { "none".to_owned() } else { items.join(", ") }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::record::{Expiry, Lock, sample};
-    use time::{Duration, macros::datetime};
-
-    const NOW: OffsetDateTime = datetime!(2026-01-02 03:04:05 UTC);
-
-    fn verdict(change: impl FnOnce(&mut KeyRecord)) -> Result<(), Reason> {
-        let mut record = sample::record();
-        change(&mut record);
-        check(&record, NOW)
-    }
-
-    #[test]
-    fn good_key_is_allowed() {
-        assert_eq!(verdict(|_| ()), Ok(()));
-    }
-
-    #[test]
-    fn inactive_key_is_disabled_before_anything_else() {
-        let expired_too = |record: &mut KeyRecord| {
-            record.is_active = false;
-            record.expiry = Expiry::Always;
-        };
-        assert_eq!(verdict(expired_too), Err(Reason::Disabled));
-    }
-
-    #[test]
-    fn key_expires_at_its_very_instant() {
-        let tick = Duration::NANOSECOND;
-        assert_eq!(verdict(|r| r.expiry = Expiry::At(NOW)), Err(Reason::Expired));
-        assert_eq!(verdict(|r| r.expiry = Expiry::At(NOW - tick)), Err(Reason::Expired));
-        assert_eq!(verdict(|r| r.expiry = Expiry::At(NOW + tick)), Ok(()));
-        assert_eq!(verdict(|r| r.expiry = Expiry::Always), Err(Reason::Expired));
-        assert_eq!(verdict(|r| r.expiry = Expiry::Never), Ok(()));
-    }
-
-    #[test]
-    fn inactive_or_locked_user_has_no_keys() {
-        let tick = Duration::NANOSECOND;
-        assert_eq!(verdict(|r| r.user.is_active = false), Err(Reason::UserInactive));
-        assert_eq!(verdict(|r| r.user.lock = Lock::Closed), Err(Reason::UserInactive));
-        assert_eq!(verdict(|r| r.user.lock = Lock::Until(NOW + tick)), Err(Reason::UserInactive));
-        assert_eq!(verdict(|r| r.user.lock = Lock::Until(NOW)), Ok(()));
-    }
-
-    #[test]
-    fn superuser_bypasses_nothing() {
-        let inactive = |record: &mut KeyRecord| {
-            record.user.is_superuser = true;
-            record.user.is_active = false;
-        };
-        assert_eq!(verdict(inactive), Err(Reason::UserInactive));
-    }
-
-    #[test]
-    fn restriction_that_cannot_be_checked_denies() {
-        let some = || AllowList::Only(vec!["x".into()]);
-        let bad = || AllowList::Unreadable;
-        assert_eq!(verdict(|r| r.allowed.ips = some()), Err(Reason::IpNotAllowed));
-        assert_eq!(verdict(|r| r.allowed.endpoints = some()), Err(Reason::EndpointNotAllowed));
-        assert_eq!(verdict(|r| r.allowed.models = some()), Ok(()));
-        assert_eq!(verdict(|r| r.allowed.models = bad()), Err(Reason::ModelNotAllowed));
-        assert_eq!(verdict(|r| r.allowed.chatbots = bad()), Err(Reason::ChatbotNotAllowed));
-        assert_eq!(verdict(|r| r.allowed.agents = bad()), Err(Reason::AgentNotAllowed));
-    }
-}
+mod tests;

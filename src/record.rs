@@ -1,11 +1,21 @@
 //! What the database says about one key and the user it belongs to, decoded.
 
-use std::{fmt, str::FromStr};
+use std::fmt;
 
-use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
 
 use crate::credential::Prefix;
+
+mod allowed;
+mod budget;
+pub mod endpoint;
+mod hash;
+pub mod model;
+pub mod network;
+
+pub use allowed::{AllowList, Allowed};
+pub use budget::Budget;
+pub use hash::{HashTag, KeyHash, UnacceptedHash};
 
 #[cfg(test)]
 pub(crate) mod sample;
@@ -68,26 +78,6 @@ pub struct User {
     pub lock: Lock,
 }
 
-/// A bcrypt hash that Keystile accepts. Its `Debug` shows nothing of it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct KeyHash {
-    text: String,
-    cost: u32,
-    tag: HashTag,
-}
-
-/// Names one stored hash without giving it away: 128 bits of its SHA-256.
-///
-/// A proof holds for this tag only, so a key whose hash changes must be proven again. The salt
-/// inside the hash keeps the tag from being searched for.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct HashTag([u8; 16]);
-
-/// The text is no bcrypt hash that Keystile accepts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a bcrypt hash of the form $2a$, $2b$ or $2y$ with a cost of 4 to 14")]
-pub struct UnacceptedHash;
-
 /// When a key stops to work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expiry {
@@ -110,33 +100,6 @@ pub enum Lock {
     Closed,
 }
 
-/// The lists that restrict a key.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Allowed {
-    /// `allowed_models`.
-    pub models: AllowList,
-    /// `allowed_endpoints`.
-    pub endpoints: AllowList,
-    /// `allowed_ips`.
-    pub ips: AllowList,
-    /// `allowed_chatbots`.
-    pub chatbots: AllowList,
-    /// `allowed_agents`.
-    pub agents: AllowList,
-}
-
-/// One restricting list.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum AllowList {
-    /// NULL, `null` or `[]`: everything.
-    #[default]
-    Any,
-    /// These and nothing else.
-    Only(Vec<String>),
-    /// Not an array of strings: nothing, since nobody can tell what was meant.
-    Unreadable,
-}
-
 /// Requests per window; `None` is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Limits {
@@ -146,76 +109,6 @@ pub struct Limits {
     pub hour: Option<u64>,
     /// `rate_limit_per_day`.
     pub day: Option<u64>,
-}
-
-/// What a key may spend and has spent.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Budget {
-    /// `is_unlimited`.
-    pub unlimited: Option<bool>,
-    /// `budget_limit_cents`.
-    pub limit_cents: Option<i64>,
-    /// `budget_type`, such as `total` or `monthly`.
-    pub kind: Option<String>,
-    /// `total_cost`, in cents.
-    pub spent_cents: Option<f64>,
-}
-
-impl KeyHash {
-    /// Costs that are accepted: below, guessing is too cheap; above, one proof takes seconds.
-    pub const COSTS: std::ops::RangeInclusive<u32> = 4..=14;
-
-    /// The hash as bcrypt writes it.
-    pub fn expose(&self) -> &str {
-        &self.text
-    }
-
-    /// Two to this power is the number of rounds.
-    pub fn cost(&self) -> u32 {
-        self.cost
-    }
-
-    /// What proofs against this hash are bound to.
-    pub fn tag(&self) -> HashTag {
-        self.tag
-    }
-}
-
-impl FromStr for KeyHash {
-    type Err = UnacceptedHash;
-
-    fn from_str(text: &str) -> Result<Self, UnacceptedHash> {
-        // $2b$12$ + 22 characters of salt + 31 of hash, in bcrypt's own base 64.
-        let base64 = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'/');
-        let rest = ["$2a$", "$2b$", "$2y$"].iter().find_map(|version| text.strip_prefix(version));
-        let Some((cost, body)) = rest.and_then(|rest| rest.split_once('$')) else {
-            return Err(UnacceptedHash);
-        };
-        // `parse` alone would take "+9".
-        let two_digits = cost.len() == 2 && cost.bytes().all(|byte| byte.is_ascii_digit());
-        if !two_digits || body.len() != 53 || !body.bytes().all(base64) {
-            return Err(UnacceptedHash);
-        }
-        let cost = cost.parse().map_err(|_| UnacceptedHash)?;
-        if !Self::COSTS.contains(&cost) {
-            return Err(UnacceptedHash);
-        }
-        let mut tag = [0; 16];
-        tag.copy_from_slice(&Sha256::digest(text)[..16]);
-        Ok(Self { text: text.to_owned(), cost, tag: HashTag(tag) })
-    }
-}
-
-impl fmt::Debug for KeyHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "KeyHash(cost {}, ..)", self.cost)
-    }
-}
-
-impl fmt::Debug for HashTag {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("HashTag(..)")
-    }
 }
 
 impl Expiry {
@@ -240,62 +133,22 @@ impl Lock {
     }
 }
 
-impl AllowList {
-    /// The entries, where there is a list of them.
-    pub fn entries(&self) -> Option<&[String]> {
+impl fmt::Display for Expiry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Only(entries) => Some(entries),
-            Self::Any | Self::Unreadable => None,
+            Self::Never => f.write_str("never"),
+            Self::At(end) => end.fmt(f),
+            Self::Always => f.write_str("-infinity"),
         }
     }
 }
 
-impl Allowed {
-    /// The lists that nobody can read, by column.
-    pub fn unreadable(&self) -> impl Iterator<Item = &'static str> {
-        [
-            ("allowed_models", &self.models),
-            ("allowed_endpoints", &self.endpoints),
-            ("allowed_ips", &self.ips),
-            ("allowed_chatbots", &self.chatbots),
-            ("allowed_agents", &self.agents),
-        ]
-        .into_iter()
-        .filter(|(_, list)| **list == AllowList::Unreadable)
-        .map(|(column, _)| column)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const BODY: &str = "N9qo8uLOickgx2ZMRZoMyeIjZAgcfl7p92ldGxad68LJZdL17lhWy";
-
-    #[test]
-    fn accepted_versions_and_costs() {
-        for (text, good) in [
-            (format!("$2a$10${BODY}"), true),
-            (format!("$2b$04${BODY}"), true),
-            (format!("$2y$14${BODY}"), true),
-            (format!("$2x$10${BODY}"), false),
-            (format!("$2$10${BODY}"), false),
-            (format!("$2b$03${BODY}"), false),
-            (format!("$2b$15${BODY}"), false),
-            (format!("$2b$+9${BODY}"), false),
-            (format!("$2b$9${BODY}"), false),
-            (format!("$2b$10${BODY}x"), false),
-            (format!("$2b$10${}!", &BODY[1..]), false),
-            ("!".to_owned(), false),
-            (String::new(), false),
-        ] {
-            assert_eq!(text.parse::<KeyHash>().is_ok(), good, "{text}");
+impl fmt::Display for Lock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Open => f.write_str("no"),
+            Self::Until(end) => write!(f, "until {end}"),
+            Self::Closed => f.write_str("yes"),
         }
-    }
-
-    #[test]
-    fn debug_output_shows_no_hash() {
-        let hash: KeyHash = format!("$2b$10${BODY}").parse().expect("accepted");
-        assert_eq!(format!("{hash:?} {:?}", hash.tag()), "KeyHash(cost 10, ..) HashTag(..)");
     }
 }

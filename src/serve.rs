@@ -15,7 +15,7 @@ use crate::{
     authorizer::Authorizer,
     config::ServeOptions,
     credential::CacheSecret,
-    ext_authz::{self, ExtAuthz, ExtAuthzConfig},
+    ext_authz::{self, ExtAuthz, ExtAuthzConfig, Reading},
     health::Health,
     metrics::Metrics,
     store::{Database, Memory, MemoryConfig},
@@ -179,9 +179,14 @@ fn verifier_config(options: &ServeOptions) -> VerifierConfig {
 
 fn ext_authz_config(options: &ServeOptions) -> ExtAuthzConfig {
     ExtAuthzConfig {
-        credential_sources: options.credential_sources.clone(),
+        reading: Reading {
+            credential_sources: options.credential_sources.clone(),
+            client_address: options.client_address,
+        },
         forward_credential: options.forward_credential,
         timeout: options.timeout,
         on_failure: options.on_failure,
+        mode: options.mode,
+        deny_format: options.deny_format,
     }
 }

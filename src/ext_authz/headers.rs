@@ -8,10 +8,7 @@ use std::borrow::Cow;
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 use time::format_description::well_known::Rfc3339;
 
-use crate::{
-    decision::Permit,
-    record::{AllowList, Expiry},
-};
+use crate::record::{AllowList, Expiry, KeyRecord};
 
 /// One header.
 #[derive(Debug, Clone, Copy)]
@@ -20,7 +17,16 @@ pub struct UpstreamHeader {
     pub name: &'static str,
     /// What it says, for the README.
     pub about: &'static str,
-    value: fn(&Permit) -> Option<String>,
+    value: fn(&Told<'_>) -> Option<String>,
+}
+
+/// What the upstream is told of a decision.
+#[derive(Debug, Clone, Copy)]
+pub struct Told<'a> {
+    /// How the decision went, in a word.
+    pub result: &'static str,
+    /// The key, if one was proven.
+    pub record: Option<&'a KeyRecord>,
 }
 
 /// Outside printable ASCII, or `%`: what no value holds as it is.
@@ -30,108 +36,112 @@ const LIST_ITEM: &AsciiSet = &VALUE.add(b',');
 
 /// All of them, in the order in which they are documented.
 pub const TABLE: &[UpstreamHeader] = &[
-    UpstreamHeader { name: "x-auth-result", about: "`allow`", value: |_| Some("allow".to_owned()) },
+    UpstreamHeader {
+        name: "x-auth-result",
+        about: "`allow`; `anonymous` where the route needs no key and there was none; in shadow mode the code of the denial",
+        value: |told| Some(told.result.to_owned()),
+    },
     UpstreamHeader {
         name: "x-auth-user-id",
         about: "`users.id`",
-        value: |permit| Some(permit.record.user.id.0.to_string()),
+        value: |told| Some(told.record?.user.id.0.to_string()),
     },
     UpstreamHeader {
         name: "x-auth-user-name",
         about: "`users.username`",
-        value: |permit| text(permit.record.user.name.as_deref()),
+        value: |told| text(told.record?.user.name.as_deref()),
     },
     UpstreamHeader {
         name: "x-auth-user-email",
         about: "`users.email`",
-        value: |permit| text(permit.record.user.email.as_deref()),
+        value: |told| text(told.record?.user.email.as_deref()),
     },
     UpstreamHeader {
         name: "x-auth-user-role",
         about: "`users.role`, or the name of the role that `users.role_id` points to",
-        value: |permit| text(permit.record.user.role.as_deref()),
+        value: |told| text(told.record?.user.role.as_deref()),
     },
     UpstreamHeader {
         name: "x-auth-user-superuser",
         about: "`true` or `false`",
-        value: |permit| Some(permit.record.user.is_superuser.to_string()),
+        value: |told| Some(told.record?.user.is_superuser.to_string()),
     },
     UpstreamHeader {
         name: "x-auth-key-id",
         about: "`api_keys.id`",
-        value: |permit| Some(permit.record.id.0.to_string()),
+        value: |told| Some(told.record?.id.0.to_string()),
     },
     UpstreamHeader {
         name: "x-auth-key-name",
         about: "`api_keys.name`",
-        value: |permit| text(permit.record.name.as_deref()),
+        value: |told| text(told.record?.name.as_deref()),
     },
     UpstreamHeader {
         name: "x-auth-key-prefix",
         about: "the key's first eight characters",
-        value: |permit| text(Some(permit.record.prefix.as_str())),
+        value: |told| text(Some(told.record?.prefix.as_str())),
     },
     UpstreamHeader {
         name: "x-auth-key-expires-at",
         about: "RFC 3339, in UTC; absent when the key does not expire",
-        value: |permit| expiry(permit.record.expiry),
+        value: |told| expiry(told.record?.expiry),
     },
-    UpstreamHeader { name: "x-auth-scopes", about: "list", value: |permit| list(&permit.record.scopes) },
-    UpstreamHeader { name: "x-auth-tags", about: "list", value: |permit| list(&permit.record.tags) },
+    UpstreamHeader { name: "x-auth-scopes", about: "list", value: |told| list(&told.record?.scopes) },
+    UpstreamHeader { name: "x-auth-tags", about: "list", value: |told| list(&told.record?.tags) },
     UpstreamHeader {
         name: "x-auth-permissions",
         about: "JSON, as stored",
-        value: |permit| text(permit.record.permissions.as_deref()),
+        value: |told| text(told.record?.permissions.as_deref()),
     },
     UpstreamHeader {
         name: "x-auth-allowed-models",
         about: "list; absent means unrestricted",
-        value: |permit| allowed(&permit.record.allowed.models),
+        value: |told| allowed(&told.record?.allowed.models),
     },
     UpstreamHeader {
         name: "x-auth-allowed-chatbots",
         about: "list; absent means unrestricted",
-        value: |permit| allowed(&permit.record.allowed.chatbots),
+        value: |told| allowed(&told.record?.allowed.chatbots),
     },
     UpstreamHeader {
         name: "x-auth-allowed-agents",
         about: "list; absent means unrestricted",
-        value: |permit| allowed(&permit.record.allowed.agents),
+        value: |told| allowed(&told.record?.allowed.agents),
     },
     UpstreamHeader {
         name: "x-auth-budget-unlimited",
         about: "`true` or `false`",
-        value: |permit| number(permit.record.budget.unlimited),
+        value: |told| number(told.record?.budget.unlimited),
     },
     UpstreamHeader {
         name: "x-auth-budget-limit-cents",
         about: "`budget_limit_cents`",
-        value: |permit| number(permit.record.budget.limit_cents),
+        value: |told| number(told.record?.budget.limit_cents),
     },
     UpstreamHeader {
         name: "x-auth-budget-type",
         about: "`budget_type`",
-        value: |permit| text(permit.record.budget.kind.as_deref()),
+        value: |told| text(told.record?.budget.kind.as_deref()),
     },
     UpstreamHeader {
         name: "x-auth-budget-spent-cents",
         about: "`total_cost`, as it was when the record was read",
-        value: |permit| number(permit.record.budget.spent_cents),
+        value: |told| number(told.record?.budget.spent_cents),
     },
     UpstreamHeader {
         name: "x-ratelimit-limit-minute",
         about: "`rate_limit_per_minute`; absent means unlimited",
-        value: |permit| number(permit.record.limits.minute),
+        value: |told| number(told.record?.limits.minute),
     },
     UpstreamHeader {
         name: "x-ratelimit-limit-hour",
         about: "`rate_limit_per_hour`; absent means unlimited",
-        value: |permit| number(permit.record.limits.hour),
+        value: |told| number(told.record?.limits.hour),
     },
     UpstreamHeader {
         name: "x-ratelimit-limit-day",
         about: "`rate_limit_per_day`; absent means unlimited",
-        value: |permit| number(permit.record.limits.day),
+        value: |told| number(told.record?.limits.day),
     },
     UpstreamHeader {
         name: "x-ratelimit-remaining-minute",
@@ -167,8 +177,8 @@ pub const TABLE: &[UpstreamHeader] = &[
 
 impl UpstreamHeader {
     /// The value for this request, safe in a header; `None` when the header must not be there.
-    pub fn value(&self, permit: &Permit) -> Option<String> {
-        (self.value)(permit)
+    pub fn value(&self, told: &Told<'_>) -> Option<String> {
+        (self.value)(told)
     }
 }
 
@@ -180,13 +190,13 @@ fn number(value: Option<impl ToString>) -> Option<String> {
     value.map(|value| value.to_string())
 }
 
-fn list(items: &[String]) -> Option<String> {
-    let items: Vec<_> = items.iter().map(|item| encoded(item, LIST_ITEM)).collect();
+fn list<T: ToString>(items: &[T]) -> Option<String> {
+    let items: Vec<_> = items.iter().map(|item| encoded(&item.to_string(), LIST_ITEM)).collect();
     (!items.is_empty()).then(|| items.join(","))
 }
 
-fn allowed(list_of: &AllowList) -> Option<String> {
-    list_of.entries().and_then(list)
+fn allowed<T: ToString>(allowed: &AllowList<T>) -> Option<String> {
+    list(allowed.entries())
 }
 
 fn expiry(expiry: Expiry) -> Option<String> {
@@ -211,20 +221,16 @@ fn encoded(value: &str, set: &'static AsciiSet) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        decision::Tier,
-        record::{KeyRecord, sample},
-    };
+    use crate::record::sample;
     use percent_encoding::percent_decode_str;
     use proptest::prelude::*;
-    use std::sync::Arc;
     use time::macros::datetime;
 
     fn values(change: impl FnOnce(&mut KeyRecord)) -> Vec<(&'static str, Option<String>)> {
         let mut record = sample::record();
         change(&mut record);
-        let permit = Permit { record: Arc::new(record), tier: Tier::Memory };
-        TABLE.iter().map(|header| (header.name, header.value(&permit))).collect()
+        let told = Told { result: "allow", record: Some(&record) };
+        TABLE.iter().map(|header| (header.name, header.value(&told))).collect()
     }
 
     fn value(name: &str, change: impl FnOnce(&mut KeyRecord)) -> Option<String> {
@@ -264,6 +270,14 @@ mod tests {
         ] {
             assert_eq!(value(name, nothing), None, "{name}");
         }
+    }
+
+    #[test]
+    fn nobody_has_no_identity() {
+        let nobody = Told { result: "anonymous", record: None };
+        let told: Vec<_> =
+            TABLE.iter().filter_map(|header| Some((header.name, header.value(&nobody)?))).collect();
+        assert_eq!(told, [("x-auth-result", "anonymous".to_owned())]);
     }
 
     #[test]

@@ -5,25 +5,45 @@
 use envoy_types::pb::google::protobuf::{ListValue, Struct, Value, value::Kind};
 
 use crate::{
-    decision::{Permit, Reason},
+    attributes::route::Misconfigured,
+    decision::{Proven, Reason},
     record::{KeyRecord, Limits, User},
 };
 
-/// What is said of a decision; `permit` is the key, where one was proven.
-pub(super) fn of(decision: &str, reason: Option<Reason>, permit: Option<&Permit>) -> Struct {
-    let mut fields = vec![("decision", text(decision))];
-    fields.extend(reason.map(|reason| ("reason", text(reason.code()))));
-    if let Some(Permit { record, tier }) = permit {
-        fields.push(("tier", text(tier.name())));
-        // A string: Envoy's rate-limit filters take no other kind as a descriptor.
-        fields.push(("key_id", text(&record.id.0.to_string())));
-        fields.push(("user_id", text(&record.user.id.0.to_string())));
-        fields.push(("user", object(user(&record.user))));
-        fields.push(("key", object(key(record))));
-        fields.push(("rate_limit", object(rate_limit(&record.limits))));
-        fields.extend(overrides(&record.limits));
+/// What is said of a decision.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Said<'a> {
+    /// `allow` or `deny`: what becomes of the request.
+    pub(super) decision: &'static str,
+    /// As the upstream is told it: `allow`, `anonymous`, or the code of a denial, also of one that
+    /// shadow mode only reports.
+    pub(super) result: &'static str,
+    /// Why it is denied, or would be.
+    pub(super) reason: Option<Reason>,
+    /// The key, if one was proven.
+    pub(super) proven: Option<&'a Proven>,
+    /// What is wrong with the route's settings.
+    pub(super) route_error: Option<&'a Misconfigured>,
+}
+
+impl Said<'_> {
+    /// As Envoy takes it.
+    pub(super) fn to_struct(self) -> Struct {
+        let mut fields = vec![("decision", text(self.decision)), ("result", text(self.result))];
+        fields.extend(self.reason.map(|reason| ("reason", text(reason.code()))));
+        fields.extend(self.route_error.map(|error| ("route_error", text(&error.to_string()))));
+        if let Some(Proven { record, tier }) = self.proven {
+            fields.push(("tier", text(tier.name())));
+            // A string: Envoy's rate-limit filters take no other kind as a descriptor.
+            fields.push(("key_id", text(&record.id.0.to_string())));
+            fields.push(("user_id", text(&record.user.id.0.to_string())));
+            fields.push(("user", object(user(&record.user))));
+            fields.push(("key", object(key(record))));
+            fields.push(("rate_limit", object(rate_limit(&record.limits))));
+            fields.extend(overrides(&record.limits));
+        }
+        structure(fields)
     }
-    structure(fields)
 }
 
 fn user(user: &User) -> Vec<(&'static str, Value)> {

@@ -1,11 +1,25 @@
-//! Reads Envoy's `CheckRequest`: which credential was presented, where, and for what.
+//! Reads Envoy's `CheckRequest`: what is asked for, by whom, and where the credential was.
+
+use std::net::IpAddr;
 
 use envoy_types::{
-    ext_authz::v3::pb::CheckRequest, pb::envoy::service::auth::v3::attribute_context::HttpRequest,
+    ext_authz::v3::pb::CheckRequest,
+    pb::envoy::{
+        config::core::v3::{Address, address::Address as Kind},
+        service::auth::v3::{AttributeContext, attribute_context::HttpRequest},
+    },
 };
-use percent_encoding::percent_decode_str;
+use tonic::metadata::MetadataMap;
 
-use crate::{attributes::Attributes, config::CredentialSource, credential::Credential, decision::Reason};
+use crate::{
+    attributes::{Attributes, body::Body, route::RouteSettings},
+    config::{ClientAddress, CredentialSource},
+};
+
+mod search;
+
+use search::Search;
+pub(super) use search::Strip;
 
 /// A `CheckRequest`, read once.
 #[derive(Debug)]
@@ -16,140 +30,97 @@ pub(super) struct Parsed {
     pub(super) strip: Strip,
 }
 
-/// What to take out of the request so that the upstream does not see the credential.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Strip {
-    /// Header names.
-    pub(super) headers: Vec<String>,
-    /// Query parameter names.
-    pub(super) query_parameters: Vec<String>,
-    /// What the `cookie` header is to become.
-    pub(super) cookie: Option<String>,
+/// How requests are to be read.
+#[derive(Debug, Clone)]
+pub struct Reading {
+    /// Where credentials are looked for.
+    pub credential_sources: Vec<CredentialSource>,
+    /// Whose word counts for the client's address.
+    pub client_address: ClientAddress,
 }
 
 impl Parsed {
-    /// Looks for a credential in all `sources`, as a set.
-    pub(super) fn new(request: &CheckRequest, sources: &[CredentialSource]) -> Self {
-        let http =
-            request.attributes.as_ref().and_then(|attributes| attributes.request.as_ref()?.http.as_ref());
-        let Some(http) = http else { return Self::empty() };
-        let mut search = Search { http, credential: Err(Reason::MissingCredential), strip: Strip::default() };
-        for source in sources {
-            search.look_in(source);
-        }
-        let path = http.path.split_once('?').map_or(http.path.as_str(), |(path, _)| path);
+    /// Reads a request and the metadata that came with it. What Envoy left out is empty.
+    pub(super) fn new(request: CheckRequest, metadata: &MetadataMap, reading: &Reading) -> Self {
+        let context = request.attributes.unwrap_or_default();
+        let client = client(&context, metadata, reading.client_address);
+        let extensions =
+            context.context_extensions.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let route = RouteSettings::parse(extensions);
+        let mut http = context.request.and_then(|request| request.http).unwrap_or_default();
+        let body = body(&mut http);
+        let (credential, strip) = Search::all(&http, &reading.credential_sources);
+        let path = http.path.split_once('?').map_or(http.path.as_str(), |(path, _)| path).to_owned();
         let attributes = Attributes {
-            credential: search.credential,
-            request_id: request_id(http),
-            method: http.method.clone(),
-            path: path.to_owned(),
+            credential,
+            request_id: request_id(&http),
+            path,
+            client,
+            is_grpc: is_grpc(&http),
+            body,
+            route,
+            method: http.method,
         };
-        Self { attributes, strip: search.strip }
+        Self { attributes, strip }
     }
+}
 
-    fn empty() -> Self {
-        let attributes = Attributes {
-            credential: Err(Reason::MissingCredential),
-            request_id: String::new(),
-            method: String::new(),
-            path: String::new(),
-        };
-        Self { attributes, strip: Strip::default() }
+/// Envoy's word for the client's address, which respects the proxies that it trusts, comes as gRPC
+/// metadata that no client can forge. Without it, the peer of the connection is the client.
+fn client(context: &AttributeContext, metadata: &MetadataMap, source: ClientAddress) -> Option<IpAddr> {
+    let told = metadata.get("x-client-ip").filter(|_| source == ClientAddress::Auto);
+    if let Some(told) = told {
+        return told.to_str().ok()?.parse().ok();
     }
+    let Address { address: Some(Kind::SocketAddress(socket)) } = context.source.as_ref()?.address.as_ref()?
+    else {
+        return None;
+    };
+    socket.address.parse().ok()
 }
 
 /// The id that the caller and the access log know the request by: the header where Envoy sends it
 /// here, else the stream's id.
 fn request_id(http: &HttpRequest) -> String {
-    let header = values(http, "x-request-id").next().and_then(|value| std::str::from_utf8(value).ok());
-    let id = header.filter(|id| !id.is_empty()).unwrap_or(&http.id);
+    let id = text(http, "x-request-id").filter(|id| !id.is_empty()).unwrap_or(&http.id);
     id.chars().filter(char::is_ascii_graphic).take(128).collect()
 }
 
-struct Search<'a> {
-    http: &'a HttpRequest,
-    credential: Result<Credential, Reason>,
-    strip: Strip,
+/// By the rule that Envoy answers gRPC callers by.
+fn is_grpc(http: &HttpRequest) -> bool {
+    let rest = text(http, "content-type").and_then(|kind| kind.strip_prefix("application/grpc"));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', ';']))
 }
 
-impl<'a> Search<'a> {
-    fn look_in(&mut self, source: &CredentialSource) {
-        match source {
-            CredentialSource::Bearer => self.look_in_authorization(),
-            CredentialSource::Header(name) => self.look_in_header(name),
-            CredentialSource::Query(name) => self.look_in_query(name),
-            CredentialSource::Cookie(name) => self.look_in_cookies(name),
-        }
+/// Takes the body out, if it is all there and is what it looks like.
+fn body(http: &mut HttpRequest) -> Body {
+    let bytes = match std::mem::take(&mut http.raw_body) {
+        raw if raw.is_empty() => std::mem::take(&mut http.body).into_bytes(),
+        raw => raw,
+    };
+    if bytes.is_empty() {
+        return Body::Absent;
     }
+    // The header's presence says nothing: Envoy sends "false" as well.
+    let partial = text(http, "x-envoy-auth-partial-body").is_some_and(|partial| partial != "false");
+    let cut = usize::try_from(http.size).is_ok_and(|size| size != 0 && size != bytes.len());
+    let encoded = values(http, "content-encoding").any(|coding| !coding.eq_ignore_ascii_case(b"identity"));
+    let upgraded = values(http, "upgrade").next().is_some();
+    match partial || cut || encoded || upgraded || has_foreign_charset(http) {
+        true => Body::Unreadable,
+        false => Body::Whole(bytes),
+    }
+}
 
-    /// Other schemes are somebody else's and stay where they are.
-    fn look_in_authorization(&mut self) {
-        for value in values(self.http, "authorization") {
-            if let Some(token) = bearer_token(value) {
-                self.present(token);
-                self.strip_header("authorization");
-            }
-        }
-    }
+fn has_foreign_charset(http: &HttpRequest) -> bool {
+    let kind = text(http, "content-type").unwrap_or_default().to_ascii_lowercase();
+    let charset = kind.split(';').skip(1).find_map(|parameter| parameter.trim().strip_prefix("charset="));
+    charset.is_some_and(|charset| !matches!(charset.trim_matches('"'), "utf-8" | "utf8" | "us-ascii"))
+}
 
-    fn look_in_header(&mut self, name: &str) {
-        for value in values(self.http, name) {
-            self.present(trim_blanks(value));
-            self.strip_header(name);
-        }
-    }
-
-    /// Names are compared as they stand, not decoded: Envoy removes parameters by the name as it
-    /// stands, and a key that cannot be removed must not be accepted.
-    fn look_in_query(&mut self, name: &str) {
-        let (_, query) = self.http.path.split_once('?').unwrap_or_default();
-        for (key, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
-            if key == name {
-                self.present(&percent_decode_str(value).collect::<Vec<u8>>());
-                if !self.strip.query_parameters.iter().any(|other| other == name) {
-                    self.strip.query_parameters.push(name.to_owned());
-                }
-            }
-        }
-    }
-
-    fn look_in_cookies(&mut self, name: &str) {
-        let mut others = Vec::new();
-        let mut found = false;
-        // What an earlier cookie source left is what is left to look through.
-        let header = self.strip.cookie.clone().map_or_else(|| cookie_header(self.http), String::into_bytes);
-        for pair in header.split(|byte| *byte == b';').map(trim_blanks).filter(|pair| !pair.is_empty()) {
-            match pair.strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"=")) {
-                Some(value) => {
-                    found = true;
-                    self.present(unquoted(value));
-                }
-                // Envoy takes headers back as UTF-8 only; no browser sends other cookies.
-                None => others.extend(std::str::from_utf8(pair)),
-            }
-        }
-        if found {
-            self.strip.cookie = Some(others.join("; "));
-        }
-    }
-
-    /// The same credential twice is one; a second, different one makes the request ambiguous.
-    fn present(&mut self, bytes: &[u8]) {
-        let presented = Credential::parse(bytes).map_err(|_| Reason::MalformedCredential);
-        self.credential = match (&self.credential, presented) {
-            (Err(Reason::MissingCredential), presented) => presented,
-            (Ok(first), Ok(second)) if *first == second => return,
-            (Ok(_), Ok(_)) => Err(Reason::AmbiguousCredential),
-            (Ok(_), Err(reason)) => Err(reason),
-            (Err(_), _) => return,
-        };
-    }
-
-    fn strip_header(&mut self, name: &str) {
-        if !self.strip.headers.iter().any(|other| other == name) {
-            self.strip.headers.push(name.to_owned());
-        }
-    }
+/// The first value of a header, if it is text.
+fn text<'a>(http: &'a HttpRequest, name: &str) -> Option<&'a str> {
+    values(http, name).next().and_then(|value| std::str::from_utf8(value).ok())
 }
 
 /// Every value of a header, from whichever form Envoy sent: `headers`, or with
@@ -162,34 +133,6 @@ fn values<'a>(http: &'a HttpRequest, name: &str) -> impl Iterator<Item = &'a [u8
         [] => header.value.as_bytes(),
         raw => raw,
     }))
-}
-
-fn cookie_header(http: &HttpRequest) -> Vec<u8> {
-    values(http, "cookie").collect::<Vec<_>>().join(&b"; "[..])
-}
-
-/// The token of a `Bearer` value, in any case; empty when there is none after the scheme.
-fn bearer_token(value: &[u8]) -> Option<&[u8]> {
-    let value = trim_blanks(value);
-    let end = value.iter().position(is_blank).unwrap_or(value.len());
-    let (scheme, token) = value.split_at(end);
-    scheme.eq_ignore_ascii_case(b"bearer").then(|| trim_blanks(token))
-}
-
-/// What HTTP allows around a value (RFC 9110, section 5.5): other control characters stay, and
-/// make a credential malformed.
-fn trim_blanks(value: &[u8]) -> &[u8] {
-    let Some(start) = value.iter().position(|byte| !is_blank(byte)) else { return &[] };
-    let end = value.iter().rposition(|byte| !is_blank(byte)).map_or(start, |last| last + 1);
-    &value[start..end]
-}
-
-fn is_blank(byte: &u8) -> bool {
-    matches!(byte, b' ' | b'\t')
-}
-
-fn unquoted(value: &[u8]) -> &[u8] {
-    value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value)
 }
 
 #[cfg(test)]

@@ -7,23 +7,24 @@ use envoy_types::{
         CheckResponse, DeniedHttpResponse, HeaderAppendAction, HeaderValue, HeaderValueOption, HttpResponse,
         HttpStatus, OkHttpResponse,
     },
-    pb::google::rpc,
+    pb::google::{protobuf::Struct, rpc},
 };
-use serde_json::json;
 use tonic::Code;
 
-use super::{headers, metadata, request::Strip};
-use crate::{
-    attributes::Attributes,
-    decision::{Denial, Permit, Reason},
+use super::{
+    headers::{self, Told},
+    request::Strip,
 };
+use crate::{attributes::Attributes, config::DenyFormat, decision::Reason};
+
+mod body;
 
 /// Lets the request pass: every header of the table is set or removed, never both.
-pub(super) fn allow(permit: &Permit, strip: Strip) -> CheckResponse {
+pub(super) fn allow(told: Told<'_>, metadata: Struct, strip: Strip) -> CheckResponse {
     let mut set = Vec::with_capacity(headers::TABLE.len() + 1);
     let mut remove = strip.headers;
     for header in headers::TABLE {
-        match header.value(permit) {
+        match header.value(&told) {
             Some(value) => set.push(overwrite(header.name, value)),
             None => remove.push(header.name.to_owned()),
         }
@@ -41,46 +42,37 @@ pub(super) fn allow(permit: &Permit, strip: Strip) -> CheckResponse {
     };
     CheckResponse {
         status: Some(status(Code::Ok)),
-        dynamic_metadata: Some(metadata::of("allow", None, Some(permit))),
+        dynamic_metadata: Some(metadata),
         http_response: Some(HttpResponse::OkResponse(ok)),
     }
 }
 
 /// Turns the request away. What the caller is told depends on the reason and nothing else.
-pub(super) fn deny(denial: &Denial, attributes: &Attributes) -> CheckResponse {
-    let reason = denial.reason;
-    let mut set = vec![overwrite("content-type", "application/problem+json")];
+pub(super) fn deny(
+    reason: Reason,
+    metadata: Struct,
+    attributes: &Attributes,
+    format: DenyFormat,
+) -> CheckResponse {
+    let format = if attributes.is_grpc { DenyFormat::Text } else { format };
+    let mut set = vec![overwrite("content-type", body::content_type(format))];
     set.extend(challenge(reason).map(|challenge| overwrite("www-authenticate", challenge)));
     set.extend(retry_after(reason).map(|seconds| overwrite("retry-after", seconds)));
-    let denied = DeniedHttpResponse {
-        status: Some(HttpStatus { code: reason.status().into() }),
-        headers: set,
-        body: problem(reason, &attributes.request_id),
+    if attributes.is_grpc {
+        // Envoy makes a gRPC answer of ours, with the body as its message, and would guess the code.
+        set.push(overwrite("grpc-status", i32::from(code(reason)).to_string()));
+    }
+    let body = match attributes.method.as_str() {
+        "HEAD" => String::new(),
+        _ => body::write(format, reason, &attributes.request_id),
     };
+    let denied =
+        DeniedHttpResponse { status: Some(HttpStatus { code: reason.status().into() }), headers: set, body };
     CheckResponse {
         status: Some(status(code(reason))),
-        dynamic_metadata: Some(metadata::of("deny", Some(reason), denial.proven.as_ref())),
+        dynamic_metadata: Some(metadata),
         http_response: Some(HttpResponse::DeniedResponse(denied)),
     }
-}
-
-/// The body of a denial: a problem detail (RFC 9457).
-fn problem(reason: Reason, request_id: &str) -> String {
-    let (status, code) = (reason.status(), reason.code());
-    let title = match status {
-        401 => "Unauthorized",
-        403 => "Forbidden",
-        _ => "Service Unavailable",
-    };
-    json!({
-        "type": format!("urn:keystile:denial:{code}"),
-        "title": title,
-        "status": status,
-        "detail": reason.sentence(),
-        "code": code,
-        "request_id": request_id,
-    })
-    .to_string()
 }
 
 /// `WWW-Authenticate` of a 401 (RFC 6750, section 3).
@@ -97,14 +89,15 @@ fn challenge(reason: Reason) -> Option<&'static str> {
 
 /// `Retry-After` in seconds, where waiting helps.
 fn retry_after(reason: Reason) -> Option<&'static str> {
-    (reason.status() == 503).then_some("1")
+    matches!(reason, Reason::Overloaded | Reason::Unavailable).then_some("1")
 }
 
-/// The status that makes Envoy deny: any but OK.
+/// The gRPC status: any but OK makes Envoy deny, and gRPC callers are told it.
 fn code(reason: Reason) -> Code {
     match reason.status() {
         401 => Code::Unauthenticated,
         403 => Code::PermissionDenied,
+        402 | 429 => Code::ResourceExhausted,
         _ => Code::Unavailable,
     }
 }

@@ -15,7 +15,9 @@ use envoy_types::{
 
 use super::*;
 use crate::{
+    config::ClientAddress,
     credential::{CacheSecret, Prefix},
+    decision::Tier,
     record::sample,
     store::{Found, StoreError},
     verifier::{Verifier, VerifierConfig},
@@ -58,12 +60,17 @@ fn service(behaviour: Behaviour, on_failure: OnFailure) -> ExtAuthz<Scripted> {
     };
     let verifier = Verifier::new(CacheSecret::random(), proofs, &metrics);
     let config = ExtAuthzConfig {
-        credential_sources: ["bearer", "header:x-api-key"]
-            .map(|source| source.parse().expect("a source"))
-            .into(),
+        reading: Reading {
+            credential_sources: ["bearer", "header:x-api-key"]
+                .map(|source| source.parse().expect("a source"))
+                .into(),
+            client_address: ClientAddress::Auto,
+        },
         forward_credential: false,
         timeout: Duration::from_secs(2),
         on_failure,
+        mode: Mode::Enforce,
+        deny_format: DenyFormat::Problem,
     };
     ExtAuthz::new(Authorizer::new(Scripted(behaviour), verifier), config, &metrics)
 }

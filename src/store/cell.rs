@@ -1,5 +1,7 @@
 //! What a database's cells mean: every value arrives as text, and is read here.
 
+use std::str::FromStr;
+
 use time::{Date, Month, OffsetDateTime, PrimitiveDateTime, Time, UtcOffset};
 
 use crate::record::{AllowList, Expiry};
@@ -55,9 +57,12 @@ pub(crate) fn list(text: &str) -> Result<Vec<String>, Expected> {
     list.map(Option::unwrap_or_default).map_err(|_| "a JSON list of strings, such as [\"chat\"]")
 }
 
-/// A list that restricts: none of it is no restriction, an unreadable one is a full one.
-pub(crate) fn allow_list(cell: Option<&str>) -> AllowList {
-    match cell.map_or_else(|| Ok(Vec::new()), list) {
+/// A list that restricts: none of it is no restriction; one that is no list, or has an entry that
+/// means nothing, allows nothing.
+pub(crate) fn allow_list<T: FromStr>(cell: Option<&str>) -> AllowList<T> {
+    let Ok(entries) = cell.map_or_else(|| Ok(Vec::new()), list) else { return AllowList::Unreadable };
+    let entries: Result<Vec<_>, _> = entries.iter().map(|entry| entry.parse()).collect();
+    match entries {
         Ok(entries) if entries.is_empty() => AllowList::Any,
         Ok(entries) => AllowList::Only(entries),
         Err(_) => AllowList::Unreadable,
@@ -151,6 +156,7 @@ fn offset(text: &str) -> Option<UtcOffset> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::network::Network;
     use time::macros::datetime;
 
     #[test]
@@ -213,12 +219,14 @@ mod tests {
     #[test]
     fn absent_allow_list_is_no_restriction_and_an_unreadable_one_is_no_list() {
         for open in [None, Some("null"), Some("[]"), Some(" [ ] ")] {
-            assert_eq!(allow_list(open), AllowList::Any, "{open:?}");
+            assert_eq!(allow_list::<String>(open), AllowList::Any, "{open:?}");
         }
-        assert_eq!(allow_list(Some(r#"["a","b"]"#)), AllowList::Only(vec!["a".into(), "b".into()]));
+        assert_eq!(allow_list::<String>(Some(r#"["a","b"]"#)), AllowList::Only(vec!["a".into(), "b".into()]));
         for bad in ["", "a", "{}", "[1]", "[null]", r#""[]""#, r#"["a""#, "false", "0"] {
-            assert_eq!(allow_list(Some(bad)), AllowList::Unreadable, "{bad}");
+            assert_eq!(allow_list::<String>(Some(bad)), AllowList::Unreadable, "{bad}");
         }
+        let networks = allow_list::<Network>(Some(r#"["10.0.0.0/8","10.0.0.256"]"#));
+        assert_eq!(networks, AllowList::Unreadable, "one bad entry spoils the list");
     }
 
     #[test]

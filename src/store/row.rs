@@ -211,8 +211,8 @@ mod tests {
             ("tags", Some(r#"["a","b"]"#)),
             ("permissions", Some(r#"{ "files": "read" }"#)),
             ("allowed_models", Some(r#"["m"]"#)),
-            ("allowed_endpoints", Some(r#"["e"]"#)),
-            ("allowed_ips", Some(r#"["i"]"#)),
+            ("allowed_endpoints", Some(r#"["/e"]"#)),
+            ("allowed_ips", Some(r#"["10.0.0.0/8"]"#)),
             ("allowed_chatbots", Some(r#"["c"]"#)),
             ("allowed_agents", Some("{}")),
             ("rate_limit_per_minute", Some("1")),
@@ -227,15 +227,17 @@ mod tests {
             ("users.role", Some("engineer")),
             ("users.is_superuser", Some("t")),
         ]);
-        let only = |entry: &str| AllowList::Only(vec![entry.to_owned()]);
+        fn only<T: std::str::FromStr<Err: std::fmt::Debug>>(entry: &str) -> AllowList<T> {
+            AllowList::Only(vec![entry.parse().expect("an entry")])
+        }
         assert_eq!(record.name.as_deref(), Some("build"));
         assert_eq!(record.expiry, Expiry::At(datetime!(2026-01-02 03:04:05 UTC)));
         assert_eq!((record.scopes.len(), record.tags.len()), (1, 2));
         assert_eq!(record.permissions.as_deref(), Some(r#"{"files":"read"}"#));
         let lists = Allowed {
             models: only("m"),
-            endpoints: only("e"),
-            ips: only("i"),
+            endpoints: only("/e"),
+            ips: only("10.0.0.0/8"),
             chatbots: only("c"),
             agents: AllowList::Unreadable,
         };

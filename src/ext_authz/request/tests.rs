@@ -7,6 +7,7 @@ use envoy_types::pb::envoy::{
 use proptest::prelude::*;
 
 use super::*;
+use crate::{credential::Credential, decision::Reason};
 
 const KEY: &str = "ks_abcdefghijkl";
 const OTHER: &str = "ks_zzzzzzzzzzzz";
@@ -34,8 +35,9 @@ fn raw(headers: &[(&str, &str)]) -> HttpRequest {
 }
 
 fn parsed(http: HttpRequest, sources: &str) -> Parsed {
-    let sources: Vec<_> = sources.split(',').map(|source| source.parse().expect("a source")).collect();
-    Parsed::new(&check_request(http), &sources)
+    let credential_sources = sources.split(',').map(|source| source.parse().expect("a source")).collect();
+    let reading = Reading { credential_sources, client_address: ClientAddress::Auto };
+    Parsed::new(check_request(http), &MetadataMap::new(), &reading)
 }
 
 fn found(http: HttpRequest, sources: &str) -> Result<String, Reason> {
@@ -163,6 +165,85 @@ fn request_id_is_envoys_and_safe_to_show() {
     assert_eq!(id(stream), "abc[31m-1");
     assert_eq!(id(HttpRequest { id: "stream-1".into(), ..HttpRequest::default() }), "stream-1");
     assert_eq!(id(HttpRequest { id: "x".repeat(500), ..HttpRequest::default() }).len(), 128);
+}
+
+#[test]
+fn client_is_whom_envoy_names_and_else_the_peer() {
+    use envoy_types::pb::envoy::{
+        config::core::v3::{Address, SocketAddress},
+        service::auth::v3::attribute_context::Peer,
+    };
+    let client = |told: Option<&'static str>, client_address| {
+        let peer = SocketAddress { address: "192.0.2.7".into(), ..SocketAddress::default() };
+        let peer = Address { address: Some(Kind::SocketAddress(peer)) };
+        let source = Some(Peer { address: Some(peer), ..Peer::default() });
+        // Never read: which hops to trust is Envoy's to decide.
+        let request = Request { http: Some(joined(&[("x-forwarded-for", "1.1.1.1")])), ..Request::default() };
+        let context = AttributeContext { source, request: Some(request), ..AttributeContext::default() };
+        let mut metadata = MetadataMap::new();
+        told.map(|told| metadata.insert("x-client-ip", told.parse().expect("a value")));
+        metadata.insert("x-forwarded-for", "2.2.2.2".parse().expect("a value"));
+        let reading = Reading { credential_sources: vec![], client_address };
+        Parsed::new(CheckRequest { attributes: Some(context) }, &metadata, &reading).attributes.client
+    };
+    let address = |text: &str| Some(text.parse::<IpAddr>().expect("an address"));
+    assert_eq!(client(Some("203.0.113.9"), ClientAddress::Auto), address("203.0.113.9"));
+    assert_eq!(client(Some("203.0.113.9"), ClientAddress::Source), address("192.0.2.7"));
+    assert_eq!(client(None, ClientAddress::Auto), address("192.0.2.7"));
+    assert_eq!(client(Some("nonsense"), ClientAddress::Auto), None);
+}
+
+#[test]
+fn body_is_whole_or_not_looked_at() {
+    let sent = |headers: &[(&str, &str)], size| {
+        let http = HttpRequest { raw_body: b"{}".to_vec(), size, ..raw(headers) };
+        parsed(http, "bearer").attributes.body
+    };
+    let whole = Body::Whole(b"{}".to_vec());
+    assert_eq!(sent(&[], 2), whole);
+    assert_eq!(sent(&[], -1), whole);
+    assert_eq!(sent(&[("x-envoy-auth-partial-body", "false")], 2), whole);
+    assert_eq!(sent(&[("content-type", "application/json; charset=UTF-8")], 2), whole);
+    for headers in [
+        ("x-envoy-auth-partial-body", "true"),
+        ("content-encoding", "gzip"),
+        ("upgrade", "websocket"),
+        ("content-type", "application/json;charset=utf-16"),
+    ] {
+        assert_eq!(sent(&[headers], 2), Body::Unreadable, "{headers:?}");
+    }
+    assert_eq!(sent(&[], 3), Body::Unreadable);
+    let text = HttpRequest { body: "{}".into(), size: 2, ..HttpRequest::default() };
+    assert_eq!(parsed(text, "bearer").attributes.body, whole);
+    assert_eq!(parsed(HttpRequest::default(), "bearer").attributes.body, Body::Absent);
+}
+
+#[test]
+fn grpc_callers_are_known_by_their_content_type() {
+    for (kind, expected) in [
+        ("application/grpc", true),
+        ("application/grpc+proto", true),
+        ("application/grpc;x=y", true),
+        ("application/grpc-web", false),
+        ("application/json", false),
+    ] {
+        assert_eq!(parsed(raw(&[("content-type", kind)]), "bearer").attributes.is_grpc, expected, "{kind}");
+    }
+}
+
+#[test]
+fn route_settings_are_context_extensions() {
+    let context = |name: &str, value: &str| {
+        let extensions = [(name.to_owned(), value.to_owned()), ("api".to_owned(), "v1".to_owned())];
+        let context =
+            AttributeContext { context_extensions: extensions.into(), ..AttributeContext::default() };
+        let reading = Reading { credential_sources: vec![], client_address: ClientAddress::Auto };
+        Parsed::new(CheckRequest { attributes: Some(context) }, &MetadataMap::new(), &reading)
+            .attributes
+            .route
+    };
+    assert_eq!(context("keystile.scopes", "a b").expect("readable").scopes, ["a", "b"]);
+    assert!(context("keystile.scope", "a b").is_err());
 }
 
 proptest! {

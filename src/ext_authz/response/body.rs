@@ -1,0 +1,63 @@
+//! What a denied caller reads, in the form that its programs expect.
+
+use serde_json::json;
+
+use crate::{config::DenyFormat, decision::Reason};
+
+/// The `Content-Type` of a form.
+pub(super) fn content_type(format: DenyFormat) -> &'static str {
+    match format {
+        DenyFormat::Problem => "application/problem+json",
+        DenyFormat::Openai => "application/json",
+        DenyFormat::Text => "text/plain; charset=utf-8",
+    }
+}
+
+/// The body: the code for programs, a sentence for people, and the id to ask the operator about.
+pub(super) fn write(format: DenyFormat, reason: Reason, request_id: &str) -> String {
+    let (status, code, sentence) = (reason.status(), reason.code(), reason.sentence());
+    match format {
+        DenyFormat::Problem => json!({
+            "type": format!("urn:keystile:denial:{code}"),
+            "title": title(status),
+            "status": status,
+            "detail": sentence,
+            "code": code,
+            "request_id": request_id,
+        })
+        .to_string(),
+        DenyFormat::Openai => json!({
+            "error": {
+                "message": sentence,
+                "type": openai_type(status),
+                "param": null,
+                "code": code,
+                "request_id": request_id,
+            }
+        })
+        .to_string(),
+        DenyFormat::Text => format!("{code}: {sentence} [{request_id}]\n"),
+    }
+}
+
+/// The name of a status (RFC 9110, section 15).
+fn title(status: u16) -> &'static str {
+    match status {
+        401 => "Unauthorized",
+        402 => "Payment Required",
+        403 => "Forbidden",
+        429 => "Too Many Requests",
+        _ => "Service Unavailable",
+    }
+}
+
+/// The kind of error by which OpenAI's API tells them apart.
+fn openai_type(status: u16) -> &'static str {
+    match status {
+        401 => "authentication_error",
+        402 => "insufficient_quota",
+        403 => "permission_error",
+        429 => "rate_limit_error",
+        _ => "server_error",
+    }
+}

@@ -1,0 +1,116 @@
+//! Stored bcrypt hashes, as far as Keystile accepts them.
+
+use std::{fmt, str::FromStr};
+
+use sha2::{Digest as _, Sha256};
+
+/// A bcrypt hash that Keystile accepts. Its `Debug` shows nothing of it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct KeyHash {
+    text: String,
+    cost: u32,
+    tag: HashTag,
+}
+
+/// Names one stored hash without giving it away: 128 bits of its SHA-256.
+///
+/// A proof holds for this tag only, so a key whose hash changes must be proven again. The salt
+/// inside the hash keeps the tag from being searched for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct HashTag([u8; 16]);
+
+/// The text is no bcrypt hash that Keystile accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a bcrypt hash of the form $2a$, $2b$ or $2y$ with a cost of 4 to 14")]
+pub struct UnacceptedHash;
+
+impl KeyHash {
+    /// Costs that are accepted: below, guessing is too cheap; above, one proof takes seconds.
+    pub const COSTS: std::ops::RangeInclusive<u32> = 4..=14;
+
+    /// The hash as bcrypt writes it.
+    pub fn expose(&self) -> &str {
+        &self.text
+    }
+
+    /// Two to this power is the number of rounds.
+    pub fn cost(&self) -> u32 {
+        self.cost
+    }
+
+    /// What proofs against this hash are bound to.
+    pub fn tag(&self) -> HashTag {
+        self.tag
+    }
+}
+
+impl FromStr for KeyHash {
+    type Err = UnacceptedHash;
+
+    fn from_str(text: &str) -> Result<Self, UnacceptedHash> {
+        // $2b$12$ + 22 characters of salt + 31 of hash, in bcrypt's own base 64.
+        let base64 = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'/');
+        let rest = ["$2a$", "$2b$", "$2y$"].iter().find_map(|version| text.strip_prefix(version));
+        let Some((cost, body)) = rest.and_then(|rest| rest.split_once('$')) else {
+            return Err(UnacceptedHash);
+        };
+        // `parse` alone would take "+9".
+        let two_digits = cost.len() == 2 && cost.bytes().all(|byte| byte.is_ascii_digit());
+        if !two_digits || body.len() != 53 || !body.bytes().all(base64) {
+            return Err(UnacceptedHash);
+        }
+        let cost = cost.parse().map_err(|_| UnacceptedHash)?;
+        if !Self::COSTS.contains(&cost) {
+            return Err(UnacceptedHash);
+        }
+        let mut tag = [0; 16];
+        tag.copy_from_slice(&Sha256::digest(text)[..16]);
+        Ok(Self { text: text.to_owned(), cost, tag: HashTag(tag) })
+    }
+}
+
+impl fmt::Debug for KeyHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyHash(cost {}, ..)", self.cost)
+    }
+}
+
+impl fmt::Debug for HashTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HashTag(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BODY: &str = "N9qo8uLOickgx2ZMRZoMyeIjZAgcfl7p92ldGxad68LJZdL17lhWy";
+
+    #[test]
+    fn accepted_versions_and_costs() {
+        for (text, good) in [
+            (format!("$2a$10${BODY}"), true),
+            (format!("$2b$04${BODY}"), true),
+            (format!("$2y$14${BODY}"), true),
+            (format!("$2x$10${BODY}"), false),
+            (format!("$2$10${BODY}"), false),
+            (format!("$2b$03${BODY}"), false),
+            (format!("$2b$15${BODY}"), false),
+            (format!("$2b$+9${BODY}"), false),
+            (format!("$2b$9${BODY}"), false),
+            (format!("$2b$10${BODY}x"), false),
+            (format!("$2b$10${}!", &BODY[1..]), false),
+            ("!".to_owned(), false),
+            (String::new(), false),
+        ] {
+            assert_eq!(text.parse::<KeyHash>().is_ok(), good, "{text}");
+        }
+    }
+
+    #[test]
+    fn debug_output_shows_no_hash() {
+        let hash: KeyHash = format!("$2b$10${BODY}").parse().expect("accepted");
+        assert_eq!(format!("{hash:?} {:?}", hash.tag()), "KeyHash(cost 10, ..) HashTag(..)");
+    }
+}
