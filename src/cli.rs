@@ -16,6 +16,7 @@ use crate::{
     telemetry,
 };
 
+mod explain;
 mod import;
 mod keys;
 mod migrate;
@@ -34,6 +35,9 @@ pub struct Cli {
 enum Command {
     /// Answer Envoy's checks.
     Serve(Box<ServeOptions>),
+
+    /// Say why a request with a key would be allowed or denied, check by check.
+    Explain(Box<explain::Explain>),
 
     /// Create the tables where there are none.
     Migrate(DatabaseOptions),
@@ -77,6 +81,7 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
 pub async fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Serve(options) => serve(*options).await,
+        Command::Explain(explain) => explain::run(*explain).await,
         Command::Migrate(database) => migrate::run(database).await,
         Command::Keys(command) => keys::run(command).await,
         Command::Users(command) => users::run(command).await,

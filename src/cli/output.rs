@@ -56,6 +56,21 @@ impl Output {
             }
         }
     }
+
+    /// Prints an answer that is a sequence of steps: a row each for people, the whole for programs.
+    pub(super) fn explanation(self, whole: &impl Serialize, steps: &[[String; 3]]) -> anyhow::Result<()> {
+        match self.output {
+            Form::Json => json(whole),
+            Form::Table => {
+                let mut table = empty_table();
+                table.set_header(["check", "result", "looked at"]);
+                for step in steps {
+                    table.add_row(step.iter().map(|cell| printable(cell)));
+                }
+                print(&format!("{table}\n"))
+            }
+        }
+    }
 }
 
 /// Prints to stdout. A reader who has seen enough, such as `head`, is no failure.

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+pub mod client;
 pub mod envoy;
 pub mod keystile;
 pub mod place;

@@ -7,6 +7,7 @@ mod harness;
 mod cli;
 mod descriptor;
 mod docs;
+mod explain;
 mod gateway;
 mod postgres_tls;
 mod serve;

@@ -2,44 +2,13 @@
 
 use std::time::Duration;
 
-use envoy_types::{
-    ext_authz::v3::pb::{CheckRequest, CheckResponse, HttpResponse},
-    pb::envoy::service::auth::v3::{
-        AttributeContext,
-        attribute_context::{HttpRequest, Request},
-        authorization_client::AuthorizationClient,
-    },
-};
 use rustix::process::Signal;
-use tonic::transport::Channel;
 
 use crate::harness::{
+    client::{ask, channel, status},
     service::{Keystile, Setup},
     until,
 };
-
-async fn channel(setup: &Setup) -> Channel {
-    Channel::from_shared(format!("http://{}", setup.tcp)).unwrap().connect().await.unwrap()
-}
-
-async fn ask(channel: &Channel, credential: &str) -> CheckResponse {
-    let headers = [("x-api-key".to_owned(), credential.to_owned())].into();
-    let http =
-        HttpRequest { headers, path: "/v1/models".into(), method: "GET".into(), ..HttpRequest::default() };
-    let request = Request { http: Some(http), ..Request::default() };
-    let attributes = AttributeContext { request: Some(request), ..AttributeContext::default() };
-    let request = CheckRequest { attributes: Some(attributes) };
-    AuthorizationClient::new(channel.clone()).check(request).await.unwrap().into_inner()
-}
-
-/// HTTP status of an answer, 200 for an allow.
-fn status(answer: &CheckResponse) -> i32 {
-    match answer.http_response.as_ref().unwrap() {
-        HttpResponse::OkResponse(_) => 200,
-        HttpResponse::DeniedResponse(denied) => denied.status.as_ref().unwrap().code,
-        HttpResponse::ErrorResponse(_) => unreachable!("never sent"),
-    }
-}
 
 /// A Keystile that must not start; its complaint.
 fn complaint(setup: &Setup, settings: &[(&str, &str)]) -> String {
@@ -60,7 +29,7 @@ async fn admin_tells_liveness_readiness_and_metrics() {
     assert_eq!(live.status(), 200);
     let (status, body) = setup.readyz().await;
     assert_eq!((status, body["status"].as_str()), (200, Some("ready")));
-    let channel = channel(&setup).await;
+    let channel = channel(setup.tcp).await;
     ask(&channel, &key.credential).await;
     ask(&channel, &key.credential).await;
     ask(&channel, "ks_nobodysKey").await;
@@ -86,7 +55,7 @@ async fn grpc_port_tells_health_and_describes_itself() {
         server_reflection_request::MessageRequest,
     };
     let Keystile { setup, process: _process } = Setup::new().start(&[]).await;
-    let channel = channel(&setup).await;
+    let channel = channel(setup.tcp).await;
     let request = HealthCheckRequest { service: "envoy.service.auth.v3.Authorization".into() };
     let health = HealthClient::new(channel.clone()).check(request).await.unwrap().into_inner();
     assert_eq!(health.status, 1, "SERVING");
@@ -106,7 +75,7 @@ async fn stop_signal_drains_and_exits_with_zero() {
         // Cost 12: the first check is still under way when the signal arrives.
         let key = setup.create_key("ada", &["--cost", "12"]);
         let Keystile { setup, mut process } = setup.start(&[]).await;
-        let channel = channel(&setup).await;
+        let channel = channel(setup.tcp).await;
         let slow = tokio::spawn({
             let (channel, credential) = (channel.clone(), key.credential.clone());
             async move { ask(&channel, &credential).await }
@@ -125,7 +94,7 @@ async fn sqlite_change_is_seen_when_the_record_is_read_again() {
     setup.create_user("ada");
     let key = setup.create_key("ada", &[]);
     let Keystile { setup, process: _process } = setup.start(&[("KEYSTILE_RECORD_TTL", "1s")]).await;
-    let channel = channel(&setup).await;
+    let channel = channel(setup.tcp).await;
     assert_eq!(status(&ask(&channel, &key.credential).await), 200);
     setup.json(&["keys", "revoke", &key.id.to_string()]);
     until("the revoked key is denied", Duration::from_secs(3), async || {
@@ -141,7 +110,7 @@ async fn disabled_user_has_no_working_key() {
     let key = setup.create_key("ada", &[]);
     setup.json(&["users", "disable", "ada@example.com"]);
     let Keystile { setup, process: _process } = setup.start(&[]).await;
-    let answer = ask(&channel(&setup).await, &key.credential).await;
+    let answer = ask(&channel(setup.tcp).await, &key.credential).await;
     assert_eq!(status(&answer), 401);
     assert!(format!("{answer:?}").contains("user_inactive"));
 }
@@ -163,7 +132,7 @@ async fn key_hashed_by_passlib_is_accepted() {
     let output = setup.run(&["keys", "import", file.to_str().unwrap()]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let Keystile { setup, process: _process } = setup.start(&[]).await;
-    let channel = channel(&setup).await;
+    let channel = channel(setup.tcp).await;
     assert_eq!(status(&ask(&channel, CREDENTIAL).await), 200);
     assert_eq!(status(&ask(&channel, &format!("{CREDENTIAL}x")).await), 401);
 }
@@ -177,7 +146,7 @@ async fn database_that_does_not_answer_is_503_and_not_ready_until_it_does() {
         setup.readyz().await.1["database"]["problem"].as_str().is_some_and(|problem| !problem.is_empty())
     })
     .await;
-    let answer = ask(&channel(&setup).await, "ks_someonesKey").await;
+    let answer = ask(&channel(setup.tcp).await, "ks_someonesKey").await;
     assert_eq!(status(&answer), 503);
     assert!(format!("{answer:?}").contains("unavailable"));
 }

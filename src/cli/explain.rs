@@ -1,0 +1,170 @@
+//! `keystile explain`: why a key would be allowed or denied, check by check, without side effects.
+
+use std::{net::IpAddr, sync::Arc};
+
+use anyhow::Context;
+use clap::Args;
+use serde::Serialize;
+use serde_json::json;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use super::{name, open, output::Output};
+use crate::{
+    attributes::{Attributes, body::Body, route::RouteSettings},
+    config::{DatabaseOptions, Mode},
+    credential::Prefix,
+    decision::{Proven, Reason, Tier},
+    moment::Moment,
+    policy::{self, CHECKS, Check, Facts},
+    store::{Database, KeyStore},
+};
+
+/// A key, and a request that is imagined.
+#[derive(Debug, Args)]
+pub(super) struct Explain {
+    /// Id of the key, or its prefix where no other key has it; never the key itself.
+    key: String,
+    /// Method of the request.
+    #[arg(long, default_value = "GET")]
+    method: String,
+    /// Path of the request.
+    #[arg(long, default_value = "/")]
+    path: String,
+    /// Address of the client; unknown when absent.
+    #[arg(long, value_name = "ADDRESS")]
+    client: Option<IpAddr>,
+    /// Model that the body names; without it there is no body.
+    #[arg(long)]
+    model: Option<String>,
+    /// A setting of the route, such as keystile.scopes='chat embed'; repeatable.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    route: Vec<(String, String)>,
+    /// When the request is made, such as 2026-12-31T23:59:59Z; now when absent.
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    at: Option<OffsetDateTime>,
+    /// Mode of the service.
+    #[arg(long, env = "KEYSTILE_MODE", default_value = "enforce")]
+    mode: Mode,
+    #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
+    database: DatabaseOptions,
+}
+
+/// The explanation, as programs read it.
+#[derive(Debug, Serialize)]
+struct Explanation {
+    key_id: i64,
+    checks: Vec<Checked>,
+    /// `allow` or `deny`.
+    decision: &'static str,
+    /// Whether the denial is only reported.
+    shadowed: bool,
+    status: u16,
+    code: Option<&'static str>,
+    detail: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Checked {
+    check: &'static str,
+    passes: bool,
+    looks_at: String,
+    code: &'static str,
+}
+
+pub(super) async fn run(explain: Explain) -> anyhow::Result<()> {
+    let database = open(&explain.database)?;
+    let proven = explain.key(&database).await?;
+    let explanation = explain.explain(proven);
+    explain.output.explanation(&explanation, &explanation.checks())
+}
+
+impl Explain {
+    /// The key's record, read as `serve` reads it. Nothing is proven here: the caller is taken to
+    /// hold the whole credential.
+    async fn key(&self, database: &Database) -> anyhow::Result<Proven> {
+        let listed = database.find_key(&self.key).await.map_err(|error| name(&self.database, error))?;
+        let id = listed.text("id");
+        let prefix = Prefix::parse(&listed.text("key_prefix"))
+            .with_context(|| format!("key {id} has no prefix that a credential could begin with"))?;
+        let found = database.records(prefix, Moment::now()).await?;
+        let record = found.records.iter().find(|record| record.id.0.to_string() == id);
+        let record = record.with_context(|| {
+            format!("key {id} is denied as invalid_credential: its row cannot be decoded")
+        })?;
+        Ok(Proven { record: Arc::clone(record), tier: Tier::Database })
+    }
+
+    fn explain(&self, proven: Proven) -> Explanation {
+        let route =
+            RouteSettings::parse(self.route.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        let body = self.model.as_ref().map(|model| Body::Whole(json!({ "model": model }).to_string().into()));
+        let attributes = Attributes {
+            credential: Err(Reason::MissingCredential),
+            request_id: String::new(),
+            method: self.method.clone(),
+            path: self.path.clone(),
+            client: self.client,
+            is_grpc: false,
+            body: body.unwrap_or_default(),
+            route,
+        };
+        let record = Arc::clone(&proven.record);
+        let now = self.at.unwrap_or_else(OffsetDateTime::now_utc);
+        let (checks, reason, shadow) = match &attributes.route {
+            Ok(route) => {
+                let facts = Facts { record: &record, attributes: &attributes, route, now };
+                let checks = CHECKS.iter().map(|check| checked(check, &facts)).collect();
+                (checks, policy::check(&facts).err(), route.shadow)
+            }
+            Err(_) => (Vec::new(), Some(Reason::RouteMisconfigured), None),
+        };
+        let service = self.mode == Mode::Shadow;
+        let shadowed = reason.is_some_and(|reason| proven.deny(reason).is_shadowed(shadow, service));
+        let denied = reason.filter(|_| !shadowed);
+        let problem = attributes.route.err().map(|error| error.to_string());
+        let sentence = reason.map_or("Every check passes.", Reason::sentence);
+        Explanation {
+            key_id: record.id.0,
+            checks,
+            decision: if denied.is_some() { "deny" } else { "allow" },
+            shadowed,
+            status: denied.map_or(200, Reason::status),
+            code: reason.map(Reason::code),
+            detail: problem.unwrap_or_else(|| sentence.to_owned()),
+        }
+    }
+}
+
+impl Explanation {
+    /// What a table shows: one row a check, and the answer.
+    fn checks(&self) -> Vec<[String; 3]> {
+        let row = |checked: &Checked| {
+            let verdict = if checked.passes { "pass".to_owned() } else { format!("FAIL: {}", checked.code) };
+            [checked.check.to_owned(), verdict, checked.looks_at.clone()]
+        };
+        let shadowed = if self.shadowed { ", shadowed" } else { "" };
+        let code = self.code.map(|code| format!(" {code}")).unwrap_or_default();
+        let answer = format!("{}{code}{shadowed}", self.decision);
+        self.checks.iter().map(row).chain([["answer".to_owned(), answer, self.detail.clone()]]).collect()
+    }
+}
+
+fn checked(check: &Check, facts: &Facts<'_>) -> Checked {
+    Checked {
+        check: check.name,
+        passes: (check.passes)(facts),
+        looks_at: (check.looks_at)(facts),
+        code: check.reason.code(),
+    }
+}
+
+fn pair(text: &str) -> Result<(String, String), &'static str> {
+    let (name, value) = text.split_once('=').ok_or("is not NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+fn moment(text: &str) -> Result<OffsetDateTime, &'static str> {
+    OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "is no time such as 2026-12-31T23:59:59Z")
+}

@@ -1,0 +1,113 @@
+//! What `keystile explain` says is what `keystile serve` does.
+
+use serde_json::{Value, json};
+
+use crate::harness::{
+    client::{Asked, ask_about, channel, code, status},
+    service::{Keystile, Setup},
+};
+
+const POST: Asked<'static> = Asked {
+    credential: "",
+    method: "POST",
+    path: "/v1/bots/7/chat",
+    client: Some("10.1.2.3"),
+    body: None,
+    route: &[],
+};
+
+/// Options of a key, and a request with it.
+fn cases() -> Vec<(&'static [&'static str], Asked<'static>, Option<&'static str>)> {
+    let far = Asked { client: Some("192.0.2.1"), ..POST };
+    let get = Asked { method: "GET", ..POST };
+    let dotted = Asked { path: "/v1/bots/../bots/7/chat", ..POST };
+    let model = |model: &'static str| Asked { body: Some(model.to_owned()), ..POST };
+    let scopes: &[_] = &[("keystile.scopes", "chat admin")];
+    let no_model: &[_] = &[("keystile.model", "ignore")];
+    let bots: &[_] = &[("keystile.chatbot", "segment:3")];
+    let agents: &[_] = &[("keystile.agent", "segment:3")];
+    let shadow: &[_] = &[("keystile.scopes", "admin"), ("keystile.mode", "shadow")];
+    let wrong: &[_] = &[("keystile.scope", "admin")];
+    vec![
+        (&[], POST, None),
+        (&["--allowed-ip", "10.0.0.0/8"], POST, None),
+        (&["--allowed-ip", "10.0.0.0/8"], far, Some("ip_not_allowed")),
+        (&["--allowed-endpoint", "POST /v1/bots/*/chat"], POST, None),
+        (&["--allowed-endpoint", "POST /v1/bots/*/chat"], get, Some("endpoint_not_allowed")),
+        (&["--allowed-endpoint", "/v1/**"], dotted, Some("endpoint_not_allowed")),
+        (&["--allowed-model", "gpt-4*"], model("gpt-4o"), None),
+        (&["--allowed-model", "gpt-4*"], model("o1"), Some("model_not_allowed")),
+        (&["--allowed-model", "gpt-4*"], POST, Some("model_not_allowed")),
+        (&["--allowed-model", "gpt-4*"], Asked { route: no_model, ..POST }, None),
+        (&["--scope", "chat", "--scope", "admin"], Asked { route: scopes, ..POST }, None),
+        (&["--scope", "chat"], Asked { route: scopes, ..POST }, Some("scope_missing")),
+        (&["--allowed-chatbot", "7"], Asked { route: bots, ..POST }, None),
+        (&["--allowed-chatbot", "8"], Asked { route: bots, ..POST }, Some("chatbot_not_allowed")),
+        (&["--allowed-agent", "8"], Asked { route: agents, ..POST }, Some("agent_not_allowed")),
+        (&["--budget-limit-cents", "100", "--budget-type", "total"], POST, None),
+        (&["--budget-limit-cents", "0", "--budget-type", "total"], POST, Some("budget_exhausted")),
+        (&[], Asked { route: shadow, ..POST }, None),
+        (&["--tag", "keystile:shadow", "--scope", "chat"], Asked { route: scopes, ..POST }, None),
+        (&[], Asked { route: wrong, ..POST }, Some("route_misconfigured")),
+    ]
+}
+
+fn explain(setup: &Setup, id: i64, asked: &Asked<'_>) -> Value {
+    let id = id.to_string();
+    let mut arguments = vec!["explain", &id, "--method", asked.method, "--path", asked.path];
+    asked.client.iter().for_each(|client| arguments.extend(["--client", *client]));
+    asked.body.iter().for_each(|model| arguments.extend(["--model", model.as_str()]));
+    let route: Vec<_> = asked.route.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    route.iter().for_each(|setting| arguments.extend(["--route", setting.as_str()]));
+    setup.json(&arguments)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn explanation_and_served_decision_agree() {
+    let setup = Setup::new();
+    setup.create_user("ada");
+    let cases: Vec<_> = cases()
+        .into_iter()
+        .map(|(options, asked, expected)| (setup.create_key("ada", options), asked, expected))
+        .collect();
+    let Keystile { setup, process: _process } = setup.start(&[]).await;
+    let channel = channel(setup.tcp).await;
+    for (key, asked, expected) in &cases {
+        let explained = explain(&setup, key.id, asked);
+        let body = asked.body.as_ref().map(|model| json!({ "model": model }).to_string());
+        let served = ask_about(&channel, &Asked { credential: &key.credential, body, ..asked.clone() }).await;
+        assert_eq!(code(&served).as_deref(), *expected, "{asked:?}");
+        assert_eq!(explained["status"], status(&served), "{asked:?}: {explained}");
+        if let Some(code) = expected {
+            assert_eq!(explained["code"], *code, "{asked:?}: {explained}");
+        }
+    }
+}
+
+#[test]
+fn each_check_says_what_it_looked_at() {
+    let setup = Setup::new();
+    setup.create_user("ada");
+    let key = setup.create_key("ada", &["--allowed-ip", "10.0.0.0/8", "--expires-at", "90d"]);
+    let explained = explain(&setup, key.id, &Asked { client: Some("192.0.2.1"), ..POST });
+    let address =
+        explained["checks"].as_array().unwrap().iter().find(|check| check["check"] == "address").unwrap();
+    assert_eq!(address["passes"], false);
+    assert_eq!(address["looks_at"], "client: 192.0.2.1; allowed_ips: 10.0.0.0/8");
+    let later =
+        setup.json(&["explain", &key.id.to_string(), "--client", "10.0.0.1", "--at", "2190-01-01T00:00:00Z"]);
+    assert_eq!(later["code"], "expired");
+    let table = setup.run(&["explain", &key.id.to_string(), "--client", "10.0.0.1"]);
+    assert!(String::from_utf8(table.stdout).unwrap().contains("Every check passes."));
+}
+
+#[test]
+fn unknown_key_and_unreadable_request_are_errors() {
+    let setup = Setup::new();
+    setup.create_user("ada");
+    let key = setup.create_key("ada", &[]).id.to_string();
+    assert_eq!(setup.run(&["explain", "99"]).status.code(), Some(1));
+    assert_eq!(setup.run(&["explain", &key, "--at", "noon"]).status.code(), Some(2));
+    assert_eq!(setup.run(&["explain", &key, "--client", "localhost"]).status.code(), Some(2));
+    assert_eq!(setup.run(&["explain", &key, "--route", "keystile.mode"]).status.code(), Some(2));
+}
