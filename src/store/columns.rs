@@ -1,12 +1,15 @@
 //! The columns of `api_keys` and `users` that Keystile knows, and what each holds.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::Value;
 
 use super::cell::{self, Cell, Expected};
-use crate::{credential::Prefix, record::KeyHash};
+use crate::{
+    credential::Prefix,
+    record::{KeyHash, endpoint::Endpoint, model::ModelPattern, network::Network},
+};
 
 /// One column.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +34,12 @@ pub(crate) enum Kind {
     Json,
     /// A JSON list of strings.
     List,
+    /// A list of [`ModelPattern`].
+    Models,
+    /// A list of [`Endpoint`].
+    Endpoints,
+    /// A list of [`Network`].
+    Networks,
     Prefix,
     /// A bcrypt hash: read, never shown.
     Hash,
@@ -56,9 +65,9 @@ pub(crate) const API_KEYS: &[Column] = &[
     column("scopes", Kind::List),
     column("tags", Kind::List),
     column("permissions", Kind::Json),
-    column("allowed_models", Kind::List),
-    column("allowed_endpoints", Kind::List),
-    column("allowed_ips", Kind::List),
+    column("allowed_models", Kind::Models),
+    column("allowed_endpoints", Kind::Endpoints),
+    column("allowed_ips", Kind::Networks),
     column("allowed_chatbots", Kind::List),
     column("allowed_agents", Kind::List),
     column("rate_limit_per_minute", Kind::Count),
@@ -103,6 +112,13 @@ impl Kind {
             },
             Self::Json => return cell::json(text).map(|json| json.map(|json| json.to_string())),
             Self::List => write_list(&cell::list(text)?),
+            Self::Models => entries::<ModelPattern>(text, "a list of models, such as [\"gpt-4*\"]")?,
+            Self::Endpoints => {
+                entries::<Endpoint>(text, "a list of endpoints, such as [\"POST /v1/chat/*\"]")?
+            }
+            Self::Networks => {
+                entries::<Network>(text, "a list of addresses and networks, such as [\"10.0.0.0/8\"]")?
+            }
             Self::Prefix => {
                 Prefix::parse(text).map_err(|_| "the first 8 characters of the key, visible ASCII")?;
                 text.to_owned()
@@ -126,11 +142,22 @@ impl Kind {
                 let form = time::format_description::well_known::Rfc3339;
                 time.format(&form).map_or(Value::Null, Value::from)
             }),
-            Self::Json | Self::List => cell::json(&text).ok().map(Option::unwrap_or_default),
+            Self::Json | Self::List | Self::Models | Self::Endpoints | Self::Networks => {
+                cell::json(&text).ok().map(Option::unwrap_or_default)
+            }
             Self::Hash => Some(Value::Null),
             Self::Text | Self::Prefix => None,
         };
         read.unwrap_or(Value::String(text))
+    }
+}
+
+/// A list of which every entry means something: a key with any other would be denied.
+fn entries<T: FromStr>(text: &str, expected: Expected) -> Result<String, Expected> {
+    let list = cell::list(text)?;
+    match list.iter().all(|entry| entry.parse::<T>().is_ok()) {
+        true => Ok(write_list(&list)),
+        false => Err(expected),
     }
 }
 
@@ -223,6 +250,9 @@ mod tests {
             (Kind::Count, "-1"),
             (Kind::Timestamp, "infinity"),
             (Kind::List, "a,b"),
+            (Kind::Networks, r#"["10.0.0.0/8","10.0.0.256"]"#),
+            (Kind::Endpoints, r#"["v1"]"#),
+            (Kind::Models, r#"["a*b"]"#),
             (Kind::Prefix, "short"),
             (Kind::Hash, "$2b$15$"),
         ] {

@@ -197,7 +197,9 @@ fn wrong_usage_ends_with_status_2_and_names_flag_value_and_mend() {
     let key = |flag: &'static str, value: &'static str| ["keys", "create", "--user", "1", flag, value];
     for (arguments, words) in [
         (key("--expires-at", "soon"), ["--expires-at", "soon", "90d"]),
-        (key("--allowed-ip", "10.0.0.0/33"), ["--allowed-ip", "10.0.0.0/33", "bits"]),
+        (key("--allowed-ip", "10.0.0.0/33"), ["--allowed-ip", "10.0.0.0/33", "network"]),
+        (key("--allowed-endpoint", "v1/chat"), ["--allowed-endpoint", "v1/chat", "/v1/**"]),
+        (key("--allowed-model", "a*b"), ["--allowed-model", "a*b", "claude-*"]),
         (key("--brand", "toolong_"), ["--brand", "toolong_", "at most 4"]),
         (key("--cost", "15"), ["--cost", "15", "4..=14"]),
         (key("--rate-limit-per-day", "-1"), ["--rate-limit-per-day", "-1", "from 0 to"]),
