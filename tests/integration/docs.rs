@@ -38,6 +38,16 @@ fn readme_lists_every_denial() {
 }
 
 #[test]
+fn every_denial_has_its_cause_and_mend() {
+    let text = std::fs::read_to_string(readme().with_file_name("docs/denials.md")).unwrap();
+    let documented: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+    assert_eq!(documented, Reason::ALL.map(Reason::code));
+    for (reason, section) in Reason::ALL.iter().zip(text.split("\n## ").skip(1)) {
+        assert!(section.contains(&format!("\n{}, gRPC ", reason.status())), "{reason:?}");
+    }
+}
+
+#[test]
 fn readme_lists_every_metric() {
     let rows = metrics::TABLE.iter().map(|metric| {
         let kind = match metric.kind {
