@@ -88,3 +88,16 @@ impl From<ProofError> for Denial {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_store_can_be_unavailable() {
+        for error in [ProofError::Mismatch, ProofError::Overloaded, ProofError::Abandoned] {
+            assert_ne!(Denial::from(error).reason, Reason::Unavailable, "{error:?}");
+        }
+        assert_eq!(Denial::from(StoreError::Timeout(std::time::Duration::ZERO)).reason, Reason::Unavailable);
+    }
+}

@@ -219,6 +219,9 @@ async fn denial_carries_the_request_id_and_no_credential() {
 async fn deferred_failure_is_a_grpc_error_and_only_of_the_store() {
     let failed = service(Behaviour::Fail, OnFailure::Defer).check(good_request()).await;
     assert_eq!(failed.expect_err("deferred").code(), Code::Unavailable);
+    let wrong =
+        service(Behaviour::Know, OnFailure::Defer).check(request(&[("x-api-key", "ks_samplX")])).await;
+    assert_eq!(summary(wrong.expect("denied").get_ref()).1, 401);
     let panicked = service(Behaviour::Panic, OnFailure::Defer).check(good_request()).await;
     assert_eq!(summary(panicked.expect("denied").get_ref()).1, 503);
 }

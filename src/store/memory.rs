@@ -218,6 +218,7 @@ mod tests {
             );
         }
         assert!(memory.0.unknown.len() <= CONFIG.capacity);
+        assert_eq!(memory.0.known.len(), 1);
         assert_eq!(memory.records(known(), now).await.expect("found").tier, Tier::Memory);
         assert_eq!(asked.load(Ordering::SeqCst), 1);
     }
