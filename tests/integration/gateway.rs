@@ -162,8 +162,8 @@ async fn odd_requests_are_denied_and_harm_nothing() {
         let not_text = reqwest::header::HeaderValue::from_bytes(b"ks_\xff\xfe\xfd_abcdef").unwrap();
         let answer = gateway.get("/v1").header("x-api-key", not_text).send().await.unwrap();
         assert_eq!(code(answer).await, (401, "malformed_credential".into()));
-        let connect = gateway.request(Method::OPTIONS, "/*").send().await.unwrap();
-        assert_eq!(connect.status(), 401);
+        let options = gateway.request(Method::OPTIONS, "/*").send().await.unwrap();
+        assert_eq!(options.status(), 401);
         assert_eq!(gateway.status(&key.credential).await, 200);
     }
 }

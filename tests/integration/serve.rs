@@ -5,7 +5,8 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::harness::{
-    client::{ask, channel, status},
+    client::{Asked, ask, ask_about, channel, status},
+    postgres::Schema,
     service::{Keystile, Setup},
     until,
 };
@@ -135,6 +136,55 @@ async fn key_hashed_by_passlib_is_accepted() {
     let channel = channel(setup.tcp).await;
     assert_eq!(status(&ask(&channel, CREDENTIAL).await), 200);
     assert_eq!(status(&ask(&channel, &format!("{CREDENTIAL}x")).await), 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_in_postgres_are_served() {
+    let schema = Schema::create().await;
+    let setup = Setup::with_database(&schema.url());
+    assert!(setup.run(&["migrate"]).status.success());
+    setup.create_user("ada");
+    let key = setup.create_key("ada", &[]);
+    let Keystile { setup, process: _process } = setup.start(&[("KEYSTILE_RECORD_TTL", "1s")]).await;
+    let channel = channel(setup.tcp).await;
+    assert_eq!(status(&ask(&channel, &key.credential).await), 200);
+    assert_eq!(status(&ask(&channel, &format!("{}x", key.credential)).await), 401);
+    schema.execute(&format!("UPDATE api_keys SET is_active = false WHERE id = {}", key.id)).await;
+    until("the change is seen", Duration::from_secs(3), async || {
+        status(&ask(&channel, &key.credential).await) == 401
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_that_are_missing_are_named_until_they_are_there() {
+    let schema = Schema::create().await;
+    let Keystile { setup, process: _process } = Setup::with_database(&schema.url()).start_unready(&[]);
+    until("readiness names the mend", Duration::from_secs(10), async || {
+        setup.readyz().await.1["database"]["problem"]
+            .as_str()
+            .is_some_and(|told| told.contains("keystile migrate"))
+    })
+    .await;
+    assert!(setup.run(&["migrate"]).status.success());
+    until("it is ready without a restart", Duration::from_secs(5), async || setup.readyz().await.0 == 200)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connect_without_a_path_is_a_request_like_others() {
+    let setup = Setup::new();
+    setup.create_user("ada");
+    let open = setup.create_key("ada", &[]);
+    let restricted = setup.create_key("ada", &["--allowed-endpoint", "/**"]);
+    let Keystile { setup, process: _process } = setup.start(&[]).await;
+    let channel = channel(setup.tcp).await;
+    for (credential, expected) in
+        [(open.credential.as_str(), 200), (&restricted.credential, 403), ("ks_nobodysKey", 401)]
+    {
+        let asked = Asked { credential, method: "CONNECT", ..Asked::default() };
+        assert_eq!(status(&ask_about(&channel, &asked).await), expected);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
