@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{name, open, output::Output};
+use super::{keys::whole_key_is_no_argument, name, open, output::Output};
 use crate::{
     attributes::{Attributes, body::Body, route::RouteSettings},
     config::{DatabaseOptions, Mode},
@@ -74,6 +74,7 @@ struct Checked {
 }
 
 pub(super) async fn run(explain: Explain) -> anyhow::Result<()> {
+    whole_key_is_no_argument(&explain.key)?;
     let database = open(&explain.database)?;
     let proven = explain.key(&database).await?;
     let explanation = explain.explain(proven);

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     config::DatabaseOptions,
-    credential::{Credential, MAX_LEN, generate},
+    credential::{Credential, MAX_LEN, Prefix, generate},
 };
 
 mod create;
@@ -153,8 +153,7 @@ async fn identify(Show { output, database, .. }: Show) -> anyhow::Result<()> {
 
 /// An argument stands in the shell's history and in the list of processes, so it is not repeated
 /// in the error as well.
-fn whole_key_is_no_argument(key: &str) -> anyhow::Result<()> {
-    use crate::credential::Prefix;
+pub(super) fn whole_key_is_no_argument(key: &str) -> anyhow::Result<()> {
     if key.len() > Prefix::LEN && key.parse::<i64>().is_err() {
         bail!(
             "ID|PREFIX is longer than a prefix of {} characters; `keystile keys show -` reads a whole key from stdin",

@@ -75,7 +75,8 @@ async fn stop_signal_drains_and_exits_with_zero() {
         setup.create_user("ada");
         // Cost 12: the first check is still under way when the signal arrives.
         let key = setup.create_key("ada", &["--cost", "12"]);
-        let Keystile { setup, mut process } = setup.start(&[]).await;
+        let patience = [("KEYSTILE_TIMEOUT", "30s"), ("KEYSTILE_DRAIN_TIMEOUT", "30s")];
+        let Keystile { setup, mut process } = setup.start(&patience).await;
         let channel = channel(setup.tcp).await;
         let slow = tokio::spawn({
             let (channel, credential) = (channel.clone(), key.credential.clone());
@@ -84,7 +85,7 @@ async fn stop_signal_drains_and_exits_with_zero() {
         tokio::time::sleep(Duration::from_millis(50)).await;
         process.signal(signal);
         assert_eq!(status(&slow.await.unwrap()), 200, "a call under way is answered after {signal:?}");
-        assert_eq!(process.wait(Duration::from_secs(10)), Some(0), "{signal:?}: {}", setup.log());
+        assert_eq!(process.wait(Duration::from_secs(40)), Some(0), "{signal:?}: {}", setup.log());
         assert!(!setup.socket().exists(), "the socket is removed");
     }
 }
