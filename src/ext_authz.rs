@@ -1,10 +1,6 @@
 //! Envoy's `Check` call: a request becomes attributes, a decision becomes an answer.
 
-use std::{
-    panic::AssertUnwindSafe,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use envoy_types::ext_authz::v3::pb::{Authorization, CheckRequest, CheckResponse};
 use futures_util::FutureExt;
@@ -90,30 +86,35 @@ impl<S> Clone for ExtAuthz<S> {
 
 #[tonic::async_trait]
 impl<S: KeyStore> Authorization for ExtAuthz<S> {
+    /// A panic anywhere on the way is a denial of this request alone, whatever the mode.
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
-        let now = Moment::now();
-        let inner = &self.0;
-        let deadline = now.monotonic + allowed_time(request.metadata(), inner.config.timeout);
-        let (metadata, _, request) = request.into_parts();
-        let parsed = Parsed::new(request, &metadata, &inner.config.reading);
-        let decision = inner.decide(&parsed.attributes, now, deadline).await;
-        inner.counts.count(&decision, now.monotonic.elapsed());
-        log(&decision, &parsed.attributes);
-        inner.answer(&decision, parsed).map(Response::new)
+        let handled = AssertUnwindSafe(self.0.handle(request)).catch_unwind().await;
+        let answer = handled.unwrap_or_else(|_| {
+            error!("a check panicked and was denied");
+            self.0.counts.panicked();
+            Ok(response::panicked(self.0.config.deny_format))
+        });
+        answer.map(Response::new)
     }
 }
 
 impl<S: KeyStore> Inner<S> {
-    /// Decides; a panic on the way is a denial of this request alone.
-    async fn decide(&self, attributes: &Attributes, now: Moment, deadline: Instant) -> Decision {
-        let check = self.authorizer.check(attributes, now, deadline);
-        let denial = match AssertUnwindSafe(check).catch_unwind().await {
-            Ok(Ok(permit)) => return Decision::Allow(permit),
-            Ok(Err(denial)) => denial,
-            Err(_) => {
-                error!(request_id = attributes.request_id, "a check panicked and was denied");
-                return Decision::Deny(Reason::Unavailable.into());
-            }
+    async fn handle(&self, request: Request<CheckRequest>) -> Result<CheckResponse, Status> {
+        let now = Moment::now();
+        let deadline = now.monotonic + allowed_time(request.metadata(), self.config.timeout);
+        let (metadata, _, request) = request.into_parts();
+        let parsed = Parsed::new(request, &metadata, &self.config.reading);
+        let checked = self.authorizer.check(&parsed.attributes, now, deadline).await;
+        let decision = self.decide(checked, &parsed.attributes);
+        self.counts.count(&decision, now.monotonic.elapsed());
+        log(&decision, &parsed.attributes);
+        self.answer(&decision, parsed)
+    }
+
+    fn decide(&self, checked: Result<Permit, Denial>, attributes: &Attributes) -> Decision {
+        let denial = match checked {
+            Ok(permit) => return Decision::Allow(permit),
+            Err(denial) => denial,
         };
         let route = attributes.route.as_ref().ok().and_then(|route| route.shadow);
         if denial.is_shadowed(route, self.config.mode == Mode::Shadow) {

@@ -35,6 +35,10 @@ impl Counts {
         }
     }
 
+    pub(super) fn panicked(&self) {
+        self.denied.count(Reason::Unavailable);
+    }
+
     pub(super) fn count(&self, decision: &Decision, elapsed: Duration) {
         match decision {
             Decision::Allow(Permit::Key(_)) => self.allowed.increment(1),

@@ -66,11 +66,27 @@ pub(super) fn deny(
         "HEAD" => String::new(),
         _ => body::write(format, reason, &attributes.request_id),
     };
-    let denied =
-        DeniedHttpResponse { status: Some(HttpStatus { code: reason.status().into() }), headers: set, body };
+    denied(reason, set, body, Some(metadata))
+}
+
+/// Turns away a request of which a panic left nothing to tell.
+pub(super) fn panicked(format: DenyFormat) -> CheckResponse {
+    let reason = Reason::Unavailable;
+    let set = vec![overwrite("content-type", body::content_type(format))];
+    denied(reason, set, body::write(format, reason, ""), None)
+}
+
+fn denied(
+    reason: Reason,
+    headers: Vec<HeaderValueOption>,
+    body: String,
+    dynamic_metadata: Option<Struct>,
+) -> CheckResponse {
+    let http = HttpStatus { code: reason.status().into() };
+    let denied = DeniedHttpResponse { status: Some(http), headers, body };
     CheckResponse {
         status: Some(status(code(reason))),
-        dynamic_metadata: Some(metadata),
+        dynamic_metadata,
         http_response: Some(HttpResponse::DeniedResponse(denied)),
     }
 }
