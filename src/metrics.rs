@@ -17,6 +17,16 @@ pub struct Metrics {
     handle: PrometheusHandle,
 }
 
+/// `keystile_cache_lookups_total` of one cache.
+pub struct CacheLookups {
+    /// It was there.
+    pub hit: Counter,
+    /// It was known not to be.
+    pub negative: Counter,
+    /// Nothing was known.
+    pub miss: Counter,
+}
+
 /// What a metric counts in.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Kind {
@@ -152,9 +162,12 @@ impl Metrics {
         self.with(|| metrics::histogram!(CHECK_DURATION, "tier" => tier))
     }
 
-    /// `keystile_cache_lookups_total` for one tier, kind and result.
-    pub fn cache_lookups(&self, tier: &'static str, kind: &'static str, result: &'static str) -> Counter {
-        self.with(|| metrics::counter!(CACHE_LOOKUPS, "tier" => tier, "kind" => kind, "result" => result))
+    /// `keystile_cache_lookups_total` for one tier and kind.
+    pub fn cache_lookups(&self, tier: &'static str, kind: &'static str) -> CacheLookups {
+        let lookups = |result: &'static str| {
+            self.with(|| metrics::counter!(CACHE_LOOKUPS, "tier" => tier, "kind" => kind, "result" => result))
+        };
+        CacheLookups { hit: lookups("hit"), negative: lookups("negative"), miss: lookups("miss") }
     }
 
     /// `keystile_cache_entries` for one kind.

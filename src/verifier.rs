@@ -12,13 +12,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use metrics::{Counter, Gauge};
+use metrics::Gauge;
 use quick_cache::sync::Cache;
 
 use crate::{
     credential::{CacheSecret, Credential, Digest},
     flight::Flights,
-    metrics::Metrics,
+    metrics::{CacheLookups, Metrics},
     record::{HashTag, KeyHash, KeyId, KeyRecord},
 };
 
@@ -69,7 +69,8 @@ struct Inner {
     proofs: Cache<Claim, Instant>,
     refusals: Cache<Claim, Instant>,
     flights: Flights<Claim, Result<bool, ProofError>>,
-    lookups: Lookups,
+    lookups: CacheLookups,
+    entries: Entries,
 }
 
 /// "This credential belongs to this record with this hash": what is proven or refused.
@@ -81,10 +82,7 @@ struct Claim {
     hash: HashTag,
 }
 
-struct Lookups {
-    hit: Counter,
-    negative: Counter,
-    miss: Counter,
+struct Entries {
     proofs: Gauge,
     refusals: Gauge,
 }
@@ -92,7 +90,6 @@ struct Lookups {
 impl Verifier {
     /// Starts the bcrypt threads, with nothing proven yet.
     pub fn new(secret: CacheSecret, config: VerifierConfig, metrics: &Metrics) -> Self {
-        let lookups = |result| metrics.cache_lookups("memory", "proofs", result);
         Self(Arc::new(Inner {
             secret,
             config,
@@ -101,10 +98,8 @@ impl Verifier {
             proofs: Cache::new(config.capacity),
             refusals: Cache::new(config.capacity),
             flights: Flights::default(),
-            lookups: Lookups {
-                hit: lookups("hit"),
-                negative: lookups("negative"),
-                miss: lookups("miss"),
+            lookups: metrics.cache_lookups("memory", "proofs"),
+            entries: Entries {
                 proofs: metrics.cache_entries("proofs"),
                 refusals: metrics.cache_entries("refusals"),
             },
@@ -206,8 +201,8 @@ impl Inner {
             // In a place of its own: a flood of wrong secrets evicts no proof.
             false => self.refusals.insert(claim, now + self.config.negative_ttl),
         }
-        self.lookups.proofs.set(self.proofs.len() as f64);
-        self.lookups.refusals.set(self.refusals.len() as f64);
+        self.entries.proofs.set(self.proofs.len() as f64);
+        self.entries.refusals.set(self.refusals.len() as f64);
     }
 }
 

@@ -5,12 +5,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use metrics::{Counter, Gauge};
+use metrics::Gauge;
 use quick_cache::sync::Cache;
 
 use super::{Found, KeyStore, StoreError};
 use crate::{
-    credential::Prefix, decision::Tier, flight::Flights, metrics::Metrics, moment::Moment, record::KeyRecord,
+    credential::Prefix,
+    decision::Tier,
+    flight::Flights,
+    metrics::{CacheLookups, Metrics},
+    moment::Moment,
+    record::KeyRecord,
 };
 
 /// Remembers what the next tier found. Cheap to clone.
@@ -35,7 +40,8 @@ struct Inner<S> {
     known: Cache<Prefix, Held>,
     unknown: Cache<Prefix, Instant>,
     flights: Flights<Prefix, Result<Found, StoreError>>,
-    lookups: Lookups,
+    lookups: CacheLookups,
+    entries: Entries,
 }
 
 #[derive(Clone)]
@@ -44,10 +50,7 @@ struct Held {
     fresh_until: Instant,
 }
 
-struct Lookups {
-    hit: Counter,
-    negative: Counter,
-    miss: Counter,
+struct Entries {
     known: Gauge,
     unknown: Gauge,
 }
@@ -55,17 +58,14 @@ struct Lookups {
 impl<S: KeyStore> Memory<S> {
     /// Puts an empty memory before `next`.
     pub fn new(next: S, config: MemoryConfig, metrics: &Metrics) -> Self {
-        let lookups = |result| metrics.cache_lookups(Tier::Memory.name(), "records", result);
         Self(Arc::new(Inner {
             next,
             config,
             known: Cache::new(config.capacity),
             unknown: Cache::new(config.capacity),
             flights: Flights::default(),
-            lookups: Lookups {
-                hit: lookups("hit"),
-                negative: lookups("negative"),
-                miss: lookups("miss"),
+            lookups: metrics.cache_lookups(Tier::Memory.name(), "records"),
+            entries: Entries {
                 known: metrics.cache_entries("records"),
                 unknown: metrics.cache_entries("unknown"),
             },
@@ -120,8 +120,8 @@ impl<S: KeyStore> Inner<S> {
             let fresh_until = asked + jittered(self.config.record_ttl);
             self.known.insert(prefix, Held { records: Arc::clone(&found.records), fresh_until });
         }
-        self.lookups.known.set(self.known.len() as f64);
-        self.lookups.unknown.set(self.unknown.len() as f64);
+        self.entries.known.set(self.known.len() as f64);
+        self.entries.unknown.set(self.unknown.len() as f64);
     }
 }
 
