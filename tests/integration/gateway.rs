@@ -36,7 +36,7 @@ async fn code(answer: Response) -> (u16, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_configuration_lets_good_keys_through_and_no_others() {
     for version in VERSIONS {
-        for config in ["uds.yaml", "tcp.yaml", "body.yaml"] {
+        for config in ["uds.yaml", "tcp.yaml", "body.yaml", "routes.yaml"] {
             let (setup, key) = setup(&["--scope", "chat", "--rate-limit-per-minute", "60"]);
             let gateway = Gateway::start(version, config, setup, &[]).await;
             let what = format!("Envoy {version}, {config}");
