@@ -58,14 +58,13 @@ pub(super) fn deny(
     let mut set = vec![overwrite("content-type", body::content_type(format))];
     set.extend(challenge(reason).map(|challenge| overwrite("www-authenticate", challenge)));
     set.extend(retry_after(reason).map(|seconds| overwrite("retry-after", seconds)));
+    // Also for HEAD: Envoy keeps the body to itself, and answers with its type and length.
+    let mut body = body::write(format, reason, &attributes.request_id);
     if attributes.is_grpc {
         // Envoy makes a gRPC answer of ours, with the body as its message, and would guess the code.
         set.push(overwrite("grpc-status", i32::from(code(reason)).to_string()));
+        body.truncate(body.trim_end().len());
     }
-    let body = match attributes.method.as_str() {
-        "HEAD" => String::new(),
-        _ => body::write(format, reason, &attributes.request_id),
-    };
     denied(reason, set, body, Some(metadata))
 }
 
