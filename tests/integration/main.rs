@@ -9,6 +9,7 @@ mod descriptor;
 mod docs;
 mod explain;
 mod gateway;
+mod policy;
 mod postgres_tls;
 mod serve;
 mod store_contract;

@@ -18,24 +18,25 @@ pub const VERSIONS: [&str; 2] = ["1.36.4", "1.40.0"];
 pub struct Gateway {
     pub keystile: Keystile,
     envoy: Guarded,
-    url: String,
+    pub url: String,
     admin: String,
-    _upstream: Upstream,
+    pub upstream: Upstream,
 }
 
 impl Gateway {
     /// Starts Keystile, the upstream and Envoy with `envoy/CONFIG`.
     pub async fn start(version: &str, config: &str, setup: Setup, settings: &[(&str, &str)]) -> Self {
-        Self::before(version, config, setup.start(settings).await).await
+        Self::before(version, config, setup.start(settings).await, &[]).await
     }
 
-    /// Puts Envoy before a Keystile that runs.
-    pub async fn before(version: &str, config: &str, keystile: Keystile) -> Self {
+    /// Puts Envoy before a Keystile that runs, with further texts of its configuration replaced.
+    pub async fn before(version: &str, config: &str, keystile: Keystile, edits: &[(&str, &str)]) -> Self {
         let upstream = Upstream::start().await;
         let folder = scratch("envoy");
         let (ingress, admin) = (free_port(), free_port());
         let text = std::fs::read_to_string(project().join("envoy").join(config)).unwrap();
-        let text = Substitution(text)
+        let edited = edits.iter().fold(Substitution(text), |text, (from, to)| text.replace(from, to));
+        let text = edited
             .replace("0.0.0.0, port_value: 8080", &format!("127.0.0.1, port_value: {ingress}"))
             .replace("port_value: 9901", &format!("port_value: {admin}"))
             .replace("port_value: 8081", &format!("port_value: {}", upstream.address.port()))
@@ -49,7 +50,7 @@ impl Gateway {
         let flush = ["--file-flush-interval-msec", "50"];
         let envoy = Guarded::spawn(folder.clone(), "TERM", &[&command[..], &options, &flush].concat());
         let url = |port| format!("http://127.0.0.1:{port}");
-        let gateway = Self { keystile, envoy, url: url(ingress), admin: url(admin), _upstream: upstream };
+        let gateway = Self { keystile, envoy, url: url(ingress), admin: url(admin), upstream };
         until("Envoy sees Keystile", Duration::from_secs(30), async || gateway.is_ready().await).await;
         gateway
     }

@@ -1,6 +1,13 @@
 //! The service behind Envoy: answers with what it was sent.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use axum::{
     Json, Router,
@@ -13,6 +20,7 @@ use tokio::{net::TcpListener, task::AbortHandle};
 /// An echo server, stopped when it is dropped.
 pub struct Upstream {
     pub address: SocketAddr,
+    requests: Arc<AtomicUsize>,
     task: AbortHandle,
 }
 
@@ -27,10 +35,22 @@ impl Upstream {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let echo = Router::new()
-            .fallback(|request: Request| async move { Json(seen(request.uri(), request.headers())) });
+        let requests = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&requests);
+        let echo = Router::new().fallback(|request: Request| async move {
+            counter.fetch_add(1, Ordering::Relaxed);
+            let seen = seen(request.uri(), request.headers());
+            // To its end, as a real service would: an answer before that ends the connection.
+            axum::body::to_bytes(request.into_body(), usize::MAX).await.unwrap();
+            Json(seen)
+        });
         let task = tokio::spawn(async move { axum::serve(listener, echo).await }).abort_handle();
-        Self { address, task }
+        Self { address, requests, task }
+    }
+
+    /// How many requests have come so far.
+    pub fn requests(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
     }
 }
 
