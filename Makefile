@@ -36,6 +36,7 @@ test: tools ## all tests, with a real Envoy and a real Postgres
 tools: ## fetch what the tests run against
 	tools/need-postgres
 	tools/fetch-envoy $(ENVOY_VERSIONS)
+	tools/fetch-openai
 
 clean: ## remove what was built and fetched
 	cargo clean
