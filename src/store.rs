@@ -19,6 +19,7 @@ mod row;
 mod sql;
 mod sqlite;
 
+pub use cell::allow_list;
 pub use columns::Listed;
 pub use database::Database;
 pub use manage::{ImportError, ImportRow, ManageError, NewKey, NewUser};

@@ -57,9 +57,9 @@ pub(crate) fn list(text: &str) -> Result<Vec<String>, Expected> {
     list.map(Option::unwrap_or_default).map_err(|_| "a JSON list of strings, such as [\"chat\"]")
 }
 
-/// A list that restricts: none of it is no restriction; one that is no list, or has an entry that
-/// means nothing, allows nothing.
-pub(crate) fn allow_list<T: FromStr>(cell: Option<&str>) -> AllowList<T> {
+/// A list that restricts, from the JSON of its cell: none of it is no restriction; one that is no
+/// list, or has an entry that means nothing, allows nothing.
+pub fn allow_list<T: FromStr>(cell: Option<&str>) -> AllowList<T> {
     let Ok(entries) = cell.map_or_else(|| Ok(Vec::new()), list) else { return AllowList::Unreadable };
     let entries: Result<Vec<_>, _> = entries.iter().map(|entry| entry.parse()).collect();
     match entries {
