@@ -8,7 +8,7 @@ LOCKED ?=
 ENVOY_VERSIONS := 1.40.0 1.36.4
 ENVOY := .tools/envoy-$(firstword $(ENVOY_VERSIONS))/envoy
 
-.PHONY: help demo check fmt clippy doc test tools clean
+.PHONY: help demo check fmt clippy doc test fuzz tools clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -32,6 +32,10 @@ doc: ## the documentation builds, warnings denied
 
 test: tools ## all tests, with a real Envoy and a real Postgres
 	cargo test $(LOCKED)
+
+fuzz: ## look for inputs that break the parsers, FUZZ_SECONDS=60 each
+	tools/fetch-cargo-fuzz
+	fuzz/run
 
 tools: ## fetch what the tests run against
 	tools/need-postgres
