@@ -35,13 +35,16 @@ impl Body {
     ///
     /// # Errors
     /// [`NoModel`] whenever an upstream could read another model than we do: no object, no string,
-    /// two members of that name, bytes after the object, a byte order mark.
+    /// two members of that name, bytes after the object, a byte order mark, bytes that are no UTF-8.
     pub fn model(&self) -> Result<String, NoModel> {
         match self {
             Self::Absent => Err(NoModel::Absent),
             Self::Unreadable => Err(NoModel::Unreadable),
             Self::Whole(bytes) => {
-                let Model(model) = serde_json::from_slice(bytes).map_err(|_| NoModel::NotOne)?;
+                // serde_json decodes no text that it skips, and where strings end in bytes that are
+                // no UTF-8 is a matter of opinion.
+                let text = std::str::from_utf8(bytes).map_err(|_| NoModel::NotOne)?;
+                let Model(model) = serde_json::from_str(text).map_err(|_| NoModel::NotOne)?;
                 Ok(model)
             }
         }
@@ -171,6 +174,7 @@ mod tests {
         let utf16: Vec<u8> = r#"{"model":"gpt-4o"}"#.encode_utf16().flat_map(u16::to_le_bytes).collect();
         assert_eq!(model(utf16), Err(NoModel::NotOne));
         assert_eq!(model(b"{\"model\":\"gpt\xff\"}"), Err(NoModel::NotOne));
+        assert_eq!(model(b"{\"model\":\"gpt-4o\",\"a\":\"\xff\"}"), Err(NoModel::NotOne));
         assert_eq!(
             model(format!("{}1{}", r#"{"a":"#.repeat(100_000), "}".repeat(100_000))),
             Err(NoModel::NotOne)
