@@ -91,8 +91,9 @@ impl FromStr for Endpoint {
             Some(path) => (path, true),
             None => (path, false),
         };
-        // A query would never match, since paths are compared without theirs.
-        if path.contains('?') {
+        // Neither would ever match: paths are compared without their query, and have no empty segment
+        // that another follows.
+        if path.contains('?') || (open && path.ends_with('/')) {
             return Err(NotAnEndpoint);
         }
         let path = NormalPath::parse(path).map_err(|UnsafePath| NotAnEndpoint)?;
@@ -226,6 +227,8 @@ mod tests {
             "/v1/../admin",
             "//v1",
             "/v1//a",
+            "//**",
+            "/v1//**",
             "/a;b",
             "/a#b",
             "/v1/%zz",
