@@ -44,4 +44,4 @@ tools: ## fetch what the tests run against
 
 clean: ## remove what was built and fetched
 	cargo clean
-	rm -rf .tools
+	rm -rf .tools fuzz/target

@@ -3,7 +3,10 @@
 
 #![no_main]
 
-use std::{cell::LazyCell, sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use envoy_types::{
     ext_authz::v3::pb::{Authorization, CheckRequest, CheckResponse, HttpResponse},
@@ -29,13 +32,11 @@ use prost::Message;
 use tokio::runtime::{Builder, Runtime};
 use tonic::Request;
 
-thread_local! {
-    static SERVICE: LazyCell<Service> = LazyCell::new(Service::start);
-}
+static SERVICE: LazyLock<Service> = LazyLock::new(Service::start);
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(request) = CheckRequest::decode(bytes) {
-        SERVICE.with(|service| service.denies(request));
+        SERVICE.denies(request);
     }
 });
 
