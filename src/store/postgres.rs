@@ -65,6 +65,8 @@ impl Postgres {
             match link.query(statement).await {
                 // A connection that died while idle is no outage: once more on a fresh one.
                 Err(error) if died(&error) => {
+                    // The server may have said so before the socket closes: not back into the pool.
+                    link.busy = true;
                     drop(link);
                     self.link().await?.query(statement).await
                 }
