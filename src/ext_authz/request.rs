@@ -89,7 +89,7 @@ fn request_id(http: &HttpRequest) -> String {
 /// By the rule that Envoy answers gRPC callers by.
 fn is_grpc(http: &HttpRequest) -> bool {
     let rest = text(http, "content-type").and_then(|kind| kind.strip_prefix("application/grpc"));
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', ';']))
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('+'))
 }
 
 /// Takes the body out, if it is all there and is what it looks like.
@@ -106,16 +106,26 @@ fn body(http: &mut HttpRequest) -> Body {
     let cut = usize::try_from(http.size).is_ok_and(|size| size != 0 && size != bytes.len());
     let encoded = values(http, "content-encoding").any(|coding| !coding.eq_ignore_ascii_case(b"identity"));
     let upgraded = values(http, "upgrade").next().is_some();
-    match partial || cut || encoded || upgraded || has_foreign_charset(http) {
+    match partial || cut || encoded || upgraded || !is_plain_json(http) {
         true => Body::Unreadable,
         false => Body::Whole(bytes),
     }
 }
 
-fn has_foreign_charset(http: &HttpRequest) -> bool {
-    let kind = text(http, "content-type").unwrap_or_default().to_ascii_lowercase();
-    let charset = kind.split(';').skip(1).find_map(|parameter| parameter.trim().strip_prefix("charset="));
-    charset.is_some_and(|charset| !matches!(charset.trim_matches('"'), "utf-8" | "utf8" | "us-ascii"))
+/// Whether nothing says that the body is to be read as anything but JSON in UTF-8. What is JSON can
+/// be a form as well, and name another model there: `{"a": "&model=b&", "model": "c"}`.
+fn is_plain_json(http: &HttpRequest) -> bool {
+    let mut kinds =
+        values(http, "content-type").map(|kind| String::from_utf8_lossy(kind).to_ascii_lowercase());
+    kinds.all(|kind| {
+        let mut parts = kind.split(';').map(str::trim);
+        let media = parts.next().unwrap_or_default();
+        let json = media == "application/json"
+            || media == "text/json"
+            || (media.starts_with("application/") && media.ends_with("+json"));
+        let mut charsets = parts.filter_map(|parameter| parameter.strip_prefix("charset="));
+        json && charsets.all(|charset| matches!(charset.trim_matches('"'), "utf-8" | "utf8" | "us-ascii"))
+    })
 }
 
 /// The first value of a header, if it is text.

@@ -174,6 +174,8 @@ async fn model_in_a_body_that_cannot_be_read_is_denied() {
     for (name, value, expected) in [
         ("content-type", "application/json; charset=utf-8", 200),
         ("content-type", "application/json; charset=utf-16", 403),
+        // {"a":"&model=o3&",...} is both: JSON, and a form that names another model.
+        ("content-type", "application/x-www-form-urlencoded", 403),
         ("content-encoding", "identity", 200),
         ("content-encoding", "gzip", 403),
     ] {

@@ -203,12 +203,17 @@ fn body_is_whole_or_not_looked_at() {
     assert_eq!(sent(&[], 2), whole);
     assert_eq!(sent(&[], -1), whole);
     assert_eq!(sent(&[("x-envoy-auth-partial-body", "false")], 2), whole);
-    assert_eq!(sent(&[("content-type", "application/json; charset=UTF-8")], 2), whole);
+    for json in ["application/json; charset=UTF-8", "text/json", "application/vnd.api+json"] {
+        assert_eq!(sent(&[("content-type", json)], 2), whole, "{json}");
+    }
     for headers in [
         ("x-envoy-auth-partial-body", "true"),
         ("content-encoding", "gzip"),
         ("upgrade", "websocket"),
         ("content-type", "application/json;charset=utf-16"),
+        ("content-type", "application/json;charset=utf-8;charset=utf-16"),
+        ("content-type", "application/x-www-form-urlencoded"),
+        ("content-type", "application/json,multipart/form-data; boundary=x+json"),
     ] {
         assert_eq!(sent(&[headers], 2), Body::Unreadable, "{headers:?}");
     }
@@ -223,7 +228,7 @@ fn grpc_callers_are_known_by_their_content_type() {
     for (kind, expected) in [
         ("application/grpc", true),
         ("application/grpc+proto", true),
-        ("application/grpc;x=y", true),
+        ("application/grpc;x=y", false),
         ("application/grpc-web", false),
         ("application/json", false),
     ] {
