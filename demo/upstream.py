@@ -18,6 +18,7 @@ class Upstream(ThreadingHTTPServer):
 
 class Echo(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # buffered: head and body leave together
 
     def answer(self):
         self.read_body()
@@ -30,6 +31,7 @@ class Echo(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+        self.wfile.flush()
 
     def read_body(self):
         """Leaves the connection at the next request; the body itself is of no interest."""

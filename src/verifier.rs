@@ -206,7 +206,7 @@ impl Inner {
     }
 }
 
-/// The one place where bcrypt runs. A hash that bcrypt cannot read matches nothing.
+/// The one place where bcrypt runs. It reads every [`KeyHash`]; what it could not read would match nothing.
 fn matches(credential: &Credential, hash: &KeyHash) -> bool {
     bcrypt::verify(credential.expose(), hash.expose()).unwrap_or(false)
 }

@@ -2,21 +2,25 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rand::{RngExt, distr::Alphanumeric};
-
 use super::matches;
 use crate::{credential::Credential, record::KeyHash};
 
 /// The decoy, at the cost of the costliest hash seen.
 pub(super) struct Decoy {
+    /// Salt and hash, as bcrypt writes them.
     body: String,
     cost: AtomicU32,
 }
 
 impl Decoy {
-    /// A decoy whose salt and hash are drawn at random: nobody knows a credential that matches.
+    /// A decoy that bcrypt itself made, of a random secret that nobody knows: one that it could not
+    /// read would be refused at once, and tell unknown keys by their speed.
     pub(super) fn new(cost: u32) -> Self {
-        let body = rand::rng().sample_iter(Alphanumeric).take(53).map(char::from).collect();
+        let secret: [u8; 32] = rand::random();
+        let Ok(hash) = bcrypt::hash(secret.map(|byte| byte.max(1)), *KeyHash::COSTS.start()) else {
+            unreachable!("bcrypt hashes 32 bytes without a NUL at an accepted cost")
+        };
+        let body = hash.rsplit('$').next().unwrap_or_default().to_owned();
         Self { body, cost: AtomicU32::new(cost) }
     }
 
@@ -41,8 +45,23 @@ impl Decoy {
 
     fn hash_at(&self, cost: u32) -> KeyHash {
         let Ok(hash) = format!("$2b${cost:02}${}", self.body).parse() else {
-            unreachable!("costs come from accepted hashes, and the body is 53 letters and digits")
+            unreachable!("costs come from accepted hashes, and the body from bcrypt")
         };
         hash
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decoy_is_computed_at_every_cost_and_not_refused() {
+        let decoy = Decoy::new(12);
+        for cost in 4..=6 {
+            let verdict = bcrypt::verify("zz_unknown", decoy.hash_at(cost).expose());
+            assert!(matches!(verdict, Ok(false)), "{verdict:?}");
+        }
+        assert_eq!(decoy.hash().cost(), 12);
     }
 }
