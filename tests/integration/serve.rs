@@ -49,6 +49,31 @@ async fn admin_tells_liveness_readiness_and_metrics() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_callers_with_a_cold_key_cost_one_query_and_one_bcrypt() {
+    let setup = Setup::new();
+    setup.create_user("ada");
+    let key = setup.create_key("ada", &["--cost", "10"]);
+    let Keystile { setup, process: _process } = setup.start(&[("KEYSTILE_TIMEOUT", "30s")]).await;
+    let channel = channel(setup.tcp).await;
+    let callers: Vec<_> = (0..1000)
+        .map(|_| {
+            let (channel, credential) = (channel.clone(), key.credential.clone());
+            tokio::spawn(async move { status(&ask(&channel, &credential).await) })
+        })
+        .collect();
+    for caller in callers {
+        assert_eq!(caller.await.unwrap(), 200);
+    }
+    let metrics = setup.metrics().await;
+    for line in [
+        "keystile_store_duration_seconds_count{store=\"sqlite\",operation=\"records\"} 1",
+        "keystile_bcrypt_duration_seconds_count 1",
+    ] {
+        assert!(metrics.contains(line), "{line} in:\n{metrics}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn grpc_port_tells_health_and_describes_itself() {
     use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
     use tonic_reflection::pb::v1::{
