@@ -50,7 +50,7 @@ impl<S: KeyStore> Authorizer<S> {
         // 4 policy: the key's own, on every request.
         let facts = Facts { record: &record, attributes, route, now: now.wall };
         let verdict = policy::check(&facts);
-        let proven = Proven { record, tier: found.tier };
+        let proven = Proven { record, tier: found.tier, stale: found.stale };
         if let Err(reason) = verdict {
             return Err(proven.deny(reason));
         }

@@ -98,6 +98,10 @@ pub struct ServeOptions {
     #[arg(long, env = "KEYSTILE_NEGATIVE_TTL", default_value = "10s", value_parser = duration, help_heading = "Caches")]
     pub negative_ttl: Duration,
 
+    /// How long past its TTL a record serves while the database does not answer; `0s` not at all.
+    #[arg(long, env = "KEYSTILE_STALE_IF_ERROR", default_value = "300s", value_parser = duration_or_none, help_heading = "Caches")]
+    pub stale_if_error: Duration,
+
     /// Prefixes held in memory; as many unknown ones, apart.
     #[arg(long, env = "KEYSTILE_MEMORY_CAPACITY", default_value = "100000", value_parser = capacity, help_heading = "Caches")]
     pub memory_capacity: usize,
@@ -350,8 +354,14 @@ impl fmt::Debug for Secret {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
+    match duration_or_none(text) {
         Ok(duration) if duration.is_zero() => Err("must be more than zero".into()),
+        parsed => parsed,
+    }
+}
+
+fn duration_or_none(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
         Ok(duration) if duration > MAX_DURATION => Err("is over 365 days".into()),
         Ok(duration) => Ok(duration),
         Err(error) => Err(format!("is not a duration such as 500ms, 10s or 5m: {error}")),

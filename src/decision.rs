@@ -20,6 +20,8 @@ pub struct Proven {
     pub record: Arc<KeyRecord>,
     /// Where the record came from.
     pub tier: Tier,
+    /// Whether the record is past its time, and serves because nothing below memory answers.
+    pub stale: bool,
 }
 
 /// The request may not pass.
@@ -229,7 +231,7 @@ mod tests {
 
     fn denial(reason: Reason, tag: &str) -> Denial {
         let record = KeyRecord { tags: vec![tag.to_owned()], ..sample::record() };
-        Proven { record: Arc::new(record), tier: Tier::Memory }.deny(reason)
+        Proven { record: Arc::new(record), tier: Tier::Memory, stale: false }.deny(reason)
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct CacheLookups {
     pub negative: Counter,
     /// Nothing was known.
     pub miss: Counter,
+    /// It was there, past its time, and served because nothing below answered.
+    pub stale: Counter,
 }
 
 /// What a metric counts in.
@@ -83,7 +85,7 @@ pub const TABLE: &[Metric] = &[
     Metric {
         name: CACHE_LOOKUPS,
         kind: Kind::Counter,
-        help: "Look-ups in a cache, by tier, kind (records, proofs) and result (hit, negative, miss).",
+        help: "Look-ups in a cache, by tier, kind (records, proofs) and result (hit, negative, miss; stale: a miss that was served all the same, in an outage).",
     },
     Metric {
         name: CACHE_ENTRIES,
@@ -167,7 +169,12 @@ impl Metrics {
         let lookups = |result: &'static str| {
             self.with(|| metrics::counter!(CACHE_LOOKUPS, "tier" => tier, "kind" => kind, "result" => result))
         };
-        CacheLookups { hit: lookups("hit"), negative: lookups("negative"), miss: lookups("miss") }
+        CacheLookups {
+            hit: lookups("hit"),
+            negative: lookups("negative"),
+            miss: lookups("miss"),
+            stale: lookups("stale"),
+        }
     }
 
     /// `keystile_cache_entries` for one kind.

@@ -164,6 +164,7 @@ fn memory_config(options: &ServeOptions) -> MemoryConfig {
         capacity: options.memory_capacity,
         record_ttl: options.record_ttl,
         negative_ttl: options.negative_ttl,
+        stale_if_error: options.stale_if_error,
     }
 }
 

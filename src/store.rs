@@ -44,6 +44,8 @@ pub struct Found {
     pub records: Arc<[Arc<KeyRecord>]>,
     /// Which tier had them.
     pub tier: Tier,
+    /// Whether they are past their time, and serve because no tier below answers.
+    pub stale: bool,
 }
 
 /// Why a store has no answer. Its text names what an operator can mend, and no secret.
@@ -61,4 +63,11 @@ pub enum StoreError {
     /// The work was abandoned half-way.
     #[error(transparent)]
     Abandoned(#[from] crate::flight::Abandoned),
+}
+
+impl StoreError {
+    /// Whether nobody answered. A database that answers, but is not fit, is no outage.
+    pub fn is_outage(&self) -> bool {
+        !matches!(self, Self::Unfit(_))
+    }
 }

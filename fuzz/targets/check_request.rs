@@ -52,7 +52,7 @@ struct Empty;
 
 impl KeyStore for Empty {
     async fn records(&self, _: Prefix, _: Moment) -> Result<Found, StoreError> {
-        Ok(Found { records: Arc::default(), tier: Tier::Database })
+        Ok(Found { records: Arc::default(), tier: Tier::Database, stale: false })
     }
 }
 

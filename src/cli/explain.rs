@@ -94,7 +94,7 @@ impl Explain {
         let record = record.with_context(|| {
             format!("key {id} is denied as invalid_credential: its row cannot be decoded")
         })?;
-        Ok(Proven { record: Arc::clone(record), tier: Tier::Database })
+        Ok(Proven { record: Arc::clone(record), tier: Tier::Database, stale: false })
     }
 
     fn explain(&self, proven: Proven) -> Explanation {

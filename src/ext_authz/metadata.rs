@@ -32,7 +32,8 @@ impl Said<'_> {
         let mut fields = vec![("decision", text(self.decision)), ("result", text(self.result))];
         fields.extend(self.reason.map(|reason| ("reason", text(reason.code()))));
         fields.extend(self.route_error.map(|error| ("route_error", text(&error.to_string()))));
-        if let Some(Proven { record, tier }) = self.proven {
+        if let Some(Proven { record, tier, stale }) = self.proven {
+            fields.extend(stale.then(|| ("stale", boolean(true))));
             fields.push(("tier", text(tier.name())));
             // A string: Envoy's rate-limit filters take no other kind as a descriptor.
             fields.push(("key_id", text(&record.id.0.to_string())));

@@ -47,7 +47,7 @@ impl KeyStore for Scripted {
             Behaviour::Revoked => record.is_active = false,
         }
         let records = if prefix == record.prefix { [Arc::new(record)].into() } else { Arc::default() };
-        Ok(Found { records, tier: Tier::Database })
+        Ok(Found { records, tier: Tier::Database, stale: false })
     }
 }
 

@@ -122,7 +122,7 @@ impl KeyStore for Database {
             self.backend().query(Patience::Check, statement).await
         };
         let rows = self.0.counted(&self.0.counts.records, read).await?;
-        Ok(Found { records: self.decode(&rows), tier: Tier::Database })
+        Ok(Found { records: self.decode(&rows), tier: Tier::Database, stale: false })
     }
 }
 

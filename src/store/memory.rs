@@ -15,7 +15,6 @@ use crate::{
     flight::Flights,
     metrics::{CacheLookups, Metrics},
     moment::Moment,
-    record::KeyRecord,
 };
 
 /// Remembers what the next tier found. Cheap to clone.
@@ -32,7 +31,12 @@ pub struct MemoryConfig {
     pub record_ttl: Duration,
     /// How long an unknown prefix is believed to be unknown.
     pub negative_ttl: Duration,
+    /// How long past their TTL records serve while no tier below answers.
+    pub stale_if_error: Duration,
 }
+
+/// How long a stale record serves before the tier below is asked again.
+const RETRY: Duration = Duration::from_secs(1);
 
 struct Inner<S> {
     next: S,
@@ -46,8 +50,9 @@ struct Inner<S> {
 
 #[derive(Clone)]
 struct Held {
-    records: Arc<[Arc<KeyRecord>]>,
+    found: Found,
     fresh_until: Instant,
+    usable_until: Instant,
 }
 
 struct Entries {
@@ -93,20 +98,36 @@ impl<S: KeyStore> Inner<S> {
     fn recall(&self, prefix: Prefix, now: Instant) -> Option<Found> {
         if let Some(held) = self.known.get(&prefix).filter(|held| now < held.fresh_until) {
             self.lookups.hit.increment(1);
-            return Some(Found { records: held.records, tier: Tier::Memory });
+            return Some(held.found);
         }
         if self.unknown.get(&prefix).is_some_and(|fresh_until| now < fresh_until) {
             self.lookups.negative.increment(1);
-            return Some(Found { records: Arc::default(), tier: Tier::Memory });
+            return Some(Found { records: Arc::default(), tier: Tier::Memory, stale: false });
         }
         self.lookups.miss.increment(1);
         None
     }
 
     async fn load(&self, prefix: Prefix, now: Moment) -> Result<Found, StoreError> {
-        let found = self.next.records(prefix, now).await?;
-        self.remember(prefix, &found, now.monotonic);
-        Ok(found)
+        match self.next.records(prefix, now).await {
+            Ok(found) => {
+                self.remember(prefix, &found, now.monotonic);
+                Ok(found)
+            }
+            Err(error) if error.is_outage() => self.fall_back(prefix, now.monotonic).ok_or(error),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What is past its TTL serves on through an outage, for a while; who was unknown stays unknown to
+    /// us, which is no answer.
+    fn fall_back(&self, prefix: Prefix, now: Instant) -> Option<Found> {
+        let mut held = self.known.get(&prefix).filter(|held| now < held.usable_until)?;
+        self.lookups.stale.increment(1);
+        held.found.stale = true;
+        held.fresh_until = (now + RETRY).min(held.usable_until);
+        self.known.insert(prefix, held.clone());
+        Some(held.found)
     }
 
     /// Ages count from before the question was asked: an answer is never younger than it looks.
@@ -118,7 +139,9 @@ impl<S: KeyStore> Inner<S> {
         } else {
             self.unknown.remove(&prefix);
             let fresh_until = asked + jittered(self.config.record_ttl);
-            self.known.insert(prefix, Held { records: Arc::clone(&found.records), fresh_until });
+            let usable_until = fresh_until + self.config.stale_if_error;
+            let found = Found { tier: Tier::Memory, ..found.clone() };
+            self.known.insert(prefix, Held { found, fresh_until, usable_until });
         }
         self.entries.known.set(self.known.len() as f64);
         self.entries.unknown.set(self.unknown.len() as f64);
@@ -135,25 +158,25 @@ fn jittered(ttl: Duration) -> Duration {
 mod tests {
     use super::*;
     use crate::record::sample;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     /// Counts what is asked of it; knows the sample's prefix and no other.
     #[derive(Default)]
     struct Counting {
         asked: Arc<AtomicUsize>,
-        broken: bool,
+        broken: Arc<AtomicBool>,
     }
 
     impl KeyStore for Counting {
         async fn records(&self, prefix: Prefix, _: Moment) -> Result<Found, StoreError> {
             self.asked.fetch_add(1, Ordering::SeqCst);
             tokio::time::sleep(Duration::from_millis(10)).await;
-            if self.broken {
+            if self.broken.load(Ordering::SeqCst) {
                 return Err(StoreError::Unavailable("as the test wants".into()));
             }
             let record = Arc::new(sample::record());
             let records = if prefix == record.prefix { Arc::from([record]) } else { Arc::default() };
-            Ok(Found { records, tier: Tier::Database })
+            Ok(Found { records, tier: Tier::Database, stale: false })
         }
     }
 
@@ -161,10 +184,11 @@ mod tests {
         capacity: 100,
         record_ttl: Duration::from_secs(300),
         negative_ttl: Duration::from_secs(10),
+        stale_if_error: Duration::from_secs(300),
     };
 
     fn memory(broken: bool) -> (Memory<Counting>, Arc<AtomicUsize>) {
-        let next = Counting { broken, ..Counting::default() };
+        let next = Counting { broken: Arc::new(broken.into()), ..Counting::default() };
         let asked = Arc::clone(&next.asked);
         (Memory::new(next, CONFIG, &Metrics::new().expect("builds")), asked)
     }
@@ -213,7 +237,7 @@ mod tests {
         for n in 0..10 * CONFIG.capacity {
             memory.0.remember(
                 unknown(n),
-                &Found { records: Arc::default(), tier: Tier::Database },
+                &Found { records: Arc::default(), tier: Tier::Database, stale: false },
                 now.monotonic,
             );
         }
@@ -249,5 +273,42 @@ mod tests {
         }
         assert_eq!(asked.load(Ordering::SeqCst), 2);
         assert!(memory.0.unknown.is_empty());
+    }
+
+    #[tokio::test]
+    async fn known_keys_outlive_an_outage_and_unknown_ones_get_no_answer() {
+        let next = Counting::default();
+        let broken = Arc::clone(&next.broken);
+        let memory = Memory::new(next, CONFIG, &Metrics::new().expect("builds"));
+        let now = Moment::now();
+        memory.records(known(), now).await.expect("found");
+        broken.store(true, Ordering::SeqCst);
+        for (seconds, stale) in [(269, false), (300, true), (301, true), (569, true)] {
+            let found = memory.records(known(), later(now, seconds)).await.expect("found");
+            assert_eq!(
+                (found.records.len(), found.tier, found.stale),
+                (1, Tier::Memory, stale),
+                "{seconds} s"
+            );
+        }
+        memory.records(known(), later(now, 600)).await.expect_err("too old");
+        memory.records(unknown(1), later(now, 300)).await.expect_err("nobody knows");
+        broken.store(false, Ordering::SeqCst);
+        let recovered = memory.records(known(), later(now, 601)).await.expect("found");
+        assert_eq!((recovered.tier, recovered.stale), (Tier::Database, false));
+    }
+
+    #[tokio::test]
+    async fn outage_is_asked_about_once_a_second_for_each_key() {
+        let (memory, asked) = memory(false);
+        let now = Moment::now();
+        memory.records(known(), now).await.expect("found");
+        memory.0.next.broken.store(true, Ordering::SeqCst);
+        for _ in 0..10 {
+            memory.records(known(), later(now, 400)).await.expect("stale");
+        }
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
+        memory.records(known(), later(now, 401)).await.expect("stale");
+        assert_eq!(asked.load(Ordering::SeqCst), 3);
     }
 }

@@ -8,6 +8,7 @@ pub mod keystile;
 pub mod place;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
 pub mod service;
 pub mod upstream;
 

@@ -6,7 +6,8 @@ use rustix::process::Signal;
 
 use crate::harness::{
     client::{Asked, ask, ask_about, channel, status},
-    postgres::Schema,
+    postgres::{self, Schema},
+    proxy::Proxy,
     service::{Keystile, Setup},
     until,
 };
@@ -180,6 +181,43 @@ async fn keys_in_postgres_are_served() {
         status(&ask(&channel, &key.credential).await) == 401
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn known_keys_outlive_an_outage_and_unknown_ones_get_503() {
+    let schema = Schema::create().await;
+    let proxy = Proxy::before(postgres::server().address()).await;
+    let url = schema.url().replace(&postgres::server().address().to_string(), &proxy.address.to_string());
+    let setup = Setup::with_database(&url);
+    assert!(setup.run(&["migrate"]).status.success());
+    setup.create_user("ada");
+    let key = setup.create_key("ada", &[]);
+    let settings = [("KEYSTILE_RECORD_TTL", "1s"), ("KEYSTILE_NEGATIVE_TTL", "1s")];
+    let Keystile { setup, process: _process } = setup.start(&settings).await;
+    let channel = channel(setup.tcp).await;
+    assert_eq!(status(&ask(&channel, &key.credential).await), 200);
+
+    proxy.cut();
+    until("the outage is noticed", Duration::from_secs(10), async || {
+        setup.readyz().await.1["status"] == "degraded"
+    })
+    .await;
+    for _ in 0..20 {
+        let known = ask(&channel, &key.credential).await;
+        assert_eq!(status(&known), 200);
+        assert_eq!(status(&ask(&channel, "ks_nobodysKey").await), 503);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let known = ask(&channel, &key.credential).await;
+    assert!(known.dynamic_metadata.unwrap().fields.contains_key("stale"), "it says so");
+    assert_eq!(setup.readyz().await.0, 200, "what memory holds is worth keeping in service");
+
+    proxy.mend();
+    until("unknown keys are denied again", Duration::from_secs(5), async || {
+        status(&ask(&channel, "ks_nobodysKey").await) == 401
+    })
+    .await;
+    assert_eq!(status(&ask(&channel, &key.credential).await), 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::SocketAddr,
     path::PathBuf,
     sync::{
         OnceLock,
@@ -94,6 +95,11 @@ impl Postgres {
             })
         });
         assert!(ready.join().expect("no panic"), "{}", self._guarded.log());
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.port).into()
     }
 
     /// A URL with these parameters.
