@@ -1,6 +1,6 @@
 //! The command line: one file a command, and what they share.
 
-use std::process::ExitCode;
+use std::{io::IsTerminal, process::ExitCode};
 
 use anyhow::Context;
 use clap::{
@@ -106,6 +106,7 @@ fn open(options: &DatabaseOptions) -> anyhow::Result<Database> {
     let _ = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::WARN)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .without_time()
         .with_target(false)
         .try_init();

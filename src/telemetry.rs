@@ -1,5 +1,7 @@
 //! The log: lines on standard error, for people or for machines.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::{EnvFilter, filter::ParseError};
 
 /// Starts logging what `directives` ask for, such as `info` or `info,keystile=debug`.
@@ -8,7 +10,9 @@ use tracing_subscriber::{EnvFilter, filter::ParseError};
 /// When the directives cannot be read.
 pub fn start(directives: &str, json: bool) -> Result<(), ParseError> {
     let filter = EnvFilter::try_new(directives)?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours = std::io::stderr().is_terminal();
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
     // A second start, as in tests within one process, keeps the first one's settings.
     let _ = match json {
         true => log.json().flatten_event(true).try_init(),

@@ -221,6 +221,31 @@ async fn known_keys_outlive_an_outage_and_unknown_ones_get_503() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn even_the_chattiest_log_shows_no_credential_and_no_hash() {
+    let schema = Schema::create().await;
+    let setup = Setup::with_database(&schema.url());
+    assert!(setup.run(&["migrate"]).status.success());
+    setup.create_user("ada");
+    let key = setup.create_key("ada", &[]);
+    let wrong = format!("{}Wrong", &key.credential[..30]);
+    let secret = "0123456789abcdef0123456789abcdef";
+    let settings = [("KEYSTILE_LOG", "trace"), ("KEYSTILE_CACHE_SECRET", secret)];
+    let Keystile { setup, process: _process } = setup.start(&settings).await;
+    let channel = channel(setup.tcp).await;
+    for credential in [&key.credential, &wrong] {
+        ask(&channel, credential).await;
+    }
+    until("the checks are logged", Duration::from_secs(5), async || {
+        let log = setup.log();
+        log.contains("result=\"allow\"") && log.contains("invalid_credential")
+    })
+    .await;
+    for hidden in [&key.credential[8..], &wrong[8..], "$2b$", secret] {
+        assert!(!setup.log().contains(hidden), "{hidden} is in the log");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tables_that_are_missing_are_named_until_they_are_there() {
     let schema = Schema::create().await;
     let Keystile { setup, process: _process } = Setup::with_database(&schema.url()).start_unready(&[]);
