@@ -10,7 +10,7 @@ use crate::{
         route::{PathSegment, RouteSettings},
     },
     decision::Reason,
-    record::{AllowList, KeyRecord, endpoint::NormalPath},
+    record::{AllowList, KeyRecord, path::NormalPath},
 };
 
 /// All that a check may look at.

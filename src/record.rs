@@ -12,6 +12,7 @@ pub mod endpoint;
 mod hash;
 pub mod model;
 pub mod network;
+pub mod path;
 
 pub use allowed::{AllowList, Allowed};
 pub use budget::Budget;

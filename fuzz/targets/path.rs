@@ -3,7 +3,7 @@
 
 #![no_main]
 
-use keystile::record::endpoint::{Endpoint, NormalPath};
+use keystile::record::{endpoint::Endpoint, path::NormalPath};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {

@@ -4,7 +4,7 @@ use std::{borrow::Cow, num::NonZeroU32};
 
 use percent_encoding::percent_decode_str;
 
-use crate::record::endpoint::NormalPath;
+use crate::record::path::NormalPath;
 
 /// Settings of one route. Without any, the defaults hold.
 #[derive(Debug, Clone, PartialEq, Eq)]

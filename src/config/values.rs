@@ -1,0 +1,203 @@
+//! Values of settings that have a form of their own: read once, and shown without their secrets.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
+
+/// Which database, by URL. Its `Debug` and `Display` show no password.
+#[derive(Clone, PartialEq, Eq)]
+pub enum DatabaseUrl {
+    /// A file on this machine.
+    Sqlite(PathBuf),
+    /// A Postgres URL, whole.
+    Postgres(url::Url),
+}
+
+/// One address to listen on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// TCP.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+/// One place of a request that an API key may be in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CredentialSource {
+    /// `Authorization: Bearer KEY`.
+    Bearer,
+    /// A header of this lower-case name, whole.
+    Header(String),
+    /// A query parameter of this name.
+    Query(String),
+    /// A cookie of this name.
+    Cookie(String),
+}
+
+/// A setting that must not be shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(zeroize::Zeroizing<String>);
+
+impl FromStr for DatabaseUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("sqlite:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            return match path {
+                "" => {
+                    Err("names no file; write sqlite:keystile.db or sqlite:///var/lib/keystile/keystile.db"
+                        .into())
+                }
+                path => Ok(Self::Sqlite(path.into())),
+            };
+        }
+        if !(text.starts_with("postgres://") || text.starts_with("postgresql://")) {
+            return Err("is neither sqlite:FILE nor postgres://USER:PASSWORD@HOST/NAME".into());
+        }
+        // The reason alone: the text may hold a password.
+        text.parse().map(Self::Postgres).map_err(|error| format!("is not a URL: {error}"))
+    }
+}
+
+impl fmt::Display for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            Self::Postgres(url) => {
+                let host = url.host_str().filter(|host| !host.is_empty()).unwrap_or("local socket");
+                write!(f, "postgres://{host}{}", url.path())
+            }
+        }
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DatabaseUrl({self})")
+    }
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("unix:") {
+            Some("") => Err("names no socket; write unix:/run/keystile/keystile.sock".into()),
+            Some(path) => Ok(Self::Unix(path.into())),
+            None => text
+                .parse()
+                .map(Self::Tcp)
+                .map_err(|_| "is neither ADDRESS:PORT, such as 127.0.0.1:9191, nor unix:/PATH".into()),
+        }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl FromStr for CredentialSource {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let form = || "is none of bearer, header:NAME, query:NAME, cookie:NAME".to_owned();
+        // The characters of an HTTP token (RFC 9110, section 5.6.2): a name that no header,
+        // cookie or plain query parameter can have would never be found.
+        let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        let named = |name: &str| match !name.is_empty() && name.bytes().all(token) {
+            true => Ok(name.to_owned()),
+            false => Err(form()),
+        };
+        match text.split_once(':') {
+            None if text.eq_ignore_ascii_case("bearer") => Ok(Self::Bearer),
+            Some(("header", name)) if name.eq_ignore_ascii_case("authorization") => {
+                Err("would take the scheme for part of the key; write bearer".into())
+            }
+            Some(("header", name)) => Ok(Self::Header(named(name)?.to_ascii_lowercase())),
+            Some(("query", name)) => Ok(Self::Query(named(name)?)),
+            Some(("cookie", name)) => Ok(Self::Cookie(named(name)?)),
+            _ => Err(form()),
+        }
+    }
+}
+
+impl FromStr for Secret {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        match text.len() >= 32 {
+            true => Ok(Self(text.to_owned().into())),
+            false => Err("is shorter than 32 characters; make one with `openssl rand -hex 32`"),
+        }
+    }
+}
+
+impl Secret {
+    /// The bytes, for the one place that uses them.
+    pub fn expose(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn database_url_is_shown_without_its_password() {
+        let url: DatabaseUrl =
+            "postgres://app:hunter2@db.internal:5432/keys?sslmode=require".parse().expect("a URL");
+        assert_eq!(
+            format!("{url} {url:?}"),
+            "postgres://db.internal/keys DatabaseUrl(postgres://db.internal/keys)"
+        );
+        for bad in ["mysql://app:hunter2@host/keys", "postgres://app:hunter2@host:notaport/keys", "sqlite:"] {
+            let error = bad.parse::<DatabaseUrl>().expect_err("refused");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn credential_sources_are_named_exactly() {
+        assert_eq!("Bearer".parse(), Ok(CredentialSource::Bearer));
+        assert_eq!("header:X-API-Key".parse(), Ok(CredentialSource::Header("x-api-key".into())));
+        assert_eq!("query:api_key".parse(), Ok(CredentialSource::Query("api_key".into())));
+        assert_eq!("cookie:Key".parse(), Ok(CredentialSource::Cookie("Key".into())));
+        for bad in [
+            "",
+            "header",
+            "header:",
+            "header:a b",
+            "query:a=b",
+            "cookie:a;b",
+            "header:authorization",
+            "form:key",
+        ] {
+            assert!(bad.parse::<CredentialSource>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn listeners_are_addresses_or_sockets() {
+        assert_eq!("[::1]:1".parse(), Ok(Listen::Tcp(([0, 0, 0, 0, 0, 0, 0, 1], 1).into())));
+        assert_eq!("unix:/run/k.sock".parse(), Ok(Listen::Unix("/run/k.sock".into())));
+        assert!("unix:".parse::<Listen>().is_err());
+        assert!("localhost".parse::<Listen>().is_err());
+    }
+
+    #[test]
+    fn short_secrets_are_refused() {
+        assert!("short".parse::<Secret>().is_err());
+    }
+}

@@ -1,0 +1,151 @@
+//! Facts about what is remembered, over a store that counts what it is asked.
+
+use super::*;
+use crate::record::sample;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// Counts what is asked of it; knows the sample's prefix and no other.
+#[derive(Default)]
+struct Counting {
+    asked: Arc<AtomicUsize>,
+    broken: Arc<AtomicBool>,
+}
+
+impl KeyStore for Counting {
+    async fn records(&self, prefix: Prefix, _: Moment) -> Result<Found, StoreError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        if self.broken.load(Ordering::SeqCst) {
+            return Err(StoreError::Unavailable("as the test wants".into()));
+        }
+        let record = Arc::new(sample::record());
+        let records = if prefix == record.prefix { Arc::from([record]) } else { Arc::default() };
+        Ok(Found { records, tier: Tier::Database, stale: false })
+    }
+}
+
+const CONFIG: MemoryConfig = MemoryConfig {
+    capacity: 100,
+    record_ttl: Duration::from_secs(300),
+    negative_ttl: Duration::from_secs(10),
+    stale_if_error: Duration::from_secs(300),
+};
+
+fn memory(broken: bool) -> (Memory<Counting>, Arc<AtomicUsize>) {
+    let next = Counting { broken: Arc::new(broken.into()), ..Counting::default() };
+    let asked = Arc::clone(&next.asked);
+    (Memory::new(next, CONFIG, &Metrics::new().expect("builds")), asked)
+}
+
+fn later(now: Moment, seconds: u64) -> Moment {
+    Moment { monotonic: now.monotonic + Duration::from_secs(seconds), ..now }
+}
+
+fn known() -> Prefix {
+    sample::record().prefix
+}
+
+fn unknown(n: usize) -> Prefix {
+    Prefix::parse(&format!("zz{n:06}")).expect("a prefix")
+}
+
+#[tokio::test]
+async fn records_are_asked_for_once_within_their_ttl() {
+    let (memory, asked) = memory(false);
+    let now = Moment::now();
+    assert_eq!(memory.records(known(), now).await.expect("found").tier, Tier::Database);
+    let again = memory.records(known(), later(now, 269)).await.expect("found");
+    assert_eq!((again.tier, again.records.len()), (Tier::Memory, 1));
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    memory.records(known(), later(now, 300)).await.expect("found");
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn unknown_prefixes_are_remembered_briefly() {
+    let (memory, asked) = memory(false);
+    let now = Moment::now();
+    for seconds in [0, 8, 10] {
+        assert!(memory.records(unknown(1), later(now, seconds)).await.expect("an answer").records.is_empty());
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn flood_of_unknown_prefixes_evicts_no_known_one() {
+    let (memory, asked) = memory(false);
+    let now = Moment::now();
+    memory.records(known(), now).await.expect("found");
+    for n in 0..10 * CONFIG.capacity {
+        memory.0.remember(
+            unknown(n),
+            &Found { records: Arc::default(), tier: Tier::Database, stale: false },
+            now.monotonic,
+        );
+    }
+    assert!(memory.0.unknown.len() <= CONFIG.capacity);
+    assert_eq!(memory.0.known.len(), 1);
+    assert_eq!(memory.records(known(), now).await.expect("found").tier, Tier::Memory);
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn callers_at_the_same_time_ask_once() {
+    let (memory, asked) = memory(false);
+    let now = Moment::now();
+    let callers: Vec<_> = (0..1000)
+        .map(|_| {
+            tokio::spawn({
+                let memory = memory.clone();
+                async move { memory.records(known(), now).await }
+            })
+        })
+        .collect();
+    for caller in callers {
+        assert_eq!(caller.await.expect("no panic").expect("found").records.len(), 1);
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn failure_is_not_remembered() {
+    let (memory, asked) = memory(true);
+    for _ in 0..2 {
+        memory.records(unknown(1), Moment::now()).await.expect_err("broken");
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+    assert!(memory.0.unknown.is_empty());
+}
+
+#[tokio::test]
+async fn known_keys_outlive_an_outage_and_unknown_ones_get_no_answer() {
+    let next = Counting::default();
+    let broken = Arc::clone(&next.broken);
+    let memory = Memory::new(next, CONFIG, &Metrics::new().expect("builds"));
+    let now = Moment::now();
+    memory.records(known(), now).await.expect("found");
+    broken.store(true, Ordering::SeqCst);
+    for (seconds, stale) in [(269, false), (300, true), (301, true), (569, true)] {
+        let found = memory.records(known(), later(now, seconds)).await.expect("found");
+        assert_eq!((found.records.len(), found.tier, found.stale), (1, Tier::Memory, stale), "{seconds} s");
+    }
+    memory.records(known(), later(now, 600)).await.expect_err("too old");
+    memory.records(unknown(1), later(now, 300)).await.expect_err("nobody knows");
+    broken.store(false, Ordering::SeqCst);
+    let recovered = memory.records(known(), later(now, 601)).await.expect("found");
+    assert_eq!((recovered.tier, recovered.stale), (Tier::Database, false));
+}
+
+#[tokio::test]
+async fn outage_is_asked_about_once_a_second_for_each_key() {
+    let (memory, asked) = memory(false);
+    let now = Moment::now();
+    memory.records(known(), now).await.expect("found");
+    memory.0.next.broken.store(true, Ordering::SeqCst);
+    for _ in 0..10 {
+        memory.records(known(), later(now, 400)).await.expect("stale");
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+    memory.records(known(), later(now, 401)).await.expect("stale");
+    assert_eq!(asked.load(Ordering::SeqCst), 3);
+}
