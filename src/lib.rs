@@ -2,10 +2,13 @@
 //!
 //! Modules in reading order:
 //!
-//! - pure: [`credential`], [`record`], [`policy`], [`decision`] know no network, no clock, no metrics;
-//! - logic: [`flight`] does shared work once, [`moment`] is the time that is passed in;
-//! - adapters: [`store`] (memory, SQLite, Postgres);
-//! - the house: [`cli`] has every command, [`config`] every setting, [`metrics`] every metric.
+//! - pure: [`credential`], [`record`], [`attributes`], [`decision`], [`policy`] know no network, no
+//!   clock, no metrics;
+//! - logic: [`authorizer`] is the five steps of a check, [`verifier`] proves credentials, [`flight`]
+//!   does shared work once, [`moment`] is the time that is passed in, [`health`] the state of the process;
+//! - adapters: [`store`] (memory, SQLite, Postgres), [`ext_authz`] (gRPC), [`admin`] (HTTP);
+//! - the house: [`serve`] wires it and drains it, [`cli`] has every command, [`config`] every setting,
+//!   [`metrics`] every metric, [`telemetry`] the log.
 
 pub mod attributes;
 pub mod credential;
