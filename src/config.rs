@@ -34,7 +34,7 @@ pub struct ServeOptions {
     #[command(flatten)]
     pub database: DatabaseOptions,
 
-    /// Where Envoy asks (gRPC): `HOST:PORT` or `unix:/PATH`, several by comma.
+    /// Where Envoy asks (gRPC): `ADDRESS:PORT` or `unix:/PATH`, several by comma.
     #[arg(
         long,
         env = "KEYSTILE_LISTEN",
