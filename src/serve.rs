@@ -3,10 +3,12 @@
 use std::{future::Future, net::SocketAddr, time::Duration};
 
 use anyhow::Context;
-use envoy_types::ext_authz::v3::pb::AuthorizationServer;
+use envoy_types::{
+    ext_authz::v3::pb::AuthorizationServer, pb::envoy::service::auth::v3::authorization_server::SERVICE_NAME,
+};
 use tokio::{net::TcpListener, task::JoinSet, time::interval};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Server, server::Router};
+use tonic::{service::Routes, transport::Server};
 use tonic_health::ServingStatus;
 use tracing::{info, warn};
 
@@ -50,10 +52,12 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
 
     let health = Health::starting();
     let stop = CancellationToken::new();
+    let routes = grpc(service, &health)?;
     let mut servers = JoinSet::new();
     for listener in listeners {
         info!(address = %listener.address(), "answering checks");
-        servers.spawn(listener.serve(grpc(service.clone(), &health)?, stop.clone()));
+        let server = Server::builder().max_concurrent_streams(MAX_STREAMS).add_routes(routes.clone());
+        servers.spawn(listener.serve(server, stop.clone()));
     }
     info!(address = %admin_listener.local_addr()?, "admin");
     let admin = axum::serve(admin_listener, admin::router(health.clone(), metrics.clone()));
@@ -98,7 +102,7 @@ pub fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
 }
 
 /// Checks, gRPC health and reflection, as every listener serves them.
-fn grpc(service: ExtAuthz<Memory<Database>>, health: &Health) -> anyhow::Result<Router> {
+fn grpc(service: ExtAuthz<Memory<Database>>, health: &Health) -> anyhow::Result<Routes> {
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let mut changes = health.changes();
     tokio::spawn(async move {
@@ -119,11 +123,8 @@ fn grpc(service: ExtAuthz<Memory<Database>>, health: &Health) -> anyhow::Result<
         tonic_reflection::server::Builder::register_encoded_file_descriptor_set,
     );
     let checks = AuthorizationServer::new(service).max_decoding_message_size(ext_authz::MAX_MESSAGE_SIZE);
-    let server = Server::builder().max_concurrent_streams(MAX_STREAMS).add_service(checks);
-    Ok(server.add_service(health_service).add_service(reflection.build_v1()?))
+    Ok(Routes::new(checks).add_service(health_service).add_service(reflection.build_v1()?))
 }
-
-const SERVICE_NAME: &str = "envoy.service.auth.v3.Authorization";
 
 async fn keep_house(database: Database, health: Health, metrics: Metrics) {
     let mut tick = interval(HOUSEKEEPING);
