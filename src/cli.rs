@@ -1,6 +1,6 @@
 //! The command line: one file a command, and what they share.
 
-use std::{io::IsTerminal, process::ExitCode};
+use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{
@@ -103,13 +103,7 @@ async fn serve(options: ServeOptions) -> anyhow::Result<()> {
 
 /// The database that a command works on. What it has to say about rows goes to stderr.
 fn open(options: &DatabaseOptions) -> anyhow::Result<Database> {
-    let _ = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::WARN)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .without_time()
-        .with_target(false)
-        .try_init();
+    telemetry::start_for_commands();
     let metrics = Metrics::new().context("setting up metrics")?;
     Ok(Database::connect(options, &metrics)?)
 }

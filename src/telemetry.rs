@@ -20,3 +20,9 @@ pub fn start(directives: &str, json: bool) -> Result<(), ParseError> {
     };
     Ok(())
 }
+
+/// Logs what a command has to say beside its answer: warnings, for people.
+pub fn start_for_commands() {
+    let log = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(std::io::stderr);
+    let _ = log.with_ansi(std::io::stderr().is_terminal()).without_time().with_target(false).try_init();
+}
