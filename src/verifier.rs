@@ -187,10 +187,8 @@ impl Inner {
             inner.decoy.raise(hash.cost());
             matches
         });
-        let matches = match answer.map_err(|Full| ProofError::Overloaded)?.await {
-            Ok(matches) => matches,
-            Err(_) => return Err(ProofError::Abandoned),
-        };
+        let answer = answer.map_err(|Full| ProofError::Overloaded)?;
+        let matches = answer.await.map_err(|_| ProofError::Abandoned)?;
         self.remember(claim, matches, now);
         Ok(matches)
     }
