@@ -13,14 +13,21 @@ pub struct Run {
     pub stderr: String,
 }
 
-/// Runs `keystile` with these arguments and nothing in its environment.
-pub fn keystile(arguments: &[&str], database_url: &str, stdin: &str) -> Run {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_keystile"))
+/// `keystile ARGUMENTS` with this database, cheap hashes, and nothing else in its environment.
+pub fn command(arguments: &[&str], database_url: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keystile"));
+    command
         .args(arguments)
         .env_clear()
         .env("KEYSTILE_DATABASE_URL", database_url)
+        .env("KEYSTILE_BCRYPT_COST", "4");
+    command
+}
+
+/// Runs it to its end.
+pub fn keystile(arguments: &[&str], database_url: &str, stdin: &str) -> Run {
+    let mut child = command(arguments, database_url)
         .env("KEYSTILE_DATABASE_TIMEOUT", "5s")
-        .env("KEYSTILE_BCRYPT_COST", "4")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

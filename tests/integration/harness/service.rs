@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{process::free_port, until};
+use super::{keystile, process::free_port, until};
 
 /// A running `keystile serve`, with its command line at hand.
 pub struct Keystile {
@@ -65,13 +65,8 @@ impl Setup {
 
     /// `keystile ARGUMENTS`, with this setup's database and nothing else of the environment.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_keystile"));
-        command
-            .args(arguments)
-            .env_clear()
-            .env("KEYSTILE_DATABASE_URL", &self.database_url)
-            .env("KEYSTILE_BCRYPT_COST", "4")
-            .current_dir(self.folder.path());
+        let mut command = keystile::command(arguments, &self.database_url);
+        command.current_dir(self.folder.path());
         command
     }
 
@@ -82,9 +77,7 @@ impl Setup {
 
     /// Runs a command that must succeed, for its JSON.
     pub fn json(&self, arguments: &[&str]) -> Value {
-        let output = self.run(&[arguments, &["--output", "json"]].concat());
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap()
+        keystile::keystile(&[arguments, &["--output", "json"]].concat(), &self.database_url, "").json()
     }
 
     pub fn create_user(&self, name: &str) {
