@@ -30,7 +30,7 @@ clippy: ## lints, warnings denied
 doc: ## the documentation builds, warnings denied
 	RUSTDOCFLAGS="-D warnings" cargo doc $(LOCKED) --no-deps
 
-test: tools ## all tests, with a real Envoy and a real Postgres
+test: tools ## all tests, with real Envoy, Postgres and Redis
 	cargo test $(LOCKED)
 
 fuzz: ## look for inputs that break the parsers, FUZZ_SECONDS=60 each
@@ -39,6 +39,7 @@ fuzz: ## look for inputs that break the parsers, FUZZ_SECONDS=60 each
 
 tools: ## fetch what the tests run against
 	tools/need-postgres
+	tools/need-redis
 	tools/fetch-envoy $(ENVOY_VERSIONS)
 	tools/fetch-openai
 

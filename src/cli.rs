@@ -52,7 +52,7 @@ enum Command {
 }
 
 /// Flags whose values are not shown, not even when they are wrong.
-const SECRET_FLAGS: [&str; 2] = ["--database-url", "--cache-secret"];
+const SECRET_FLAGS: [&str; 3] = ["--database-url", "--redis-url", "--cache-secret"];
 
 impl Cli {
     /// Reads the command line and the environment; ends the process where they cannot be read.

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 
 mod values;
 
-pub use values::{CredentialSource, DatabaseUrl, Listen, Secret};
+pub use values::{CredentialSource, DatabaseUrl, Listen, RedisUrl, Secret, Secrets};
 
 /// Where the keys are: shared by every command that touches them.
 #[derive(Debug, Clone, Args)]
@@ -27,12 +27,29 @@ pub struct DatabaseOptions {
     pub database_connections: u32,
 }
 
+/// Where records and proofs are shared, if anywhere.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Redis")]
+pub struct RedisOptions {
+    /// `redis://USER:PASSWORD@HOST:PORT/DB`, `rediss://` for TLS, `redis-cluster://`, `redis-sentinel://…?sentinelServiceName=NAME`; no Redis when absent.
+    #[arg(long, env = "KEYSTILE_REDIS_URL", hide_env_values = true)]
+    pub redis_url: Option<RedisUrl>,
+
+    /// Deadline of each call to Redis.
+    #[arg(long, env = "KEYSTILE_REDIS_TIMEOUT", default_value = "50ms", value_parser = duration)]
+    pub redis_timeout: Duration,
+}
+
 /// Everything that `keystile serve` can be told.
 #[derive(Debug, Clone, Args)]
 pub struct ServeOptions {
     /// Where the keys are.
     #[command(flatten)]
     pub database: DatabaseOptions,
+
+    /// Where records and proofs are shared.
+    #[command(flatten)]
+    pub redis: RedisOptions,
 
     /// Where Envoy asks (gRPC): `ADDRESS:PORT` or `unix:/PATH`, several by comma.
     #[arg(
@@ -110,7 +127,7 @@ pub struct ServeOptions {
     #[arg(long, env = "KEYSTILE_MEMORY_CAPACITY", default_value = "100000", value_parser = capacity, help_heading = "Caches")]
     pub memory_capacity: usize,
 
-    /// Secret under which keys are remembered; random per process when absent.
+    /// Secret under which keys are remembered, 32 characters at least; several by comma, newest first, while one is replaced. Random per process when absent, which shares nothing.
     #[arg(
         long,
         env = "KEYSTILE_CACHE_SECRET",
@@ -118,9 +135,9 @@ pub struct ServeOptions {
         conflicts_with = "cache_secret_file",
         help_heading = "Caches"
     )]
-    pub cache_secret: Option<Secret>,
+    pub cache_secret: Option<Secrets>,
 
-    /// File that holds the cache secret.
+    /// File that holds the cache secret, or several.
     #[arg(long, env = "KEYSTILE_CACHE_SECRET_FILE", help_heading = "Caches")]
     pub cache_secret_file: Option<PathBuf>,
 
@@ -190,16 +207,16 @@ pub enum LogFormat {
 }
 
 impl ServeOptions {
-    /// The cache secret, from its flag or its file; `None` when neither is set.
+    /// The cache secrets, newest first, from their flag or their file; `None` when neither is set.
     ///
     /// # Errors
     /// A sentence that names the file and what is wrong with it.
-    pub fn cache_secret(&self) -> Result<Option<Secret>, String> {
+    pub fn cache_secrets(&self) -> Result<Option<Secrets>, String> {
         let Some(path) = &self.cache_secret_file else { return Ok(self.cache_secret.clone()) };
         let text = std::fs::read_to_string(path)
             .map_err(|error| format!("--cache-secret-file {}: {error}", path.display()))?;
-        let secret = text.trim_end_matches(['\r', '\n']).parse::<Secret>();
-        secret.map(Some).map_err(|error| format!("--cache-secret-file {}: {error}", path.display()))
+        let secrets = text.trim_end_matches(['\r', '\n']).parse::<Secrets>();
+        secrets.map(Some).map_err(|error| format!("--cache-secret-file {}: {error}", path.display()))
     }
 
     /// How many threads may run bcrypt.

@@ -18,12 +18,14 @@ pub mod record;
 
 pub mod authorizer;
 pub mod flight;
+pub mod gate;
 pub mod health;
 pub mod moment;
 pub mod verifier;
 
 pub mod admin;
 pub mod ext_authz;
+pub mod redis;
 pub mod store;
 
 pub mod cli;

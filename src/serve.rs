@@ -156,8 +156,9 @@ async fn bind_admin(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 fn cache_secret(options: &ServeOptions) -> anyhow::Result<CacheSecret> {
-    let secret = options.cache_secret().map_err(anyhow::Error::msg)?;
-    Ok(secret.map_or_else(CacheSecret::random, |secret| CacheSecret::new(secret.expose())))
+    let secrets = options.cache_secrets().map_err(anyhow::Error::msg)?;
+    let newest = secrets.as_ref().and_then(|secrets| secrets.iter().next());
+    Ok(newest.map_or_else(CacheSecret::random, |secret| CacheSecret::new(secret.expose())))
 }
 
 fn memory_config(options: &ServeOptions) -> MemoryConfig {

@@ -33,9 +33,17 @@ pub enum CredentialSource {
     Cookie(String),
 }
 
+/// Which Redis, by URL. Its `Debug` and `Display` show no password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RedisUrl(url::Url);
+
 /// A setting that must not be shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(zeroize::Zeroizing<String>);
+
+/// Secrets of which the first is used, and the others are still understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Secrets(Vec<Secret>);
 
 impl FromStr for DatabaseUrl {
     type Err = String;
@@ -74,6 +82,50 @@ impl fmt::Display for DatabaseUrl {
 impl fmt::Debug for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "DatabaseUrl({self})")
+    }
+}
+
+impl FromStr for RedisUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // The reason alone, as above.
+        let url: url::Url = text.parse().map_err(|error| format!("is not a URL: {error}"))?;
+        let known = ["redis", "rediss", "valkey", "valkeys"];
+        let (scheme, form) = url.scheme().split_once(['-', '+']).unwrap_or((url.scheme(), ""));
+        if !known.contains(&scheme) || !["", "cluster", "sentinel", "unix"].contains(&form) {
+            return Err(
+                "is none of redis://, rediss://, redis-cluster://, redis-sentinel://, redis+unix://".into()
+            );
+        }
+        if form == "sentinel" && url.query_pairs().all(|(name, _)| name != "sentinelServiceName") {
+            return Err("names no service; add ?sentinelServiceName=NAME".into());
+        }
+        fred::types::config::Config::from_url(text)
+            .map_err(|error| format!("cannot be used: {}", error.details()))?;
+        Ok(Self(url))
+    }
+}
+
+impl RedisUrl {
+    /// What a client is made of.
+    ///
+    /// # Errors
+    /// When the system's certificates, which TLS needs, can no longer be read.
+    pub fn to_config(&self) -> Result<fred::types::config::Config, fred::error::Error> {
+        fred::types::config::Config::from_url(self.0.as_str())
+    }
+}
+
+impl fmt::Display for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.0.scheme(), self.0.host_str().unwrap_or_else(|| self.0.path()))
+    }
+}
+
+impl fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RedisUrl({self})")
     }
 }
 
@@ -137,6 +189,21 @@ impl FromStr for Secret {
     }
 }
 
+impl FromStr for Secrets {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        text.split(',').map(str::parse).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl Secrets {
+    /// Newest first; one at least.
+    pub fn iter(&self) -> impl Iterator<Item = &Secret> {
+        self.0.iter()
+    }
+}
+
 impl Secret {
     /// The bytes, for the one place that uses them.
     pub fn expose(&self) -> &[u8] {
@@ -197,7 +264,34 @@ mod tests {
     }
 
     #[test]
-    fn short_secrets_are_refused() {
-        assert!("short".parse::<Secret>().is_err());
+    fn redis_url_is_shown_without_its_password() {
+        let url: RedisUrl = "redis://app:hunter2@cache.internal:6379/1".parse().expect("a URL");
+        assert_eq!(format!("{url} {url:?}"), "redis://cache.internal RedisUrl(redis://cache.internal)");
+        for good in [
+            "redis-cluster://a:6379?node=b:6379",
+            "redis-sentinel://a:26379?node=b:26379&sentinelServiceName=main",
+            "redis+unix:///run/redis.sock",
+        ] {
+            assert!(good.parse::<RedisUrl>().is_ok(), "{good}");
+        }
+        for bad in [
+            "http://app:hunter2@host",
+            "redis-sentinel://app:hunter2@host:26379",
+            "redis://app:hunter2@host:notaport",
+            "redis-ring://app:hunter2@host",
+            "host:6379",
+        ] {
+            let error = bad.parse::<RedisUrl>().expect_err(bad);
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn short_secrets_are_refused_and_several_are_told_apart() {
+        let (new, old) = ("n".repeat(32), "o".repeat(32));
+        assert!("short".parse::<Secrets>().is_err());
+        assert!(format!("{new},short").parse::<Secrets>().is_err());
+        let both: Secrets = format!("{new},{old}").parse().expect("two");
+        assert!(both.iter().map(Secret::expose).eq([new.as_bytes(), old.as_bytes()]));
     }
 }

@@ -2,7 +2,10 @@
 //!
 //! After a change: `KEYSTILE_BLESS=1 cargo test --test integration docs` writes them anew.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
 
 use clap::{Arg, Args, Command};
 use keystile::{
@@ -71,6 +74,9 @@ fn help(argument: &Arg) -> String {
 
 /// Compares what stands between `<!-- NAME -->` and `<!-- /NAME -->` with the table.
 fn compare(name: &str, head: &str, rows: impl Iterator<Item = String>) {
+    // One at a time: each of these tests may write the file.
+    static README: Mutex<()> = Mutex::new(());
+    let _alone = README.lock().unwrap_or_else(PoisonError::into_inner);
     let path = readme();
     let text = std::fs::read_to_string(&path).expect("README.md is readable");
     let (open, close) = (format!("<!-- {name} -->\n"), format!("\n<!-- /{name} -->"));

@@ -9,6 +9,7 @@ pub mod place;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
+pub mod redis;
 pub mod service;
 pub mod upstream;
 

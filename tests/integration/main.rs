@@ -12,6 +12,7 @@ mod explain;
 mod gateway;
 mod policy;
 mod postgres_tls;
+mod redis;
 mod serve;
 mod store_contract;
 mod store_failures;

@@ -1,0 +1,188 @@
+//! Stands before every call to a dependency: a deadline, a bound on how many wait, and a breaker.
+
+use std::{
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use metrics::{Counter, Gauge, Histogram};
+use tokio::{sync::Semaphore, time::timeout};
+
+use crate::metrics::Metrics;
+
+mod breaker;
+
+use breaker::Breaker;
+
+/// Guards one dependency.
+pub struct Gate {
+    limit: Duration,
+    places: Semaphore,
+    breaker: Mutex<Breaker>,
+    /// What went wrong last, for those who are turned away.
+    last: Mutex<Arc<str>>,
+    errors: Counter,
+    up: Gauge,
+}
+
+/// Why a call was not made, or not waited for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Turned {
+    /// No answer within the deadline.
+    #[error("no answer within {}", humantime::format_duration(*.0))]
+    Late(Duration),
+    /// As many calls as may be are under way.
+    #[error("too many calls are under way")]
+    Full,
+    /// The last calls failed; the next is made a moment later.
+    #[error("not asked again yet, after: {0}")]
+    Open(Arc<str>),
+}
+
+/// What a guarded call may end in.
+pub trait CallError: From<Turned> + std::fmt::Display {
+    /// Whether it means that nobody answers, rather than that the answer is no.
+    fn is_outage(&self) -> bool;
+}
+
+/// Calls under way and waiting, at the most: what a dependency that hangs can keep busy.
+const PLACES: usize = 512;
+
+impl Gate {
+    /// A gate before the dependency that metrics call `store`; each call may take `limit`.
+    pub fn new(store: &'static str, limit: Duration, metrics: &Metrics) -> Self {
+        Self {
+            limit,
+            places: Semaphore::new(PLACES),
+            breaker: Mutex::default(),
+            last: Mutex::new("".into()),
+            errors: metrics.store_errors(store),
+            up: metrics.store_up(store),
+        }
+    }
+
+    /// Makes a call, if there is a place and the breaker lets it, and waits for it until the deadline.
+    ///
+    /// # Errors
+    /// The call's own, or [`Turned`].
+    pub async fn call<T, E: CallError>(
+        &self,
+        duration: &Histogram,
+        call: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let Ok(_place) = self.places.try_acquire() else {
+            self.errors.increment(1);
+            return Err(Turned::Full.into());
+        };
+        let started = Instant::now();
+        if !self.breaker().admits(started) {
+            return Err(Turned::Open(lock(&self.last).clone()).into());
+        }
+        let result = timeout(self.limit, call).await.unwrap_or_else(|_| Err(Turned::Late(self.limit).into()));
+        duration.record(started.elapsed());
+        self.learn(result.as_ref().err());
+        result
+    }
+
+    /// Calls that may still be made at the same time.
+    pub fn places(&self) -> usize {
+        self.places.available_permits()
+    }
+
+    fn learn<E: CallError>(&self, error: Option<&E>) {
+        let outage = error.is_some_and(E::is_outage);
+        self.breaker().learn(!outage, Instant::now());
+        self.up.set(if error.is_none() { 1.0 } else { 0.0 });
+        if let Some(error) = error {
+            self.errors.increment(1);
+            *lock(&self.last) = error.to_string().into();
+        }
+    }
+
+    fn breaker(&self) -> MutexGuard<'_, Breaker> {
+        lock(&self.breaker)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, thiserror::Error)]
+    enum Failed {
+        #[error(transparent)]
+        Turned(#[from] Turned),
+        #[error("nobody there")]
+        Down,
+        #[error("no")]
+        No,
+    }
+
+    impl CallError for Failed {
+        fn is_outage(&self) -> bool {
+            *self != Self::No
+        }
+    }
+
+    struct Bench {
+        gate: Gate,
+        duration: Histogram,
+    }
+
+    impl Bench {
+        fn new(limit: Duration) -> Self {
+            let metrics = Metrics::new().expect("builds");
+            Self {
+                gate: Gate::new("postgres", limit, &metrics),
+                duration: metrics.store_duration("postgres", "records"),
+            }
+        }
+
+        async fn call(&self, answer: Result<u8, Failed>) -> Result<u8, Failed> {
+            self.gate.call(&self.duration, async { answer }).await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn late_answer_is_not_waited_for() {
+        let bench = Bench::new(Duration::from_millis(50));
+        let late = bench.gate.call(&bench.duration, std::future::pending::<Result<u8, Failed>>()).await;
+        assert_eq!(late, Err(Turned::Late(Duration::from_millis(50)).into()));
+    }
+
+    #[tokio::test]
+    async fn failures_in_a_row_open_the_breaker_and_are_told() {
+        let bench = Bench::new(Duration::from_secs(1));
+        for _ in 0..breaker::FAILURES {
+            assert_eq!(bench.call(Err(Failed::Down)).await, Err(Failed::Down));
+        }
+        assert_eq!(bench.call(Ok(1)).await, Err(Turned::Open("nobody there".into()).into()));
+    }
+
+    #[tokio::test]
+    async fn refusal_is_no_outage() {
+        let bench = Bench::new(Duration::from_secs(1));
+        for _ in 0..10 * breaker::FAILURES {
+            assert_eq!(bench.call(Err(Failed::No)).await, Err(Failed::No));
+        }
+        assert_eq!(bench.call(Ok(1)).await, Ok(1));
+    }
+
+    #[tokio::test]
+    async fn calls_beyond_the_bound_are_turned_away_at_once() {
+        let bench = Bench::new(Duration::from_secs(60));
+        let hang = || bench.gate.call(&bench.duration, std::future::pending::<Result<u8, Failed>>());
+        let mut hanging: Vec<_> = (0..PLACES).map(|_| Box::pin(hang())).collect();
+        for call in &mut hanging {
+            assert!(futures_util::poll!(call).is_pending());
+        }
+        assert_eq!(bench.call(Ok(1)).await, Err(Turned::Full.into()));
+        hanging.pop();
+        assert_eq!(bench.call(Ok(1)).await, Ok(1));
+    }
+}

@@ -1,0 +1,108 @@
+//! A real Redis of one test's own: it is filled, flushed, killed and frozen.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    net::{SocketAddr, TcpStream},
+};
+
+use super::process::{Guarded, free_port, program, scratch};
+
+/// A running server.
+pub struct Redis {
+    port: u16,
+    settings: Vec<String>,
+    guarded: Option<Guarded>,
+}
+
+impl Redis {
+    pub fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// With further settings of `redis.conf`, one a line.
+    pub fn with(settings: &[&str]) -> Self {
+        let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        let mut redis = Self { port: free_port(), settings, guarded: None };
+        redis.revive();
+        redis
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.port).into()
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://{}", self.address())
+    }
+
+    /// Ends it, and what it held with it.
+    pub fn kill(&mut self) {
+        self.guarded = None;
+    }
+
+    /// Starts it again, empty, on the same port.
+    pub fn revive(&mut self) {
+        let folder = scratch("redis");
+        let file = folder.join("redis.conf");
+        let base = [
+            format!("port {}", self.port),
+            "bind 127.0.0.1".into(),
+            "save \"\"".into(),
+            format!("dir {}", folder.display()),
+            "enable-debug-command yes".into(),
+        ];
+        let settings: Vec<_> = base.iter().chain(&self.settings).map(String::as_str).collect();
+        fs::write(&file, settings.join("\n")).expect("writes");
+        let server = program("redis-server", []);
+        let guarded = Guarded::spawn(folder, "TERM", &[&server, file.to_str().expect("UTF-8")]);
+        guarded.wait_for_port(self.port);
+        self.guarded = Some(guarded);
+    }
+
+    /// Sends one command, and reads its answer in the protocol's own form.
+    pub fn command(&self, words: &[&str]) -> String {
+        let mut stream = TcpStream::connect(self.address()).expect("connects");
+        let mut text = format!("*{}\r\n", words.len());
+        words.iter().for_each(|word| text.push_str(&format!("${}\r\n{word}\r\n", word.len())));
+        stream.write_all(text.as_bytes()).expect("sends");
+        reply(&mut BufReader::new(stream))
+    }
+
+    /// The keys that match.
+    pub fn keys(&self, pattern: &str) -> Vec<String> {
+        self.command(&["KEYS", pattern]).lines().map(str::to_owned).collect()
+    }
+
+    /// Everything that it holds, as text.
+    pub fn dump(&self) -> String {
+        let value = |key: String| match self.command(&["TYPE", &key]).as_str() {
+            "hash" => self.command(&["HGETALL", &key]),
+            "string" => self.command(&["GET", &key]),
+            "zset" => self.command(&["ZRANGE", &key, "0", "-1"]),
+            other => panic!("{key} is a {other}"),
+        };
+        self.keys("*").into_iter().map(|key| format!("{key}\n{}\n", value(key.clone()))).collect()
+    }
+}
+
+/// One reply; items of a list are lines, and nothing is the empty text.
+fn reply(reader: &mut impl BufRead) -> String {
+    let mut line = String::new();
+    reader.read_line(&mut line).expect("answers");
+    let (kind, rest) = line.trim_end().split_at_checked(1).expect("a reply");
+    let size = || rest.parse::<i64>().expect("a size");
+    match kind {
+        "+" | ":" => rest.to_owned(),
+        "-" => panic!("{rest}"),
+        "$" if size() < 0 => String::new(),
+        "$" => {
+            let mut bytes = vec![0; size() as usize + 2];
+            reader.read_exact(&mut bytes).expect("a value");
+            bytes.truncate(bytes.len() - 2);
+            String::from_utf8_lossy(&bytes).into_owned()
+        }
+        "*" => (0..size()).map(|_| reply(reader)).collect::<Vec<_>>().join("\n"),
+        other => panic!("{other} is no reply"),
+    }
+}
