@@ -1,4 +1,4 @@
-//! The admin listener: `/livez`, `/readyz` and `/metrics` over HTTP, for operators only.
+//! The admin listener: `/livez`, `/readyz`, `/metrics` and `/stats` over HTTP, for operators only.
 
 use axum::{
     Json, Router,
@@ -7,16 +7,22 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{health::Health, metrics::Metrics};
 
+mod stats;
+
+pub use stats::Stats;
+
 /// The routes.
-pub fn router(health: Health, metrics: Metrics) -> Router {
+pub fn router(health: Health, metrics: Metrics, stats: Stats) -> Router {
+    let has_redis = stats.has_redis();
     Router::new()
         .route("/livez", get(live))
-        .route("/readyz", get(ready).with_state(health))
+        .route("/readyz", get(move |health| ready(health, has_redis)).with_state(health))
         .route("/metrics", get(exported).with_state(metrics))
+        .route("/stats", get(told).with_state(stats))
 }
 
 /// The process runs. That is all: a restart mends nothing about a database.
@@ -25,17 +31,28 @@ async fn live() -> impl IntoResponse {
 }
 
 /// Whether Envoy should send checks here, and what is wrong.
-async fn ready(Extract(health): Extract<Health>) -> impl IntoResponse {
+async fn ready(Extract(health): Extract<Health>, has_redis: bool) -> impl IntoResponse {
     let state = health.state();
     let status = if state.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let database = match (state.problem(), state.is_ready()) {
-        (Some(problem), _) => json!({ "up": false, "problem": problem }),
-        (None, up) => json!({ "up": up }),
+    let dependency = |problem: &Option<String>, up: bool| match problem {
+        Some(problem) => json!({ "up": false, "problem": problem }),
+        None => json!({ "up": up }),
     };
-    (status, Json(json!({ "status": state.name(), "database": database })))
+    let mut told = json!({
+        "status": state.name(),
+        "database": dependency(&state.database, state.is_ready()),
+    });
+    if has_redis {
+        told["redis"] = dependency(&state.redis, true);
+    }
+    (status, Json(told))
 }
 
 async fn exported(Extract(metrics): Extract<Metrics>) -> impl IntoResponse {
     // The text format of Prometheus, version 0.0.4.
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.render())
+}
+
+async fn told(Extract(stats): Extract<Stats>) -> Json<Value> {
+    Json(stats.tell().await)
 }

@@ -17,6 +17,8 @@ pub struct Attributes {
     pub credential: Result<Credential, Reason>,
     /// The request's id, for the caller and the logs; empty when Envoy gave none.
     pub request_id: String,
+    /// Envoy's own id of the request, the same when it asks again; empty when it gave none.
+    pub stream_id: String,
     /// `GET`, `POST` and so on.
     pub method: String,
     /// The path without its query, which may hold a key.

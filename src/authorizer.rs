@@ -4,10 +4,11 @@ use std::{future::Future, time::Instant};
 
 use crate::{
     attributes::Attributes,
+    credential::Credential,
     decision::{Denial, Permit, Proven, Reason},
     moment::Moment,
     policy::{self, Facts},
-    store::{KeyStore, StoreError},
+    store::{Found, KeyStore, StoreError},
     verifier::{ProofError, Verifier},
 };
 
@@ -45,17 +46,26 @@ impl<S: KeyStore> Authorizer<S> {
         let records = self.store.records(credential.prefix(), now);
         let found = within(deadline, records, Reason::Unavailable).await?;
         // 3 proof: the whole credential, before anything about its key matters.
-        let proof = self.verifier.prove(credential, &found.records, now.monotonic);
-        let record = within(deadline, proof, Reason::Overloaded).await?;
+        let proof = self.prove(credential, found, now);
+        let proven = within(deadline, proof, Reason::Overloaded).await?;
         // 4 policy: the key's own, on every request.
-        let facts = Facts { record: &record, attributes, route, now: now.wall };
-        let verdict = policy::check(&facts);
-        let proven = Proven { record, tier: found.tier, stale: found.stale };
-        if let Err(reason) = verdict {
+        let facts = Facts { record: &proven.record, attributes, route, now: now.wall };
+        if let Err(reason) = policy::check(&facts) {
             return Err(proven.deny(reason));
         }
         // 5 limits: told to the upstream, enforced by it.
         Ok(Permit::Key(proven))
+    }
+
+    /// Proves the credential by what was found; where that has no hash and no proof, by what the database has.
+    async fn prove(&self, credential: &Credential, found: Found, now: Moment) -> Result<Proven, Denial> {
+        match self.verifier.prove(credential, &found, now).await {
+            Err(ProofError::Unhashed) => {}
+            proof => return Ok(found.proven(proof?)),
+        }
+        let found = self.store.hashed(credential.prefix(), now).await?;
+        let proof = self.verifier.prove(credential, &found, now).await;
+        Ok(found.proven(proof?))
     }
 }
 
@@ -84,7 +94,9 @@ impl From<ProofError> for Denial {
     fn from(error: ProofError) -> Self {
         match error {
             ProofError::Mismatch => Reason::InvalidCredential.into(),
-            ProofError::Overloaded | ProofError::Abandoned => Reason::Overloaded.into(),
+            ProofError::Overloaded | ProofError::Abandoned | ProofError::Unhashed => {
+                Reason::Overloaded.into()
+            }
         }
     }
 }
@@ -95,7 +107,9 @@ mod tests {
 
     #[test]
     fn only_a_store_can_be_unavailable() {
-        for error in [ProofError::Mismatch, ProofError::Overloaded, ProofError::Abandoned] {
+        for error in
+            [ProofError::Mismatch, ProofError::Overloaded, ProofError::Abandoned, ProofError::Unhashed]
+        {
             assert_ne!(Denial::from(error).reason, Reason::Unavailable, "{error:?}");
         }
         assert_eq!(Denial::from(StoreError::Timeout(std::time::Duration::ZERO)).reason, Reason::Unavailable);

@@ -18,6 +18,7 @@ use crate::{
 
 mod explain;
 mod import;
+mod invalidate;
 mod keys;
 mod migrate;
 mod output;
@@ -39,8 +40,11 @@ enum Command {
     /// Say why a request with a key would be allowed or denied, check by check.
     Explain(Box<explain::Explain>),
 
-    /// Create the tables where there are none.
+    /// Create the tables where there are none, and let the database log what changes.
     Migrate(DatabaseOptions),
+
+    /// Drop a prefix, or everything, from the memory of every running sidecar, and wait until they have.
+    Invalidate(invalidate::Invalidate),
 
     /// Make, see and revoke API keys.
     #[command(subcommand)]
@@ -52,7 +56,7 @@ enum Command {
 }
 
 /// Flags whose values are not shown, not even when they are wrong.
-const SECRET_FLAGS: [&str; 3] = ["--database-url", "--redis-url", "--cache-secret"];
+const SECRET_FLAGS: [&str; 4] = ["--database-url", "--change-feed-url", "--redis-url", "--cache-secret"];
 
 impl Cli {
     /// Reads the command line and the environment; ends the process where they cannot be read.
@@ -83,6 +87,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Serve(options) => serve(*options).await,
         Command::Explain(explain) => explain::run(*explain).await,
         Command::Migrate(database) => migrate::run(database).await,
+        Command::Invalidate(args) => invalidate::run(args).await,
         Command::Keys(command) => keys::run(command).await,
         Command::Users(command) => users::run(command).await,
     };

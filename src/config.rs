@@ -22,6 +22,10 @@ pub struct DatabaseOptions {
     #[arg(long, env = "KEYSTILE_DATABASE_TIMEOUT", default_value = "500ms", value_parser = duration)]
     pub database_timeout: Duration,
 
+    /// Postgres by another way, where notifications pass: past a pooler such as PgBouncer in transaction mode. `--database-url` when absent.
+    #[arg(long, env = "KEYSTILE_CHANGE_FEED_URL", hide_env_values = true)]
+    pub change_feed_url: Option<DatabaseUrl>,
+
     /// Connections to Postgres at the most.
     #[arg(long, env = "KEYSTILE_DATABASE_CONNECTIONS", default_value = "8", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub database_connections: u32,
@@ -65,7 +69,7 @@ pub struct ServeOptions {
     #[arg(long, env = "KEYSTILE_SOCKET_MODE", default_value = "0660", value_parser = octal, help_heading = "Listeners")]
     pub socket_mode: u32,
 
-    /// Where `/livez`, `/readyz` and `/metrics` are (HTTP).
+    /// Where `/livez`, `/readyz`, `/metrics` and `/stats` are (HTTP).
     #[arg(long, env = "KEYSTILE_ADMIN_LISTEN", default_value = "127.0.0.1:9192", help_heading = "Listeners")]
     pub admin_listen: SocketAddr,
 
@@ -126,6 +130,10 @@ pub struct ServeOptions {
     /// Prefixes held in memory; as many unknown ones, apart.
     #[arg(long, env = "KEYSTILE_MEMORY_CAPACITY", default_value = "100000", value_parser = capacity, help_heading = "Caches")]
     pub memory_capacity: usize,
+
+    /// How often it is written to the database when keys were used last, and how often; `0s` never.
+    #[arg(long, env = "KEYSTILE_USAGE_INTERVAL", default_value = "10s", value_parser = duration_or_none, help_heading = "Caches")]
+    pub usage_interval: Duration,
 
     /// Secret under which keys are remembered, 32 characters at least; several by comma, newest first, while one is replaced. Random per process when absent, which shares nothing.
     #[arg(

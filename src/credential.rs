@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use data_encoding::HEXLOWER;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
@@ -28,6 +29,13 @@ pub struct Digest([u8; 32]);
 /// The key of the digests, held as HMAC state so that a digest costs two compressions.
 #[derive(Clone)]
 pub struct CacheSecret(Hmac<Sha256>);
+
+/// The secrets in use: proofs are made under the newest, and those made under the others still count.
+#[derive(Debug, Clone)]
+pub struct CacheSecrets {
+    newest: CacheSecret,
+    older: Vec<CacheSecret>,
+}
 
 /// The string is not 8 to 72 bytes of visible ASCII without a comma.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -125,6 +133,18 @@ impl fmt::Debug for Prefix {
     }
 }
 
+impl Digest {
+    /// The digest in hexadecimal.
+    pub fn to_text(self) -> String {
+        HEXLOWER.encode(&self.0)
+    }
+
+    /// Reads what [`Digest::to_text`] has written.
+    pub fn parse(text: &str) -> Option<Self> {
+        HEXLOWER.decode(text.as_bytes()).ok()?.try_into().ok().map(Self)
+    }
+}
+
 impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Digest(..)")
@@ -144,6 +164,51 @@ impl CacheSecret {
     pub fn random() -> Self {
         let secret: Zeroizing<[u8; 32]> = Zeroizing::new(rand::random());
         Self::new(&*secret)
+    }
+}
+
+impl CacheSecret {
+    /// HMAC-SHA-256 over these parts, each ended by a NUL. No credential has one, so this is never a
+    /// [`Digest`] of any.
+    pub fn seal(&self, parts: &[&[u8]]) -> [u8; 32] {
+        self.sealing(parts).finalize().into_bytes().into()
+    }
+
+    /// Whether this is the seal over these parts. Takes the same time wherever it differs.
+    pub fn is_seal(&self, parts: &[&[u8]], seal: &[u8]) -> bool {
+        self.sealing(parts).verify_slice(seal).is_ok()
+    }
+
+    fn sealing(&self, parts: &[&[u8]]) -> Hmac<Sha256> {
+        let mut mac = self.0.clone();
+        for part in parts {
+            mac.update(part);
+            mac.update(&[0]);
+        }
+        mac
+    }
+}
+
+impl CacheSecrets {
+    /// One secret alone.
+    pub fn one(newest: CacheSecret) -> Self {
+        Self { newest, older: Vec::new() }
+    }
+
+    /// Several, newest first; `None` when there are none.
+    pub fn new(secrets: impl IntoIterator<Item = CacheSecret>) -> Option<Self> {
+        let mut secrets = secrets.into_iter();
+        Some(Self { newest: secrets.next()?, older: secrets.collect() })
+    }
+
+    /// The one that is used.
+    pub fn newest(&self) -> &CacheSecret {
+        &self.newest
+    }
+
+    /// All that are understood, newest first.
+    pub fn iter(&self) -> impl Iterator<Item = &CacheSecret> {
+        [&self.newest].into_iter().chain(&self.older)
     }
 }
 
@@ -182,8 +247,20 @@ mod tests {
         // Computed by Python's hmac module.
         let expected = "d21860b1b1743eaf83f3c247a4156d3e78a46ef2f302134c7781e3bd25ecb80f";
         let digest = credential("what-do-ya-want?").digest(&CacheSecret::new(b"Jefe"));
-        let hex: String = digest.0.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, expected);
+        assert_eq!(digest.to_text(), expected);
+        assert_eq!(Digest::parse(expected), Some(digest));
+    }
+
+    #[test]
+    fn seal_is_over_every_part_and_no_credential_has_it() {
+        let secret = CacheSecret::new(b"cache secret");
+        let seal = secret.seal(&[b"name", b"content"]);
+        assert!(secret.is_seal(&[b"name", b"content"], &seal));
+        for other in [&[&b"nam"[..], b"econtent"][..], &[b"name", b"contents"], &[b"namecontent"]] {
+            assert!(!secret.is_seal(other, &seal));
+        }
+        assert!(!CacheSecret::new(b"other secret").is_seal(&[b"name", b"content"], &seal));
+        assert_ne!(credential("ks_sample").digest(&secret).0, secret.seal(&[b"ks_sample"]));
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub struct Denial {
 pub enum Tier {
     /// This process.
     Memory,
+    /// Redis.
+    Redis,
     /// The database.
     Database,
 }
@@ -118,6 +120,7 @@ impl Tier {
     pub fn name(self) -> &'static str {
         match self {
             Self::Memory => "memory",
+            Self::Redis => "redis",
             Self::Database => "database",
         }
     }

@@ -15,6 +15,7 @@ use crate::{
     metrics::Metrics,
     moment::Moment,
     store::KeyStore,
+    usage::Usage,
 };
 
 mod counts;
@@ -57,6 +58,7 @@ pub struct ExtAuthzConfig {
 
 struct Inner<S> {
     authorizer: Authorizer<S>,
+    usage: Usage,
     config: ExtAuthzConfig,
     counts: Counts,
 }
@@ -72,9 +74,9 @@ enum Decision {
 }
 
 impl<S: KeyStore> ExtAuthz<S> {
-    /// Answers by `authorizer`.
-    pub fn new(authorizer: Authorizer<S>, config: ExtAuthzConfig, metrics: &Metrics) -> Self {
-        Self(Arc::new(Inner { authorizer, config, counts: Counts::new(metrics) }))
+    /// Answers by `authorizer`; what is let through is counted in `usage`.
+    pub fn new(authorizer: Authorizer<S>, usage: Usage, config: ExtAuthzConfig, metrics: &Metrics) -> Self {
+        Self(Arc::new(Inner { authorizer, usage, config, counts: Counts::new(metrics) }))
     }
 }
 
@@ -106,6 +108,9 @@ impl<S: KeyStore> Inner<S> {
         let parsed = Parsed::new(request, &metadata, &self.config.reading);
         let checked = self.authorizer.check(&parsed.attributes, now, deadline).await;
         let decision = self.decide(checked, &parsed.attributes);
+        if let Some(proven) = decision.lets_through() {
+            self.usage.count(proven.record.id, &parsed.attributes.stream_id, now.wall);
+        }
         self.counts.count(&decision, now.monotonic.elapsed());
         log(&decision, &parsed.attributes);
         self.answer(&decision, parsed)
@@ -166,6 +171,14 @@ impl Decision {
         match self {
             Self::Allow(_) => None,
             Self::Deny(denial) | Self::Shadow(denial) | Self::Defer(denial) => Some(denial.reason),
+        }
+    }
+
+    /// The key as which the request goes on to the upstream.
+    fn lets_through(&self) -> Option<&Proven> {
+        match self {
+            Self::Allow(_) | Self::Shadow(_) => self.proven(),
+            Self::Deny(_) | Self::Defer(_) => None,
         }
     }
 

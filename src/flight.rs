@@ -53,6 +53,16 @@ where
         landed.clone().ok_or(Abandoned)
     }
 
+    /// Whoever asks for `key` from now on starts afresh; the work under way goes on for those who wait.
+    pub fn forget(&self, key: &K) {
+        self.lock().remove(key);
+    }
+
+    /// The same for every key.
+    pub fn forget_all(&self) {
+        self.lock().clear();
+    }
+
     fn result_of<F>(&self, key: K, work: impl FnOnce() -> F) -> watch::Receiver<Option<V>>
     where
         F: Future<Output = V> + Send + 'static,
@@ -63,7 +73,7 @@ where
         }
         let (sender, result) = watch::channel(None);
         under_way.insert(key, result.clone());
-        let landing = Landing { flights: self.clone(), key };
+        let landing = Landing { flights: self.clone(), key, result: result.clone() };
         let work = work();
         tokio::spawn(async move {
             let value = work.await;
@@ -87,6 +97,7 @@ where
 {
     flights: Flights<K, V>,
     key: K,
+    result: watch::Receiver<Option<V>>,
 }
 
 impl<K, V> Drop for Landing<K, V>
@@ -95,7 +106,11 @@ where
     V: Clone + Send + Sync + 'static,
 {
     fn drop(&mut self) {
-        self.flights.lock().remove(&self.key);
+        let mut under_way = self.flights.lock();
+        // Forgotten meanwhile, its place may be another's.
+        if under_way.get(&self.key).is_some_and(|result| result.same_channel(&self.result)) {
+            under_way.remove(&self.key);
+        }
     }
 }
 
@@ -138,6 +153,34 @@ mod tests {
         let caller = flights.join(1, || work);
         assert!(tokio::time::timeout(Duration::from_millis(1), caller).await.is_err());
         finished.await.expect("finished");
+    }
+
+    #[tokio::test]
+    async fn forgotten_work_ends_for_its_callers_and_later_ones_start_afresh() {
+        let flights = Flights::<u8, u8>::default();
+        let (finish, finished) = tokio::sync::oneshot::channel::<()>();
+        let first = tokio::spawn({
+            let flights = flights.clone();
+            async move { flights.join(1, || async { finished.await.map_or(0, |()| 1) }).await }
+        });
+        while flights.lock().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        flights.forget(&1);
+        let (second_done, second) = tokio::sync::oneshot::channel::<()>();
+        let second = tokio::spawn({
+            let flights = flights.clone();
+            async move { flights.join(1, || async { second.await.map_or(0, |()| 2) }).await }
+        });
+        while flights.lock().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        finish.send(()).expect("waits");
+        assert_eq!(first.await.expect("no panic"), Ok(1));
+        assert_eq!(flights.lock().len(), 1, "the second is under way still");
+        second_done.send(()).expect("waits");
+        assert_eq!(second.await.expect("no panic"), Ok(2));
+        assert!(flights.lock().is_empty());
     }
 
     #[tokio::test]

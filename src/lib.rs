@@ -14,13 +14,17 @@ pub mod attributes;
 pub mod credential;
 pub mod decision;
 pub mod policy;
+pub mod proof;
 pub mod record;
 
 pub mod authorizer;
+pub mod change_feed;
+pub mod fence;
 pub mod flight;
 pub mod gate;
 pub mod health;
 pub mod moment;
+pub mod usage;
 pub mod verifier;
 
 pub mod admin;

@@ -27,6 +27,8 @@ pub struct CacheLookups {
     pub miss: Counter,
     /// It was there, past its time, and served because nothing below answered.
     pub stale: Counter,
+    /// Something was there that could not be believed: as good as a miss.
+    pub odd: Counter,
 }
 
 /// What a metric counts in.
@@ -58,6 +60,9 @@ const BCRYPT_SECONDS: &[f64] = &[1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.
 const STORE_SECONDS: &[f64] =
     &[1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0];
 
+const LAG_SECONDS: &[f64] =
+    &[1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
 const CHECKS: &str = "keystile_checks_total";
 const CHECK_DURATION: &str = "keystile_check_duration_seconds";
 const CACHE_LOOKUPS: &str = "keystile_cache_lookups_total";
@@ -67,6 +72,11 @@ const BCRYPT_WAITING: &str = "keystile_bcrypt_waiting";
 const STORE_DURATION: &str = "keystile_store_duration_seconds";
 const STORE_ERRORS: &str = "keystile_store_errors_total";
 const STORE_UP: &str = "keystile_store_up";
+const CHANGE_FEED_UP: &str = "keystile_change_feed_up";
+const INVALIDATIONS: &str = "keystile_invalidations_total";
+const REVOCATION_LAG: &str = "keystile_revocation_lag_seconds";
+const USAGE_PENDING: &str = "keystile_usage_pending";
+const USAGE_LOST: &str = "keystile_usage_lost_total";
 const UNDECODABLE_ROWS: &str = "keystile_undecodable_rows_total";
 const BUILD_INFO: &str = "keystile_build_info";
 
@@ -85,7 +95,7 @@ pub const TABLE: &[Metric] = &[
     Metric {
         name: CACHE_LOOKUPS,
         kind: Kind::Counter,
-        help: "Look-ups in a cache, by tier, kind (records, proofs) and result (hit, negative, miss; stale: a miss that was served all the same, in an outage).",
+        help: "Look-ups in a cache, by tier, kind (records, proofs) and result (hit, negative, miss; stale: a miss that was served all the same, in an outage; odd: in Redis, and not to be believed).",
     },
     Metric {
         name: CACHE_ENTRIES,
@@ -112,6 +122,31 @@ pub const TABLE: &[Metric] = &[
         name: STORE_UP,
         kind: Kind::Gauge,
         help: "1 while the last call to the store was answered, 0 while it was not, by store.",
+    },
+    Metric {
+        name: CHANGE_FEED_UP,
+        kind: Kind::Gauge,
+        help: "1 while changes of keys are heard of within a second; 0 while nothing is believed for longer than 30 s.",
+    },
+    Metric {
+        name: INVALIDATIONS,
+        kind: Kind::Counter,
+        help: "What was dropped from memory, by source (change: a key or user changed; command: keystile invalidate; gap: everything, after changes may have been missed; hint: updated_at, where there is no log).",
+    },
+    Metric {
+        name: REVOCATION_LAG,
+        kind: Kind::Histogram(LAG_SECONDS),
+        help: "Time from the statement that changed a key to its being dropped here, the wait for the end of its transaction included.",
+    },
+    Metric {
+        name: USAGE_PENDING,
+        kind: Kind::Gauge,
+        help: "Requests that are counted and not yet written to the database.",
+    },
+    Metric {
+        name: USAGE_LOST,
+        kind: Kind::Counter,
+        help: "Requests that were not counted, because too many keys were used while the database did not take them.",
     },
     Metric {
         name: UNDECODABLE_ROWS,
@@ -174,6 +209,7 @@ impl Metrics {
             negative: lookups("negative"),
             miss: lookups("miss"),
             stale: lookups("stale"),
+            odd: lookups("odd"),
         }
     }
 
@@ -205,6 +241,31 @@ impl Metrics {
     /// `keystile_store_up` for one store.
     pub fn store_up(&self, store: &'static str) -> Gauge {
         self.with(|| metrics::gauge!(STORE_UP, "store" => store))
+    }
+
+    /// `keystile_change_feed_up`.
+    pub fn change_feed_up(&self) -> Gauge {
+        self.with(|| metrics::gauge!(CHANGE_FEED_UP))
+    }
+
+    /// `keystile_invalidations_total` for one source.
+    pub fn invalidations(&self, source: &'static str) -> Counter {
+        self.with(|| metrics::counter!(INVALIDATIONS, "source" => source))
+    }
+
+    /// `keystile_revocation_lag_seconds`.
+    pub fn revocation_lag(&self) -> Histogram {
+        self.with(|| metrics::histogram!(REVOCATION_LAG))
+    }
+
+    /// `keystile_usage_pending`.
+    pub fn usage_pending(&self) -> Gauge {
+        self.with(|| metrics::gauge!(USAGE_PENDING))
+    }
+
+    /// `keystile_usage_lost_total`.
+    pub fn usage_lost(&self) -> Counter {
+        self.with(|| metrics::counter!(USAGE_LOST))
     }
 
     /// `keystile_undecodable_rows_total`.

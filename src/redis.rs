@@ -109,12 +109,12 @@ impl Redis {
     ///
     /// # Errors
     /// [`RedisError`] when there is no answer, or none that was hoped for.
-    pub async fn call<T>(
+    pub async fn call<T, E: Into<RedisError>>(
         &self,
         duration: &Histogram,
-        call: impl Future<Output = Result<T, fred::error::Error>>,
+        call: impl Future<Output = Result<T, E>>,
     ) -> Result<T, RedisError> {
-        self.0.gate.call(duration, async { Ok(call.await?) }).await
+        self.0.gate.call(duration, async { call.await.map_err(Into::into) }).await
     }
 
     /// Answers once Redis answers.

@@ -1,6 +1,6 @@
 //! `keystile serve`: builds the parts, starts the listeners, and drains them at the end.
 
-use std::{future::Future, net::SocketAddr, time::Duration};
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use envoy_types::{
@@ -13,14 +13,20 @@ use tonic_health::ServingStatus;
 use tracing::{info, warn};
 
 use crate::{
-    admin,
+    admin::{self, Stats},
     authorizer::Authorizer,
-    config::ServeOptions,
-    credential::CacheSecret,
+    change_feed::ChangeFeed,
+    config::{RedisOptions, ServeOptions},
+    credential::{CacheSecret, CacheSecrets, Prefix},
     ext_authz::{self, ExtAuthz, ExtAuthzConfig, Reading},
+    fence::Fence,
     health::Health,
     metrics::Metrics,
-    store::{Database, Memory, MemoryConfig},
+    moment::Moment,
+    proof::Claim,
+    redis::Redis,
+    store::{Below, Database, Memory, MemoryConfig, Shared, SharedConfig},
+    usage::{Usage, Writer},
     verifier::{Verifier, VerifierConfig},
 };
 
@@ -40,15 +46,30 @@ const MAX_STREAMS: u32 = 8192;
 /// What keeps the service from starting, by flag and value, or a listener that broke.
 pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     let metrics = Metrics::new()?;
-    let secret = cache_secret(&options)?;
+    let secrets = cache_secrets(&options)?;
     let admin_listener = bind_admin(options.admin_listen).await?;
     let listeners = bind_all(&options).await?;
 
     let database = Database::connect(&options.database, &metrics)?;
-    let store = Memory::new(database.clone(), memory_config(&options), &metrics);
-    let verifier = Verifier::new(secret, verifier_config(&options), &metrics);
-    let authorizer = Authorizer::new(store, verifier);
-    let service = ExtAuthz::new(authorizer, ext_authz_config(&options), &metrics);
+    let redis = connect_redis(&options.redis, &metrics)?;
+    let fence = Arc::new(Fence::new());
+    let shared = redis.clone().map(|redis| {
+        let config = SharedConfig { record_ttl: options.record_ttl, proof_ttl: options.proof_ttl };
+        Shared::new(database.clone(), redis, secrets.clone(), config, Arc::clone(&fence), &metrics)
+    });
+    let below = shared.clone().map_or_else(|| Below::Alone(database.clone()), Below::Shared);
+    let memory = Memory::new(below, memory_config(&options), Arc::clone(&fence), &metrics);
+    let verifier = Verifier::new(secrets, verifier_config(&options), share_by(shared), &metrics);
+    let authorizer = Authorizer::new(memory.clone(), verifier);
+    let usage = Usage::new(!options.usage_interval.is_zero(), &metrics);
+    let service = ExtAuthz::new(authorizer, usage.clone(), ext_authz_config(&options), &metrics);
+    let feed = ChangeFeed::new(database.clone(), fence, move |prefixes| memory.forget(prefixes), &metrics);
+    let stats = Stats {
+        metrics: metrics.clone(),
+        database: database.clone(),
+        redis: redis.clone(),
+        feed: feed.state(),
+    };
 
     let health = Health::starting();
     let stop = CancellationToken::new();
@@ -60,10 +81,17 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
         servers.spawn(listener.serve(server, stop.clone()));
     }
     info!(address = %admin_listener.local_addr()?, "admin");
-    let admin = axum::serve(admin_listener, admin::router(health.clone(), metrics.clone()));
-    // Not drained: it tells that the rest is draining.
-    let admin = tokio::spawn(admin.into_future());
-    let housekeeping = tokio::spawn(keep_house(database, health.clone(), metrics));
+    // None of these is drained: they tell how the rest is doing.
+    let mut attendants = JoinSet::new();
+    let admin = axum::serve(admin_listener, admin::router(health.clone(), metrics.clone(), stats));
+    attendants.spawn(async { drop(admin.await) });
+    attendants.spawn(watch_database(database.clone(), health.clone(), metrics.clone()));
+    attendants.spawn(async { match feed.run().await {} });
+    if let Some(redis) = redis {
+        attendants.spawn(watch_redis(redis, health.clone()));
+    }
+    let writer = Writer::new(usage, database, options.usage_interval, &metrics);
+    let writer = tokio::spawn(writer.run(stop.clone().cancelled_owned()));
 
     let broken = tokio::select! {
         () = shutdown => None,
@@ -77,8 +105,9 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
     if drained.await.is_err() {
         warn!("calls were still under way at the end of --drain-timeout");
     }
-    housekeeping.abort();
-    admin.abort();
+    // What the last calls were counted for, too.
+    writer.await.context("writing usage")?.finish(options.drain_timeout).await;
+    attendants.abort_all();
     match broken {
         Some(ended) => ended.context("a listener panicked")?,
         None => Ok(()),
@@ -102,7 +131,7 @@ pub fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
 }
 
 /// Checks, gRPC health and reflection, as every listener serves them.
-fn grpc(service: ExtAuthz<Memory<Database>>, health: &Health) -> anyhow::Result<Routes> {
+fn grpc(service: ExtAuthz<Memory<Below>>, health: &Health) -> anyhow::Result<Routes> {
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let mut changes = health.changes();
     tokio::spawn(async move {
@@ -126,7 +155,7 @@ fn grpc(service: ExtAuthz<Memory<Database>>, health: &Health) -> anyhow::Result<
     Ok(Routes::new(checks).add_service(health_service).add_service(reflection.build_v1()?))
 }
 
-async fn keep_house(database: Database, health: Health, metrics: Metrics) {
+async fn watch_database(database: Database, health: Health, metrics: Metrics) {
     let mut tick = interval(HOUSEKEEPING);
     loop {
         tick.tick().await;
@@ -135,10 +164,23 @@ async fn keep_house(database: Database, health: Health, metrics: Metrics) {
         health.database_answered(problem);
         let after = health.state();
         if before != after {
-            let problem = after.problem();
-            info!(state = after.name(), problem, "database");
+            info!(state = after.name(), problem = after.database, "database");
         }
         metrics.upkeep();
+    }
+}
+
+async fn watch_redis(redis: Redis, health: Health) {
+    let mut tick = interval(HOUSEKEEPING);
+    loop {
+        tick.tick().await;
+        let problem = redis.ping().await.err().map(|error| error.to_string());
+        let before = health.state();
+        health.redis_answered(problem);
+        let after = health.state();
+        if before.redis != after.redis {
+            info!(state = after.name(), problem = after.redis, "redis");
+        }
     }
 }
 
@@ -155,10 +197,31 @@ async fn bind_admin(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("--admin-listen {address}"))
 }
 
-fn cache_secret(options: &ServeOptions) -> anyhow::Result<CacheSecret> {
+fn cache_secrets(options: &ServeOptions) -> anyhow::Result<CacheSecrets> {
     let secrets = options.cache_secrets().map_err(anyhow::Error::msg)?;
-    let newest = secrets.as_ref().and_then(|secrets| secrets.iter().next());
-    Ok(newest.map_or_else(CacheSecret::random, |secret| CacheSecret::new(secret.expose())))
+    let secrets = secrets.and_then(|secrets| {
+        CacheSecrets::new(secrets.iter().map(|secret| CacheSecret::new(secret.expose())))
+    });
+    if secrets.is_none() && options.redis.redis_url.is_some() {
+        warn!(
+            "no --cache-secret: what this process puts into Redis, no other can read, nor it itself after a \
+             restart; make one with `openssl rand -hex 32`, and give it to all of them"
+        );
+    }
+    Ok(secrets.unwrap_or_else(|| CacheSecrets::one(CacheSecret::random())))
+}
+
+fn connect_redis(options: &RedisOptions, metrics: &Metrics) -> anyhow::Result<Option<Redis>> {
+    let Some(url) = &options.redis_url else { return Ok(None) };
+    let redis = Redis::connect(url, options.redis_timeout, metrics);
+    redis.map(Some).with_context(|| format!("--redis-url {url}"))
+}
+
+/// What becomes of a proof besides being remembered here.
+fn share_by(shared: Option<Shared<Database>>) -> impl Fn(Prefix, Claim) + Send + Sync {
+    move |prefix, claim| {
+        shared.iter().for_each(|shared| shared.share(prefix, claim, Moment::now()));
+    }
 }
 
 fn memory_config(options: &ServeOptions) -> MemoryConfig {

@@ -1,14 +1,25 @@
 //! Where key records come from: one trait, and the tiers that implement it.
 //!
-//! Tiers decorate one another: [`Memory`] asks the next one for what it does not hold; at the
-//! bottom stands a [`Database`], which operators also manage users and keys through.
+//! Tiers decorate one another: [`Memory`] asks the next one for what it does not hold, which is [`Shared`]
+//! where there is Redis; at the bottom stands a [`Database`], which operators also manage users and keys
+//! through.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use crate::{credential::Prefix, decision::Tier, moment::Moment, record::KeyRecord};
+use crate::{
+    credential::Prefix,
+    decision::{Proven, Tier},
+    fence::Snapshot,
+    gate::{CallError, Turned},
+    moment::Moment,
+    proof::Proof,
+    record::KeyRecord,
+};
 
+mod below;
 mod catalog;
 mod cell;
+mod changes;
 mod columns;
 mod database;
 mod manage;
@@ -16,15 +27,21 @@ mod memory;
 mod migrate;
 mod postgres;
 mod row;
+mod shared;
 mod sql;
 mod sqlite;
+mod used;
 
-pub use cell::allow_list;
+pub use below::Below;
+pub use cell::{Cell, allow_list};
+pub use changes::{Changes, Confirmed, LogState, Logged, Reader, SQLITE_LOOK};
 pub use columns::Listed;
 pub use database::Database;
 pub use manage::{ImportError, ImportRow, ManageError, NewKey, NewUser};
 pub use memory::{Memory, MemoryConfig};
-pub use migrate::Migration;
+pub use migrate::{Log, Migration};
+pub use shared::{Shared, SharedConfig, entry};
+pub use used::Written;
 
 /// Finds the records that a credential might belong to.
 pub trait KeyStore: Send + Sync + 'static {
@@ -32,6 +49,11 @@ pub trait KeyStore: Send + Sync + 'static {
     ///
     /// None is an answer, not an error: the prefix is unknown.
     fn records(&self, prefix: Prefix, now: Moment) -> impl Future<Output = Result<Found, StoreError>> + Send;
+
+    /// The same, with the hash in every record, which bcrypt needs: no tier outside the process has them.
+    fn hashed(&self, prefix: Prefix, now: Moment) -> impl Future<Output = Result<Found, StoreError>> + Send {
+        self.records(prefix, now)
+    }
 }
 
 /// How many rows with one prefix are tried.
@@ -42,10 +64,46 @@ pub const MAX_RECORDS: usize = 8;
 pub struct Found {
     /// The records, newest first.
     pub records: Arc<[Arc<KeyRecord>]>,
+    /// What has been proven of credentials for them already, elsewhere.
+    pub proofs: Arc<[Proof]>,
     /// Which tier had them.
     pub tier: Tier,
     /// Whether they are past their time, and serve because no tier below answers.
     pub stale: bool,
+    /// How long ago the database was asked.
+    pub age: Duration,
+    /// Which changes the database had seen by then, where it says so.
+    pub seen: Option<Arc<Snapshot>>,
+    /// The rows that the records were read from, for a tier that keeps them outside the process.
+    pub rows: Arc<[Row]>,
+}
+
+/// One row, in the order in which its columns are selected.
+pub type Row = Vec<Cell>;
+
+impl Found {
+    /// Records that were read just now.
+    pub fn fresh(records: impl Into<Arc<[Arc<KeyRecord>]>>, tier: Tier) -> Self {
+        Self {
+            records: records.into(),
+            proofs: Arc::default(),
+            tier,
+            stale: false,
+            age: Duration::ZERO,
+            seen: None,
+            rows: Arc::default(),
+        }
+    }
+
+    /// One of the records, proven.
+    pub fn proven(&self, record: Arc<KeyRecord>) -> Proven {
+        Proven { record, tier: self.tier, stale: self.stale }
+    }
+
+    /// Whether every record has its hash.
+    pub fn is_hashed(&self) -> bool {
+        self.records.iter().all(|record| record.hash.expose().is_some())
+    }
 }
 
 /// Why a store has no answer. Its text names what an operator can mend, and no secret.
@@ -65,9 +123,18 @@ pub enum StoreError {
     Abandoned(#[from] crate::flight::Abandoned),
 }
 
-impl StoreError {
-    /// Whether nobody answered. A database that answers, but is not fit, is no outage.
-    pub fn is_outage(&self) -> bool {
+impl From<Turned> for StoreError {
+    fn from(turned: Turned) -> Self {
+        match turned {
+            Turned::Late(limit) => Self::Timeout(limit),
+            Turned::Full | Turned::Open(_) => Self::Unavailable(turned.to_string().into()),
+        }
+    }
+}
+
+impl CallError for StoreError {
+    /// A database that answers, but is not fit, is no outage.
+    fn is_outage(&self) -> bool {
         !matches!(self, Self::Unfit(_))
     }
 }

@@ -16,10 +16,13 @@ use metrics::Gauge;
 use quick_cache::sync::Cache;
 
 use crate::{
-    credential::{CacheSecret, Credential, Digest},
+    credential::{CacheSecrets, Credential, Prefix},
     flight::Flights,
     metrics::{CacheLookups, Metrics},
-    record::{HashTag, KeyHash, KeyId, KeyRecord},
+    moment::Moment,
+    proof::{Claim, Proof},
+    record::{KeyHash, KeyRecord},
+    store::Found,
 };
 
 mod decoy;
@@ -59,10 +62,14 @@ pub enum ProofError {
     /// The computation ended without an answer.
     #[error("the proof was abandoned")]
     Abandoned,
+    /// Only bcrypt can tell, and the hash it needs is not in the record: it must be read from the database.
+    #[error("the record has no hash")]
+    Unhashed,
 }
 
 struct Inner {
-    secret: CacheSecret,
+    secrets: CacheSecrets,
+    share: Box<Share>,
     config: VerifierConfig,
     pool: Pool,
     decoy: Decoy,
@@ -73,14 +80,8 @@ struct Inner {
     entries: Entries,
 }
 
-/// "This credential belongs to this record with this hash": what is proven or refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Claim {
-    digest: Digest,
-    /// `None` for the decoy.
-    key: Option<KeyId>,
-    hash: HashTag,
-}
+/// Told of each claim that was proven here.
+type Share = dyn Fn(Prefix, Claim) + Send + Sync;
 
 struct Entries {
     proofs: Gauge,
@@ -88,10 +89,16 @@ struct Entries {
 }
 
 impl Verifier {
-    /// Starts the bcrypt threads, with nothing proven yet.
-    pub fn new(secret: CacheSecret, config: VerifierConfig, metrics: &Metrics) -> Self {
+    /// Starts the bcrypt threads, with nothing proven yet. What is proven is told to `share` as well.
+    pub fn new(
+        secrets: CacheSecrets,
+        config: VerifierConfig,
+        share: impl Fn(Prefix, Claim) + Send + Sync + 'static,
+        metrics: &Metrics,
+    ) -> Self {
         Self(Arc::new(Inner {
-            secret,
+            secrets,
+            share: Box::new(share),
             config,
             pool: Pool::start(config.threads, metrics),
             decoy: Decoy::new(config.cost),
@@ -113,25 +120,36 @@ impl Verifier {
     pub async fn prove(
         &self,
         credential: &Credential,
-        records: &[Arc<KeyRecord>],
-        now: Instant,
+        found: &Found,
+        now: Moment,
     ) -> Result<Arc<KeyRecord>, ProofError> {
-        let digest = credential.digest(&self.0.secret);
+        let digest = credential.digest(self.0.secrets.newest());
         let claim = |record: &KeyRecord| Claim { digest, key: Some(record.id), hash: record.hash.tag() };
         // Before any bcrypt: with several records, the proof may be that of the last.
-        if let Some(record) = records.iter().find(|record| self.0.is_proven(&claim(record), now)) {
+        let mut records = found.records.iter();
+        if let Some(record) = records.find(|record| self.0.is_proven(&claim(record), now.monotonic)) {
             return Ok(Arc::clone(record));
         }
-        for record in records {
-            if self.verify(claim(record), credential, &record.hash, now).await? {
+        if let Some((record, until)) = self.0.proven_elsewhere(credential, found, now) {
+            self.0.remember_proof(claim(record), until);
+            return Ok(Arc::clone(record));
+        }
+        for record in found.records.iter() {
+            if self.verify(claim(record), credential, &record.hash, now.monotonic).await? {
                 return Ok(Arc::clone(record));
             }
         }
-        if records.is_empty() {
+        if found.records.is_empty() {
             let hash = self.0.decoy.hash();
-            self.verify(Claim { digest, key: None, hash: hash.tag() }, credential, &hash, now).await?;
+            let claim = Claim { digest, key: None, hash: hash.tag() };
+            self.verify(claim, credential, &hash, now.monotonic).await?;
         }
         Err(ProofError::Mismatch)
+    }
+
+    /// Proofs and refusals that are remembered.
+    pub fn len(&self) -> (usize, usize) {
+        (self.0.proofs.len(), self.0.refusals.len())
     }
 
     async fn verify(
@@ -143,6 +161,9 @@ impl Verifier {
     ) -> Result<bool, ProofError> {
         if self.0.is_refused(&claim, now) {
             return Ok(false);
+        }
+        if hash.expose().is_none() {
+            return Err(ProofError::Unhashed);
         }
         self.0.lookups.miss.increment(1);
         let work = || {
@@ -162,6 +183,32 @@ impl Inner {
         proven
     }
 
+    /// What the found proofs say, made under any secret that is still understood, and until when.
+    fn proven_elsewhere<'a>(
+        &self,
+        credential: &Credential,
+        found: &'a Found,
+        now: Moment,
+    ) -> Option<(&'a Arc<KeyRecord>, Instant)> {
+        if found.proofs.is_empty() {
+            return None;
+        }
+        let digests: Vec<_> = self.secrets.iter().map(|secret| credential.digest(secret)).collect();
+        let proof = |record: &KeyRecord| {
+            let held = |proof: &&Proof| {
+                let Claim { digest, key, hash } = proof.claim;
+                now.wall < proof.until
+                    && digests.contains(&digest)
+                    && key == Some(record.id)
+                    && hash == record.hash.tag()
+            };
+            found.proofs.iter().find(held)
+        };
+        let (record, proof) = found.records.iter().find_map(|record| Some((record, proof(record)?)))?;
+        let left = Duration::try_from(proof.until - now.wall).ok()?;
+        Some((record, now.monotonic + left.min(self.config.proof_ttl)))
+    }
+
     fn is_refused(&self, claim: &Claim, now: Instant) -> bool {
         let refused = self.refusals.get(claim).is_some_and(|until| now < until);
         if refused {
@@ -177,7 +224,7 @@ impl Inner {
         hash: KeyHash,
         now: Instant,
     ) -> Result<bool, ProofError> {
-        let inner = Arc::clone(&self);
+        let (inner, prefix) = (Arc::clone(&self), credential.prefix());
         let answer = self.pool.run(move || {
             let matches = matches(&credential, &hash);
             if !matches {
@@ -189,24 +236,26 @@ impl Inner {
         });
         let answer = answer.map_err(|Full| ProofError::Overloaded)?;
         let matches = answer.await.map_err(|_| ProofError::Abandoned)?;
-        self.remember(claim, matches, now);
+        if matches {
+            self.remember_proof(claim, now + self.config.proof_ttl);
+            (self.share)(prefix, claim);
+        } else {
+            // In a place of its own: a flood of wrong secrets evicts no proof.
+            self.refusals.insert(claim, now + self.config.negative_ttl);
+            self.entries.refusals.set(self.refusals.len() as f64);
+        }
         Ok(matches)
     }
 
-    fn remember(&self, claim: Claim, matches: bool, now: Instant) {
-        match matches {
-            true => self.proofs.insert(claim, now + self.config.proof_ttl),
-            // In a place of its own: a flood of wrong secrets evicts no proof.
-            false => self.refusals.insert(claim, now + self.config.negative_ttl),
-        }
+    fn remember_proof(&self, claim: Claim, until: Instant) {
+        self.proofs.insert(claim, until);
         self.entries.proofs.set(self.proofs.len() as f64);
-        self.entries.refusals.set(self.refusals.len() as f64);
     }
 }
 
 /// The one place where bcrypt runs. It reads every [`KeyHash`]; what it could not read would match nothing.
 fn matches(credential: &Credential, hash: &KeyHash) -> bool {
-    bcrypt::verify(credential.expose(), hash.expose()).unwrap_or(false)
+    bcrypt::verify(credential.expose(), hash.expose().unwrap_or_default()).unwrap_or(false)
 }
 
 #[cfg(test)]

@@ -19,12 +19,13 @@ use keystile::{
     attributes::route::RouteSettings,
     authorizer::Authorizer,
     config::{ClientAddress, DenyFormat, Mode, OnFailure},
-    credential::{CacheSecret, MIN_LEN, Prefix},
+    credential::{CacheSecret, CacheSecrets, MIN_LEN, Prefix},
     decision::Tier,
     ext_authz::{ExtAuthz, ExtAuthzConfig, Reading},
     metrics::Metrics,
     moment::Moment,
     store::{Found, KeyStore, StoreError},
+    usage::Usage,
     verifier::{Verifier, VerifierConfig},
 };
 use libfuzzer_sys::fuzz_target;
@@ -52,7 +53,7 @@ struct Empty;
 
 impl KeyStore for Empty {
     async fn records(&self, _: Prefix, _: Moment) -> Result<Found, StoreError> {
-        Ok(Found { records: Arc::default(), tier: Tier::Database, stale: false })
+        Ok(Found::fresh([], Tier::Database))
     }
 }
 
@@ -78,10 +79,10 @@ impl Service {
             mode: Mode::Enforce,
             deny_format: DenyFormat::Problem,
         };
-        let verifier = Verifier::new(CacheSecret::random(), proofs, &metrics);
+        let verifier = Verifier::new(CacheSecrets::one(CacheSecret::random()), proofs, |_, _| (), &metrics);
         let mut service = Self {
             runtime: Builder::new_current_thread().enable_time().build().expect("a runtime"),
-            ext_authz: ExtAuthz::new(Authorizer::new(Empty, verifier), config, &metrics),
+            ext_authz: ExtAuthz::new(Authorizer::new(Empty, verifier), Usage::new(true, &metrics), config, &metrics),
             words: Vec::new(),
         };
         for kind in ["application/json", "application/grpc"] {

@@ -104,6 +104,7 @@ impl Explain {
         let attributes = Attributes {
             credential: Err(Reason::MissingCredential),
             request_id: String::new(),
+            stream_id: String::new(),
             method: self.method.clone(),
             path: self.path.clone(),
             client: self.client,

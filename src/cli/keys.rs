@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use super::{
     import::{self, Import},
+    invalidate::{Patience, wait_for_all},
     name, open,
     output::{Form, Output, json, print},
 };
@@ -64,6 +65,11 @@ pub(super) struct Revoke {
     /// Id or prefix.
     #[arg(value_name = "ID|PREFIX")]
     key: String,
+    /// Return when every running sidecar has dropped the key, and fail if one has not.
+    #[arg(long)]
+    wait: bool,
+    #[command(flatten)]
+    patience: Patience,
     #[command(flatten)]
     output: Output,
     #[command(flatten)]
@@ -100,13 +106,22 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
                 several => output.rows(several, COLUMNS, ""),
             }
         }
-        Command::Revoke(Revoke { key, output, database }) => {
-            whole_key_is_no_argument(&key)?;
-            let key = open(&database)?.revoke_key(&key).await.map_err(|error| name(&database, error))?;
-            output.row(&key)
-        }
+        Command::Revoke(args) => revoke(args).await,
         Command::Import(args) => import::run(args).await,
     }
+}
+
+async fn revoke(Revoke { key, wait, patience, output, database }: Revoke) -> anyhow::Result<()> {
+    whole_key_is_no_argument(&key)?;
+    let opened = open(&database)?;
+    let key = opened.revoke_key(&key).await.map_err(|error| name(&database, error))?;
+    if !wait {
+        return output.row(&key);
+    }
+    let prefix = Prefix::parse(&key.text("key_prefix"));
+    let prefix = prefix.context("the key is revoked; no credential has its prefix, so none remembers it")?;
+    let waited = wait_for_all(&opened, Some(prefix), patience, output).await;
+    waited.with_context(|| format!("key {} is revoked, but not confirmed everywhere", key.text("id")))
 }
 
 async fn create(args: Box<Create>) -> anyhow::Result<()> {

@@ -1,7 +1,7 @@
 //! `keystile migrate`
 
 use super::{name, open, output::print};
-use crate::config::DatabaseOptions;
+use crate::{config::DatabaseOptions, store::Log};
 
 pub(super) async fn run(options: DatabaseOptions) -> anyhow::Result<()> {
     let migrated = open(&options)?.migrate().await.map_err(|error| name(&options, error.into()))?;
@@ -10,6 +10,11 @@ pub(super) async fn run(options: DatabaseOptions) -> anyhow::Result<()> {
     }
     for table in migrated.kept {
         print(&format!("left the table {table} as it was\n"))?;
+    }
+    match migrated.log {
+        Log::Made => print("changes of keys and users are logged now\n")?,
+        Log::Kept => print("changes of keys and users are logged, as before\n")?,
+        Log::Refused(_) => {}
     }
     for warning in migrated.warnings {
         eprintln!("warning: {warning}");

@@ -17,7 +17,7 @@ pub(super) struct Counts {
     deferred: Counter,
     denied: ByReason,
     shadowed: ByReason,
-    durations: [(Option<Tier>, Histogram); 3],
+    durations: [(Option<Tier>, Histogram); 4],
 }
 
 struct ByReason(Vec<(Reason, Counter)>);
@@ -31,7 +31,7 @@ impl Counts {
             deferred: metrics.checks("error", Reason::Unavailable.code()),
             denied: ByReason::new("deny", metrics),
             shadowed: ByReason::new("shadow", metrics),
-            durations: [None, Some(Tier::Memory), Some(Tier::Database)].map(duration),
+            durations: [None, Some(Tier::Memory), Some(Tier::Redis), Some(Tier::Database)].map(duration),
         }
     }
 

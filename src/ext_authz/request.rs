@@ -59,6 +59,7 @@ impl Parsed {
             is_grpc: is_grpc(&http),
             body,
             route,
+            stream_id: http.id,
             method: http.method,
         };
         Self { attributes, strip }

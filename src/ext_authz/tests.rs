@@ -18,7 +18,7 @@ use std::time::Instant;
 use super::*;
 use crate::{
     config::ClientAddress,
-    credential::{CacheSecret, Prefix},
+    credential::{CacheSecret, CacheSecrets, Prefix},
     decision::Tier,
     record::sample,
     store::{Found, StoreError},
@@ -47,7 +47,7 @@ impl KeyStore for Scripted {
             Behaviour::Revoked => record.is_active = false,
         }
         let records = if prefix == record.prefix { [Arc::new(record)].into() } else { Arc::default() };
-        Ok(Found { records, tier: Tier::Database, stale: false })
+        Ok(Found::fresh(records, Tier::Database))
     }
 }
 
@@ -60,7 +60,7 @@ fn service(behaviour: Behaviour, on_failure: OnFailure) -> ExtAuthz<Scripted> {
         proof_ttl: Duration::from_secs(60),
         negative_ttl: Duration::from_secs(10),
     };
-    let verifier = Verifier::new(CacheSecret::random(), proofs, &metrics);
+    let verifier = Verifier::new(CacheSecrets::one(CacheSecret::random()), proofs, |_, _| (), &metrics);
     let config = ExtAuthzConfig {
         reading: Reading {
             credential_sources: ["bearer", "header:x-api-key"]
@@ -74,7 +74,12 @@ fn service(behaviour: Behaviour, on_failure: OnFailure) -> ExtAuthz<Scripted> {
         mode: Mode::Enforce,
         deny_format: DenyFormat::Problem,
     };
-    ExtAuthz::new(Authorizer::new(Scripted(behaviour), verifier), config, &metrics)
+    ExtAuthz::new(
+        Authorizer::new(Scripted(behaviour), verifier),
+        Usage::new(true, &metrics),
+        config,
+        &metrics,
+    )
 }
 
 fn request(headers: &[(&str, &str)]) -> Request<CheckRequest> {

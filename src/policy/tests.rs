@@ -24,6 +24,7 @@ impl Case {
         let attributes = Attributes {
             credential: Ok(Credential::parse(sample::CREDENTIAL.as_bytes()).expect("well-formed")),
             request_id: String::new(),
+            stream_id: String::new(),
             method: "POST".into(),
             path: "/v1/bots/7/chat".into(),
             client: Some(IpAddr::from([10, 1, 2, 3])),

@@ -2,12 +2,14 @@
 
 use std::{fmt, str::FromStr};
 
+use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
 
-/// A bcrypt hash that Keystile accepts. Its `Debug` shows nothing of it.
+/// A bcrypt hash that Keystile accepts, or the tag that is left of one outside the process. Its `Debug` shows
+/// nothing of it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct KeyHash {
-    text: String,
+    text: Option<Box<str>>,
     cost: u32,
     tag: HashTag,
 }
@@ -28,9 +30,25 @@ impl KeyHash {
     /// Costs that are accepted: below, guessing is too cheap; above, one proof takes seconds.
     pub const COSTS: std::ops::RangeInclusive<u32> = 4..=14;
 
-    /// The hash as bcrypt writes it.
-    pub fn expose(&self) -> &str {
-        &self.text
+    /// The hash as bcrypt writes it; `None` where only its tag is known, by which proofs are recalled and
+    /// nothing is proven.
+    pub fn expose(&self) -> Option<&str> {
+        self.text.as_deref()
+    }
+
+    /// What is left of the hash outside the process: cost and tag.
+    pub fn redacted(&self) -> String {
+        format!("{:02}:{}", self.cost, self.tag.to_text())
+    }
+
+    /// Reads what [`KeyHash::redacted`] has written.
+    ///
+    /// # Errors
+    /// [`UnacceptedHash`] when it is anything else.
+    pub fn parse_redacted(text: &str) -> Result<Self, UnacceptedHash> {
+        let (cost, tag) = text.split_once(':').ok_or(UnacceptedHash)?;
+        let cost = cost.parse().ok().filter(|cost| Self::COSTS.contains(cost)).ok_or(UnacceptedHash)?;
+        Ok(Self { text: None, cost, tag: HashTag::parse(tag).ok_or(UnacceptedHash)? })
     }
 
     /// Two to this power is the number of rounds.
@@ -41,6 +59,18 @@ impl KeyHash {
     /// What proofs against this hash are bound to.
     pub fn tag(&self) -> HashTag {
         self.tag
+    }
+}
+
+impl HashTag {
+    /// The tag in hexadecimal.
+    pub fn to_text(self) -> String {
+        HEXLOWER.encode(&self.0)
+    }
+
+    /// Reads what [`HashTag::to_text`] has written.
+    pub fn parse(text: &str) -> Option<Self> {
+        HEXLOWER.decode(text.as_bytes()).ok()?.try_into().ok().map(Self)
     }
 }
 
@@ -66,7 +96,8 @@ impl FromStr for KeyHash {
         }
         let mut tag = [0; 16];
         tag.copy_from_slice(&Sha256::digest(text)[..16]);
-        Ok(Self { text: format!("{}{cost:02}${salt}{hash}", &text[..4]), cost, tag: HashTag(tag) })
+        let text = format!("{}{cost:02}${salt}{hash}", &text[..4]).into();
+        Ok(Self { text: Some(text), cost, tag: HashTag(tag) })
     }
 }
 
@@ -130,9 +161,22 @@ mod tests {
         // Salt and hash end at these places; "9" has all of its bits set.
         let odd = set(&set(&made, 28, "9"), 59, "9");
         let hash: KeyHash = odd.parse().expect("accepted");
-        assert!(bcrypt::verify("other", hash.expose()).is_ok(), "bcrypt reads it");
+        assert!(bcrypt::verify("other", hash.expose().expect("whole")).is_ok(), "bcrypt reads it");
         let same: KeyHash = made.parse().expect("accepted");
-        assert_eq!(same.expose(), made, "a clean one stays as it is");
+        assert_eq!(same.expose(), Some(&*made), "a clean one stays as it is");
+    }
+
+    #[test]
+    fn what_is_left_outside_the_process_has_the_tag_and_not_the_hash() {
+        let hash: KeyHash = format!("$2b$10${BODY}").parse().expect("accepted");
+        let text = hash.redacted();
+        assert!(!text.contains(&BODY[..8]) && text.len() == 35, "{text}");
+        let left = KeyHash::parse_redacted(&text).expect("read");
+        assert_eq!((left.tag(), left.cost(), left.expose()), (hash.tag(), 10, None));
+        for bad in ["", "10", "10:", "03:00", &text[..34], &text.to_uppercase().replace(':', "")] {
+            assert!(KeyHash::parse_redacted(bad).is_err(), "{bad}");
+        }
+        assert!(text.parse::<KeyHash>().is_err(), "never from a database");
     }
 
     #[test]

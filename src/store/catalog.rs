@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    MAX_RECORDS, StoreError,
+    MAX_RECORDS, StoreError, changes,
     columns::Column,
     row,
     sql::{Backend, Dialect, Patience, Statement},
@@ -13,7 +13,8 @@ use super::{
 pub(crate) struct Catalog {
     dialect: Dialect,
     tables: HashMap<String, HashMap<String, String>>,
-    /// Selects [`row::COLUMNS`] of every row with one prefix.
+    /// Selects [`row::COLUMNS`] of every row with one prefix, and, where there is a log of changes, which of
+    /// them the statement has seen.
     pub(crate) records: Arc<str>,
 }
 
@@ -22,13 +23,13 @@ const REQUIRED: &[(&str, &[&str])] =
 
 /// `to_regclass` looks where every other statement will: along the search path.
 const POSTGRES: &str = "SELECT t.name, a.attname::text, format_type(a.atttypid, -1)
-    FROM (VALUES ('api_keys'), ('users'), ('roles')) AS t (name)
+    FROM (VALUES ('api_keys'), ('users'), ('roles'), ('keystile_changes')) AS t (name)
     JOIN pg_attribute a ON a.attrelid = to_regclass(t.name)
     WHERE a.attnum > 0 AND NOT a.attisdropped";
 
 const SQLITE: &str = "SELECT m.name, lower(c.name), c.type
     FROM sqlite_schema m JOIN pragma_table_info(m.name) c
-    WHERE m.name IN ('api_keys', 'users', 'roles')";
+    WHERE m.name IN ('api_keys', 'users', 'roles', 'keystile_changes')";
 
 impl Catalog {
     /// Reads the catalogue, whatever tables there are.
@@ -79,7 +80,8 @@ impl Catalog {
         self.kind(table, column).is_some()
     }
 
-    fn kind(&self, table: &str, column: &str) -> Option<&str> {
+    /// The type of a column, if there is one.
+    pub(crate) fn kind(&self, table: &str, column: &str) -> Option<&str> {
         self.tables.get(table)?.get(column).map(String::as_str)
     }
 
@@ -133,7 +135,11 @@ impl Catalog {
     }
 
     fn select_records(&self) -> String {
-        let columns: Vec<_> = row::COLUMNS.iter().map(|(table, column)| self.column(table, column)).collect();
+        let mut columns: Vec<_> =
+            row::COLUMNS.iter().map(|(table, column)| self.column(table, column)).collect();
+        if self.has_table(changes::TABLE) {
+            columns.push(changes::position(self.dialect).to_owned());
+        }
         format!(
             "SELECT {} FROM {} WHERE k.key_prefix = {} {} LIMIT {MAX_RECORDS}",
             columns.join(", "),

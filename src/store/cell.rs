@@ -7,7 +7,7 @@ use time::{Date, Month, OffsetDateTime, PrimitiveDateTime, Time, UtcOffset};
 use crate::record::{AllowList, Expiry};
 
 /// One value as a database hands it over; `None` is NULL.
-pub(crate) type Cell = Option<String>;
+pub type Cell = Option<String>;
 
 /// Says what a value should have been, never what it was: a cell may hold a secret.
 pub(crate) type Expected = &'static str;

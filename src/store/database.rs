@@ -1,24 +1,26 @@
 //! The store at the bottom: SQLite or Postgres, read by one decoder.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
 
-use metrics::{Counter, Gauge, Histogram};
-use tokio::{sync::OnceCell, time::timeout};
+use metrics::{Counter, Histogram};
 use tracing::warn;
 
 use super::{
-    Found, KeyStore, StoreError,
+    Found, KeyStore, Row, StoreError, Written,
     catalog::Catalog,
-    cell::Cell,
     postgres::Postgres,
     row,
-    sql::{Backend, Dialect, Patience, Statement},
+    sql::{Backend, Dialect, Patience, Rows, Statement},
     sqlite::Sqlite,
 };
 use crate::{
     config::{DatabaseOptions, DatabaseUrl},
     credential::Prefix,
     decision::Tier,
+    gate::Gate,
     metrics::Metrics,
     moment::Moment,
     record::KeyRecord,
@@ -30,17 +32,18 @@ pub struct Database(Arc<Inner>);
 
 struct Inner {
     backend: Backend,
-    catalog: OnceCell<Catalog>,
-    timeout: Duration,
-    counts: Counts,
+    catalog: Mutex<Option<Arc<Catalog>>>,
+    gate: Gate,
+    durations: Durations,
+    undecodable: Counter,
 }
 
-struct Counts {
+/// `keystile_store_duration_seconds`, by operation.
+struct Durations {
     records: Histogram,
+    changes: Histogram,
+    usage: Histogram,
     ping: Histogram,
-    errors: Counter,
-    up: Gauge,
-    undecodable: Counter,
 }
 
 impl Database {
@@ -53,17 +56,31 @@ impl Database {
         let (timeout, connections) = (options.database_timeout, options.database_connections);
         let backend = match &options.database_url {
             DatabaseUrl::Sqlite(path) => Backend::Sqlite(Sqlite::new(path, timeout, connections)),
-            DatabaseUrl::Postgres(url) => Backend::Postgres(Postgres::new(url, timeout, connections)?),
+            DatabaseUrl::Postgres(url) => {
+                let feed_url = match &options.change_feed_url {
+                    Some(DatabaseUrl::Postgres(feed_url)) => feed_url,
+                    Some(DatabaseUrl::Sqlite(_)) => {
+                        return Err(StoreError::Unfit("--change-feed-url is no Postgres URL".into()));
+                    }
+                    None => url,
+                };
+                Backend::Postgres(Postgres::new(url, feed_url, timeout, connections)?)
+            }
         };
         let store = backend.dialect().name();
-        let counts = Counts {
-            records: metrics.store_duration(store, "records"),
-            ping: metrics.store_duration(store, "ping"),
-            errors: metrics.store_errors(store),
-            up: metrics.store_up(store),
+        let duration = |operation| metrics.store_duration(store, operation);
+        Ok(Self(Arc::new(Inner {
+            backend,
+            catalog: Mutex::default(),
+            gate: Gate::new(store, timeout, metrics),
+            durations: Durations {
+                records: duration("records"),
+                changes: duration("changes"),
+                usage: duration("usage"),
+                ping: duration("ping"),
+            },
             undecodable: metrics.undecodable_rows(),
-        };
-        Ok(Self(Arc::new(Inner { backend, catalog: OnceCell::new(), timeout, counts })))
+        })))
     }
 
     /// Answers once the database answers and its tables fit.
@@ -75,74 +92,122 @@ impl Database {
             self.catalog(Patience::Check).await?;
             self.backend().query(Patience::Check, Statement::new("SELECT 'up'", [])).await
         };
-        self.0.counted(&self.0.counts.ping, asked).await.map(drop)
+        self.0.gate.call(&self.0.durations.ping, asked).await.map(drop)
+    }
+
+    /// Calls that may still be made at the same time, and connections that are open.
+    pub fn room(&self) -> (usize, u32) {
+        let connections = match self.backend() {
+            Backend::Postgres(postgres) => postgres.connections(),
+            Backend::Sqlite(sqlite) => sqlite.connections(),
+        };
+        (self.0.gate.places(), connections)
+    }
+
+    /// Looks at the tables anew, the next time that it matters: they were migrated.
+    pub fn forget_tables(&self) {
+        *self.0.catalog.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Its name in metrics.
+    pub fn name(&self) -> &'static str {
+        self.dialect().name()
+    }
+
+    /// Whether it is a file, and no server.
+    pub fn is_file(&self) -> bool {
+        self.dialect() == Dialect::Sqlite
     }
 
     pub(super) fn backend(&self) -> &Backend {
         &self.0.backend
     }
 
-    /// Read at the first success, and then kept.
-    pub(super) async fn catalog(&self, patience: Patience) -> Result<&Catalog, StoreError> {
-        let read = || async {
-            let backend = self.backend();
-            if backend.dialect() == Dialect::Sqlite {
-                self.create_in_empty_file().await?;
-            }
-            Catalog::read(backend, patience).await?.fit()
-        };
-        self.0.catalog.get_or_try_init(read).await
+    pub(super) fn dialect(&self) -> Dialect {
+        self.0.backend.dialect()
     }
 
-    fn decode(&self, rows: &[Vec<Cell>]) -> Arc<[Arc<KeyRecord>]> {
-        let records = rows.iter().filter_map(|cells| match row::decode(cells) {
+    /// Read at the first success, and then kept.
+    pub(super) async fn catalog(&self, patience: Patience) -> Result<Arc<Catalog>, StoreError> {
+        let kept = self.0.catalog.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(catalog) = kept {
+            return Ok(catalog);
+        }
+        if self.dialect() == Dialect::Sqlite {
+            self.create_in_empty_file().await?;
+        }
+        let catalog = Arc::new(Catalog::read(self.backend(), patience).await?.fit()?);
+        *self.0.catalog.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&catalog));
+        Ok(catalog)
+    }
+
+    /// Makes a call on behalf of checks: guarded, and counted under `operation`.
+    pub(super) async fn check(&self, operation: Operation, statement: Statement) -> Result<Rows, StoreError> {
+        let durations = &self.0.durations;
+        let duration = match operation {
+            Operation::Changes => &durations.changes,
+            Operation::Usage => &durations.usage,
+        };
+        self.0.gate.call(duration, self.backend().query(Patience::Check, statement)).await
+    }
+
+    /// Makes a change that is not to be made twice. Not cut short by the gate, whose deadline would leave it
+    /// unknown what became of it.
+    pub(super) async fn write_once(&self, statement: Statement) -> Written {
+        let started = Instant::now();
+        let written = self.backend().write_once(statement).await;
+        self.0.durations.usage.record(started.elapsed());
+        written
+    }
+
+    /// The records that can be decoded, and the rows that they are in.
+    fn decode(&self, rows: Rows) -> (Vec<Arc<KeyRecord>>, Vec<Row>) {
+        let decoded = rows.into_iter().filter_map(|cells| match row::decode(&cells) {
             Ok(record) => {
                 for column in record.allowed.unreadable() {
-                    self.0.counts.undecodable.increment(1);
+                    self.0.undecodable.increment(1);
                     warn!(key_id = record.id.0, column, "not a list of strings: the key is denied");
                 }
-                Some(Arc::new(record))
+                Some((Arc::new(record), cells))
             }
             Err(row::Undecodable { key, table, column, expected }) => {
-                self.0.counts.undecodable.increment(1);
+                self.0.undecodable.increment(1);
                 let key_id = key.as_deref().unwrap_or("unreadable");
                 warn!(key_id, table, column, expected, "row cannot be decoded: its key is denied");
                 None
             }
         });
-        records.collect()
+        decoded.unzip()
     }
+}
+
+/// What a guarded call is about.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Operation {
+    Changes,
+    Usage,
 }
 
 impl KeyStore for Database {
     async fn records(&self, prefix: Prefix, _: Moment) -> Result<Found, StoreError> {
-        let read = async {
+        let read = || async {
             let sql = Arc::clone(&self.catalog(Patience::Check).await?.records);
             let statement = Statement { sql, params: vec![Some(prefix.as_str().to_owned())] };
             self.backend().query(Patience::Check, statement).await
         };
-        let rows = self.0.counted(&self.0.counts.records, read).await?;
-        Ok(Found { records: self.decode(&rows), tier: Tier::Database, stale: false })
-    }
-}
-
-impl Inner {
-    /// Bounds and counts a call.
-    async fn counted<T>(
-        &self,
-        duration: &Histogram,
-        call: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        let started = std::time::Instant::now();
-        let result = timeout(self.timeout, call).await.unwrap_or(Err(StoreError::Timeout(self.timeout)));
-        duration.record(started.elapsed());
-        match &result {
-            Ok(_) => self.counts.up.set(1.0),
-            Err(_) => {
-                self.counts.errors.increment(1);
-                self.counts.up.set(0.0);
+        let read = async {
+            match read().await {
+                // A column may have gone since the tables were looked at.
+                Err(StoreError::Unfit(_)) => {
+                    self.forget_tables();
+                    read().await
+                }
+                rows => rows,
             }
-        }
-        result
+        };
+        let rows = self.0.gate.call(&self.0.durations.records, read).await?;
+        let seen = rows.first().and_then(|cells| cells.get(row::COLUMNS.len())?.as_deref()?.parse().ok());
+        let (records, rows) = self.decode(rows);
+        Ok(Found { seen: seen.map(Arc::new), rows: rows.into(), ..Found::fresh(records, Tier::Database) })
     }
 }

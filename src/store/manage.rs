@@ -1,5 +1,7 @@
 //! What operators do to users and keys, written once for both databases.
 
+use std::sync::Arc;
+
 use time::OffsetDateTime;
 
 use super::{
@@ -40,7 +42,7 @@ impl Database {
         Ok(self.backend().query(Patience::Person, statement).await?)
     }
 
-    async fn tables(&self) -> Result<&Catalog> {
+    async fn tables(&self) -> Result<Arc<Catalog>> {
         Ok(self.catalog(Patience::Person).await?)
     }
 

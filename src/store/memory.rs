@@ -12,7 +12,9 @@ use super::{Found, KeyStore, StoreError};
 use crate::{
     credential::Prefix,
     decision::Tier,
+    fence::{Fence, Ticket, WORST_CASE},
     flight::Flights,
+    gate::CallError,
     metrics::{CacheLookups, Metrics},
     moment::Moment,
 };
@@ -41,9 +43,11 @@ const RETRY: Duration = Duration::from_secs(1);
 struct Inner<S> {
     next: S,
     config: MemoryConfig,
+    fence: Arc<Fence<Prefix>>,
     known: Cache<Prefix, Held>,
-    unknown: Cache<Prefix, Instant>,
-    flights: Flights<Prefix, Result<Found, StoreError>>,
+    unknown: Cache<Prefix, Term>,
+    /// What is asked for now, and whether with hashes.
+    flights: Flights<(Prefix, bool), Result<Found, StoreError>>,
     lookups: CacheLookups,
     entries: Entries,
 }
@@ -51,8 +55,17 @@ struct Inner<S> {
 #[derive(Clone)]
 struct Held {
     found: Found,
-    fresh_until: Instant,
+    term: Term,
     usable_until: Instant,
+}
+
+/// How long something is believed.
+#[derive(Clone, Copy)]
+struct Term {
+    /// While changes are heard of.
+    fresh_until: Instant,
+    /// While they are not.
+    unheard_until: Instant,
 }
 
 struct Entries {
@@ -61,11 +74,12 @@ struct Entries {
 }
 
 impl<S: KeyStore> Memory<S> {
-    /// Puts an empty memory before `next`.
-    pub fn new(next: S, config: MemoryConfig, metrics: &Metrics) -> Self {
+    /// Puts an empty memory before `next`. What is read goes past `fence` before it is remembered.
+    pub fn new(next: S, config: MemoryConfig, fence: Arc<Fence<Prefix>>, metrics: &Metrics) -> Self {
         Self(Arc::new(Inner {
             next,
             config,
+            fence,
             known: Cache::new(config.capacity),
             unknown: Cache::new(config.capacity),
             flights: Flights::default(),
@@ -75,6 +89,29 @@ impl<S: KeyStore> Memory<S> {
                 unknown: metrics.cache_entries("unknown"),
             },
         }))
+    }
+
+    /// Drops what is held of these prefixes, or of all when `None`; whoever asks from now on gets nothing
+    /// that was read before.
+    pub fn forget(&self, prefixes: Option<&[Prefix]>) {
+        let Some(prefixes) = prefixes else {
+            self.0.known.clear();
+            self.0.unknown.clear();
+            self.0.flights.forget_all();
+            return self.0.count();
+        };
+        for prefix in prefixes {
+            self.0.known.remove(prefix);
+            self.0.unknown.remove(prefix);
+            self.0.flights.forget(&(*prefix, false));
+            self.0.flights.forget(&(*prefix, true));
+        }
+        self.0.count();
+    }
+
+    /// Known and unknown prefixes that are held.
+    pub fn len(&self) -> (usize, usize) {
+        (self.0.known.len(), self.0.unknown.len())
     }
 }
 
@@ -86,35 +123,58 @@ impl<S> Clone for Memory<S> {
 
 impl<S: KeyStore> KeyStore for Memory<S> {
     async fn records(&self, prefix: Prefix, now: Moment) -> Result<Found, StoreError> {
-        if let Some(found) = self.0.recall(prefix, now.monotonic) {
-            return Ok(found);
+        match self.0.recall(prefix, now.monotonic) {
+            Some(found) => Ok(found),
+            None => self.load(prefix, false, now).await,
         }
+    }
+
+    async fn hashed(&self, prefix: Prefix, now: Moment) -> Result<Found, StoreError> {
+        match self.0.known.get(&prefix).filter(|held| self.0.is_fresh(held.term, now.monotonic)) {
+            Some(held) if held.found.is_hashed() => Ok(held.found),
+            _ => self.load(prefix, true, now).await,
+        }
+    }
+}
+
+impl<S: KeyStore> Memory<S> {
+    async fn load(&self, prefix: Prefix, hashed: bool, now: Moment) -> Result<Found, StoreError> {
         let inner = Arc::clone(&self.0);
-        self.0.flights.join(prefix, || async move { inner.load(prefix, now).await }).await?
+        self.0.flights.join((prefix, hashed), || async move { inner.load(prefix, hashed, now).await }).await?
     }
 }
 
 impl<S: KeyStore> Inner<S> {
     fn recall(&self, prefix: Prefix, now: Instant) -> Option<Found> {
-        if let Some(held) = self.known.get(&prefix).filter(|held| now < held.fresh_until) {
+        if let Some(held) = self.known.get(&prefix).filter(|held| self.is_fresh(held.term, now)) {
             self.lookups.hit.increment(1);
             return Some(held.found);
         }
-        if self.unknown.get(&prefix).is_some_and(|fresh_until| now < fresh_until) {
+        if self.unknown.get(&prefix).is_some_and(|term| self.is_fresh(term, now)) {
             self.lookups.negative.increment(1);
-            return Some(Found { records: Arc::default(), tier: Tier::Memory, stale: false });
+            return Some(Found::fresh([], Tier::Memory));
         }
         self.lookups.miss.increment(1);
         None
     }
 
-    async fn load(&self, prefix: Prefix, now: Moment) -> Result<Found, StoreError> {
-        match self.next.records(prefix, now).await {
+    fn is_fresh(&self, term: Term, now: Instant) -> bool {
+        now < if self.fence.is_up() { term.fresh_until } else { term.unheard_until }
+    }
+
+    async fn load(&self, prefix: Prefix, hashed: bool, now: Moment) -> Result<Found, StoreError> {
+        let ticket = self.fence.ticket();
+        let found = match hashed {
+            true => self.next.hashed(prefix, now).await,
+            false => self.next.records(prefix, now).await,
+        };
+        match found {
             Ok(found) => {
-                self.remember(prefix, &found, now.monotonic);
+                self.remember(prefix, &found, ticket, now.monotonic);
                 Ok(found)
             }
-            Err(error) if error.is_outage() => self.fall_back(prefix, now.monotonic).ok_or(error),
+            // What is held has perhaps no hashes, and what it has is proven already.
+            Err(error) if error.is_outage() && !hashed => self.fall_back(prefix, now.monotonic).ok_or(error),
             Err(error) => Err(error),
         }
     }
@@ -125,33 +185,45 @@ impl<S: KeyStore> Inner<S> {
         let mut held = self.known.get(&prefix).filter(|held| now < held.usable_until)?;
         self.lookups.stale.increment(1);
         held.found.stale = true;
-        held.fresh_until = (now + RETRY).min(held.usable_until);
+        let until = (now + RETRY).min(held.usable_until);
+        held.term = Term { fresh_until: until, unheard_until: until };
         self.known.insert(prefix, held.clone());
         Some(held.found)
     }
 
     /// Ages count from before the question was asked: an answer is never younger than it looks.
-    fn remember(&self, prefix: Prefix, found: &Found, asked: Instant) {
-        // Cached too: unknown prefixes are what attackers send.
-        if found.records.is_empty() {
-            self.known.remove(&prefix);
-            self.unknown.insert(prefix, asked + jittered(self.config.negative_ttl));
-        } else {
+    fn remember(&self, prefix: Prefix, found: &Found, ticket: Ticket, asked: Instant) {
+        let read_at = asked.checked_sub(found.age).unwrap_or(asked);
+        self.fence.admit(prefix, ticket, found.seen.as_deref(), || {
+            // Cached too: unknown prefixes are what attackers send.
+            if found.records.is_empty() {
+                self.known.remove(&prefix);
+                self.unknown.insert(prefix, Term::new(read_at, self.config.negative_ttl));
+                return;
+            }
             self.unknown.remove(&prefix);
-            let fresh_until = asked + jittered(self.config.record_ttl);
-            let usable_until = fresh_until + self.config.stale_if_error;
-            let found = Found { tier: Tier::Memory, ..found.clone() };
-            self.known.insert(prefix, Held { found, fresh_until, usable_until });
-        }
+            let term = Term::new(read_at, self.config.record_ttl);
+            let usable_until = term.fresh_until + self.config.stale_if_error;
+            let found = Found { tier: Tier::Memory, rows: Arc::default(), seen: None, ..found.clone() };
+            self.known.insert(prefix, Held { found, term, usable_until });
+        });
+        self.count();
+    }
+
+    fn count(&self) {
         self.entries.known.set(self.known.len() as f64);
         self.entries.unknown.set(self.unknown.len() as f64);
     }
 }
 
-/// Up to a tenth less, so that entries made together do not expire together. Never more: a TTL is
-/// a promise about how old an answer can be.
-fn jittered(ttl: Duration) -> Duration {
-    ttl.mul_f64(1.0 - rand::random::<f64>() / 10.0)
+impl Term {
+    /// Up to a tenth less than the TTL, so that entries made together do not expire together. Never more:
+    /// a TTL is a promise about how old an answer can be.
+    fn new(read_at: Instant, ttl: Duration) -> Self {
+        let share = 1.0 - rand::random::<f64>() / 10.0;
+        let until = |ttl: Duration| read_at + ttl.mul_f64(share);
+        Self { fresh_until: until(ttl), unheard_until: until(ttl.min(WORST_CASE)) }
+    }
 }
 
 #[cfg(test)]

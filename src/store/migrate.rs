@@ -1,10 +1,12 @@
 //! Creates the tables where there are none. What somebody else made is left as it is.
 
 use super::{
-    Database, StoreError,
+    Database, LogState, StoreError,
     catalog::Catalog,
     sql::{Dialect, Outcome, Patience, Statement},
 };
+
+mod triggers;
 
 const SQLITE: &str = include_str!("migrations/sqlite.sql");
 const POSTGRES: &str = include_str!("migrations/postgres.sql");
@@ -26,8 +28,21 @@ pub struct Migration {
     pub created: Vec<&'static str>,
     /// Tables that were there, and were not touched.
     pub kept: Vec<&'static str>,
+    /// Whether the database logs its changes now.
+    pub log: Log,
     /// What an operator should look at, with its mend.
     pub warnings: Vec<String>,
+}
+
+/// What became of the log of changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Log {
+    /// It was made, or made to fit.
+    Made,
+    /// It was there, as it should be.
+    Kept,
+    /// The database did not allow it.
+    Refused(String),
 }
 
 impl Database {
@@ -40,8 +55,15 @@ impl Database {
         let (kept, created): (Vec<_>, Vec<_>) =
             TABLES.into_iter().partition(|table| catalog.has_table(table));
         self.create(&created).await?;
-        Catalog::read(self.backend(), Patience::Person).await?.fit()?;
+        let log = self.watch().await?;
+        self.forget_tables();
         let mut warnings = Vec::new();
+        if let Log::Refused(reason) = &log {
+            warnings.push(format!(
+                "no log of changes: {reason}; until one is there, a changed or revoked key is noticed within 30 s \
+                 at the latest. To have one, run `keystile migrate` as the owner of the tables"
+            ));
+        }
         if !self.prefix_is_indexed().await? {
             warnings.push(
                 "api_keys has no index on key_prefix, so every look-up reads the whole table; \
@@ -49,7 +71,7 @@ impl Database {
                     .to_owned(),
             );
         }
-        Ok(Migration { created, kept, warnings })
+        Ok(Migration { created, kept, log, warnings })
     }
 
     /// Creates the tables of a file that has nothing in it at all.
@@ -57,9 +79,59 @@ impl Database {
         let count = Statement::new("SELECT CAST(count(*) AS TEXT) FROM sqlite_schema", []);
         let rows = self.backend().query(Patience::Person, count).await?;
         match rows == [[Some("0".to_owned())]] {
-            true => self.create(&TABLES).await,
+            true => {
+                self.create(&TABLES).await?;
+                self.watch().await.map(drop)
+            }
             false => Ok(()),
         }
+    }
+
+    /// Makes the database log its changes. A refusal is no failure: there are other ways to notice.
+    async fn watch(&self) -> Result<Log, StoreError> {
+        let catalog = Catalog::read(self.backend(), Patience::Person).await?.fit()?;
+        let (statements, fingerprint) = match self.dialect() {
+            Dialect::Sqlite => triggers::statements(&catalog, Dialect::Sqlite, ""),
+            Dialect::Postgres => {
+                // Where the tables are found now, and nothing that a session brings along.
+                let path = self.value("SELECT current_setting('search_path')").await?.unwrap_or_default();
+                let path = if path.is_empty() { "public".to_owned() } else { path };
+                triggers::statements(&catalog, Dialect::Postgres, &format!("{path}, pg_temp"))
+            }
+        };
+        if self.log_state().await? != LogState::Missing && self.is_made_of(&statements, &fingerprint).await? {
+            return Ok(Log::Kept);
+        }
+        let lock = (self.dialect() == Dialect::Postgres).then(|| LOCK.to_owned());
+        let statements = lock.into_iter().chain(statements).map(|sql| Statement::new(sql, [])).collect();
+        match self.backend().transaction(statements, false, Box::new(|_| ())).await? {
+            Outcome::Failed(_, StoreError::Unfit(reason)) => Ok(Log::Refused(reason.to_string())),
+            Outcome::Failed(_, error) => Err(error),
+            Outcome::Committed | Outcome::Refused(_) => Ok(Log::Made),
+        }
+    }
+
+    /// Whether the log that is there was made by these very statements.
+    async fn is_made_of(&self, statements: &[String], fingerprint: &str) -> Result<bool, StoreError> {
+        match self.dialect() {
+            Dialect::Postgres => {
+                let comment = "SELECT obj_description(to_regclass('keystile_changes'), 'pg_class')";
+                let comment = self.value(comment).await?.unwrap_or_default();
+                Ok(comment.strip_prefix("keystile ") == Some(fingerprint))
+            }
+            Dialect::Sqlite => {
+                let triggers = Statement::new("SELECT sql FROM sqlite_schema WHERE type = 'trigger'", []);
+                let there = self.backend().query(Patience::Person, triggers).await?;
+                let is_there =
+                    |statement: &String| there.iter().flatten().flatten().any(|sql| sql == statement);
+                Ok(statements.iter().filter(|sql| sql.starts_with("CREATE TRIGGER")).all(is_there))
+            }
+        }
+    }
+
+    async fn value(&self, sql: &str) -> Result<Option<String>, StoreError> {
+        let rows = self.backend().query(Patience::Person, Statement::new(sql, [])).await?;
+        Ok(rows.into_iter().next().and_then(|cells| cells.into_iter().next()?))
     }
 
     async fn create(&self, tables: &[&str]) -> Result<(), StoreError> {

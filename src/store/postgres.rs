@@ -6,23 +6,28 @@ use bb8::{ManageConnection, Pool, PooledConnection, RunError};
 use bb8_postgres::PostgresConnectionManager;
 use tokio::{sync::watch, time::timeout};
 use tokio_postgres::{
-    Client, Row,
+    Client, Config, Row,
     types::{FromSql, ToSql, Type},
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
-    StoreError,
+    StoreError, Written,
     cell::Cell,
     sql::{Outcome, Patience, Progress, Rows, Statement},
 };
 
+mod notices;
 mod tls;
+
+pub(crate) use notices::Notices;
 
 /// A Postgres server. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Postgres {
     pool: Pool<Manager>,
+    /// Where notifications are heard.
+    feed: (Config, MakeRustlsConnect),
     /// Why the last attempt to connect failed.
     refusals: watch::Receiver<Option<StoreError>>,
     timeout: Duration,
@@ -30,6 +35,9 @@ pub(crate) struct Postgres {
 
 /// How long a person waits for one statement, unless the database timeout is longer still.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a write of something that nobody waits for may take, unless the database timeout is longer still.
+const WRITE: Duration = Duration::from_secs(2);
 
 struct Manager {
     inner: PostgresConnectionManager<MakeRustlsConnect>,
@@ -45,8 +53,14 @@ struct Link {
 
 impl Postgres {
     /// Takes the settings out of the URL. Connects when it is first asked something.
-    pub(crate) fn new(url: &url::Url, deadline: Duration, connections: u32) -> Result<Self, StoreError> {
-        let (config, tls) = tls::settings(url).map_err(|error| StoreError::Unfit(error.into()))?;
+    pub(crate) fn new(
+        url: &url::Url,
+        feed_url: &url::Url,
+        deadline: Duration,
+        connections: u32,
+    ) -> Result<Self, StoreError> {
+        let settings = |url| tls::settings(url).map_err(|error| StoreError::Unfit(error.into()));
+        let ((config, tls), feed) = (settings(url)?, settings(feed_url)?);
         let inner = PostgresConnectionManager::new(config, tls);
         let (sender, refusals) = watch::channel(None);
         let pool = Pool::builder()
@@ -55,7 +69,7 @@ impl Postgres {
             // A failed attempt is told to those who wait, instead of being repeated behind them.
             .retry_connection(false)
             .build_unchecked(Manager { inner, refusals: sender, timeout: deadline });
-        Ok(Self { pool, refusals, timeout: deadline })
+        Ok(Self { pool, feed, refusals, timeout: deadline })
     }
 
     pub(crate) async fn query(&self, patience: Patience, statement: &Statement) -> Result<Rows, StoreError> {
@@ -104,6 +118,44 @@ impl Postgres {
         within(limit, link.command(end)).await?;
         link.busy = false;
         Ok(if empty.is_empty() { Outcome::Committed } else { Outcome::Refused(empty) })
+    }
+
+    /// Runs one statement in a transaction whose number is known before its end.
+    pub(crate) async fn write_once(&self, statement: &Statement) -> Written {
+        let limit = self.timeout.max(WRITE);
+        let begun = async {
+            let mut link = self.link().await?;
+            // Left busy by every early end: the connection is closed and the server rolls back.
+            link.busy = true;
+            link.command("BEGIN").await?;
+            let number = Statement::new("SELECT CAST(pg_current_xact_id() AS text)", []);
+            let number = query(&link.client, &number).await.map_err(|error| explain(&error))?;
+            query(&link.client, statement).await.map_err(|error| explain(&error))?;
+            Ok((link, number.into_iter().flatten().flatten().next().unwrap_or_default()))
+        };
+        let (mut link, transaction) = match within(limit, begun).await {
+            Ok(begun) => begun,
+            Err(error) => return Written::NotDone(error),
+        };
+        match within(limit, link.command("COMMIT")).await {
+            Ok(()) => {
+                link.busy = false;
+                Written::Done
+            }
+            Err(error) => Written::Unsure(transaction, error),
+        }
+    }
+
+    /// A connection that hears notifications, under this name.
+    pub(crate) async fn notices(&self, name: &str) -> Result<Notices, StoreError> {
+        let (config, tls) = self.feed.clone();
+        // A person would wait no less for one connection.
+        Notices::connect(config, tls, name, self.timeout.max(Duration::from_secs(2))).await
+    }
+
+    /// Connections that are open.
+    pub(crate) fn connections(&self) -> u32 {
+        self.pool.state().connections
     }
 
     fn limit(&self, patience: Patience) -> Duration {

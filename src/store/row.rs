@@ -7,12 +7,14 @@ use crate::{
 
 use super::cell::{self, Cell, Expected};
 
+const HASH: (&str, &str) = ("api_keys", "key_hash");
+
 /// What a decision needs, in the order in which it is selected.
 pub(crate) const COLUMNS: &[(&str, &str)] = &[
     ("api_keys", "id"),
     ("api_keys", "name"),
     ("api_keys", "key_prefix"),
-    ("api_keys", "key_hash"),
+    HASH,
     ("api_keys", "is_active"),
     ("api_keys", "expires_at"),
     ("api_keys", "scopes"),
@@ -52,13 +54,31 @@ pub(crate) struct Undecodable {
 
 /// Decodes the cells of one row, which stand in the order of [`COLUMNS`].
 pub(crate) fn decode(cells: &[Cell]) -> Result<KeyRecord, Undecodable> {
+    decode_with(cells, |text| text.parse().map_err(|_| "an accepted bcrypt hash"))
+}
+
+/// Decodes a row that [`redact`] has made.
+pub(crate) fn decode_redacted(cells: &[Cell]) -> Result<KeyRecord, Undecodable> {
+    decode_with(cells, |text| KeyHash::parse_redacted(text).map_err(|_| "what is left of a hash"))
+}
+
+/// The row, with nothing left of the hash but what recalls a proof.
+pub(crate) fn redact(mut cells: Vec<Cell>, hash: &KeyHash) -> Vec<Cell> {
+    let at = COLUMNS.iter().position(|column| *column == HASH);
+    at.into_iter().for_each(|at| cells[at] = Some(hash.redacted()));
+    cells
+}
+
+fn decode_with(
+    cells: &[Cell],
+    hash: impl Fn(&str) -> Result<KeyHash, Expected>,
+) -> Result<KeyRecord, Undecodable> {
     let (key, user) = (Row { cells, table: "api_keys" }, Row { cells, table: "users" });
     Ok(KeyRecord {
         id: KeyId(key.required("id", cell::integer)?),
         name: key.text("name"),
         prefix: key.required("key_prefix", |text| Prefix::parse(text).map_err(|_| "8 characters"))?,
-        hash: key
-            .required("key_hash", |text| text.parse::<KeyHash>().map_err(|_| "an accepted bcrypt hash"))?,
+        hash: key.required(HASH.1, hash)?,
         is_active: key.read("is_active", cell::boolean)?.unwrap_or(false),
         expiry: key.read("expires_at", cell::expiry)?.unwrap_or(Expiry::Never),
         user: decode_user(&user)?,
@@ -150,37 +170,38 @@ impl Row<'_> {
     }
 }
 
+/// A row that decodes, with some columns (`users.` where they are a user's) changed.
+#[cfg(test)]
+pub(crate) fn sample(changes: &[(&str, Option<&str>)]) -> Vec<Cell> {
+    let base = [
+        ("id", "7"),
+        ("key_prefix", &crate::record::sample::CREDENTIAL[..Prefix::LEN]),
+        ("key_hash", crate::record::sample::HASH),
+        ("is_active", "true"),
+        ("users.id", "42"),
+        ("users.is_active", "1"),
+    ];
+    let value = |name: &str| match changes.iter().find(|(changed, _)| *changed == name) {
+        Some((_, value)) => value.map(str::to_owned),
+        None => base.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned()),
+    };
+    COLUMNS
+        .iter()
+        .map(|(table, column)| match *table {
+            "users" => value(&format!("users.{column}")),
+            _ => value(column),
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{AllowList, sample};
+    use crate::record::AllowList;
     use time::macros::datetime;
 
-    /// A row that decodes, with some columns (`users.` where they are a user's) changed.
-    fn row(changes: &[(&str, Option<&str>)]) -> Vec<Cell> {
-        let base = [
-            ("id", "7"),
-            ("key_prefix", &sample::CREDENTIAL[..Prefix::LEN]),
-            ("key_hash", sample::HASH),
-            ("is_active", "true"),
-            ("users.id", "42"),
-            ("users.is_active", "1"),
-        ];
-        let value = |name: &str| match changes.iter().find(|(changed, _)| *changed == name) {
-            Some((_, value)) => value.map(str::to_owned),
-            None => base.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned()),
-        };
-        COLUMNS
-            .iter()
-            .map(|(table, column)| match *table {
-                "users" => value(&format!("users.{column}")),
-                _ => value(column),
-            })
-            .collect()
-    }
-
     fn decoded(changes: &[(&str, Option<&str>)]) -> KeyRecord {
-        decode(&row(changes)).expect("decodes")
+        decode(&sample(changes)).expect("decodes")
     }
 
     #[test]
@@ -279,7 +300,7 @@ mod tests {
             ("users.account_locked", Some("?")),
             ("users.account_locked_until", Some("later")),
         ] {
-            let error = decode(&row(&[(name, value)])).expect_err(name);
+            let error = decode(&sample(&[(name, value)])).expect_err(name);
             let full = if error.table == "users" { "users." } else { "" };
             assert_eq!(format!("{full}{}", error.column), name);
             assert_eq!(error.key.as_deref(), if name == "id" { None } else { Some("7") });

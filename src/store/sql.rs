@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{StoreError, cell::Cell, postgres::Postgres, sqlite::Sqlite};
+use super::{StoreError, Written, cell::Cell, postgres::Postgres, sqlite::Sqlite};
 
 /// Rows of cells.
 pub(crate) type Rows = Vec<Vec<Cell>>;
@@ -67,6 +67,18 @@ impl Backend {
         match self {
             Self::Sqlite(sqlite) => sqlite.query(patience, statement).await,
             Self::Postgres(postgres) => postgres.query(patience, &statement).await,
+        }
+    }
+
+    /// Runs one statement, so that it can be found out later whether it was.
+    pub(crate) async fn write_once(&self, statement: Statement) -> Written {
+        match self {
+            // Whoever asks for this file is in this process with it: an error is a no.
+            Self::Sqlite(sqlite) => match sqlite.query(Patience::Person, statement).await {
+                Ok(_) => Written::Done,
+                Err(error) => Written::NotDone(error),
+            },
+            Self::Postgres(postgres) => postgres.write_once(&statement).await,
         }
     }
 

@@ -73,6 +73,12 @@ impl Sqlite {
         .await
     }
 
+    /// Connections that are open and idle.
+    pub(crate) fn connections(&self) -> u32 {
+        let idle = self.0.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        u32::try_from(idle.len()).unwrap_or(u32::MAX)
+    }
+
     async fn run<T: Send + 'static>(
         &self,
         patience: Patience,

@@ -2,8 +2,14 @@
 
 use std::time::Duration;
 
+use std::sync::Mutex;
+
 use super::*;
-use crate::record::sample;
+use crate::{
+    credential::CacheSecret,
+    decision::Tier,
+    record::{KeyId, sample},
+};
 
 fn config() -> VerifierConfig {
     VerifierConfig {
@@ -23,7 +29,10 @@ struct Bench {
 impl Bench {
     fn new(config: VerifierConfig) -> Self {
         let metrics = Metrics::new().expect("builds");
-        Self { verifier: Verifier::new(CacheSecret::random(), config, &metrics), metrics }
+        Self {
+            verifier: Verifier::new(CacheSecrets::one(CacheSecret::random()), config, |_, _| (), &metrics),
+            metrics,
+        }
     }
 
     async fn prove(&self, text: &str, records: &[Arc<KeyRecord>]) -> Result<KeyId, ProofError> {
@@ -37,7 +46,9 @@ impl Bench {
         now: Instant,
     ) -> Result<KeyId, ProofError> {
         let credential = Credential::parse(text.as_bytes()).expect("well-formed");
-        self.verifier.prove(&credential, records, now).await.map(|record| record.id)
+        let now = Moment { monotonic: now, ..Moment::now() };
+        let found = Found::fresh(records, Tier::Database);
+        self.verifier.prove(&credential, &found, now).await.map(|record| record.id)
     }
 
     /// How many times bcrypt has run.
@@ -183,4 +194,84 @@ async fn key_of_seventy_two_bytes_is_proven_whole() {
     assert_eq!(bench.prove(&key, &record).await, Ok(KeyId(3)));
     let last_differs = format!("{}j", &key[..71]);
     assert_eq!(bench.prove(&last_differs, &record).await, Err(ProofError::Mismatch));
+}
+
+/// Two processes with these secrets, newest first, and what the first has proven of the sample's key.
+async fn proven_by_another(ours: &[&[u8]], theirs: &[&[u8]]) -> (Bench, Found) {
+    let secrets = |secrets: &[&[u8]]| {
+        CacheSecrets::new(secrets.iter().map(|secret| CacheSecret::new(secret))).expect("some")
+    };
+    let metrics = Metrics::new().expect("builds");
+    let shared = Arc::new(Mutex::new(Vec::new()));
+    let share = {
+        let shared = Arc::clone(&shared);
+        move |prefix, claim| shared.lock().expect("no panic").push((prefix, claim))
+    };
+    let another = Verifier::new(secrets(theirs), config(), share, &metrics);
+    let credential = Credential::parse(sample::CREDENTIAL.as_bytes()).expect("well-formed");
+    let found = Found::fresh(good(), Tier::Database);
+    another.prove(&credential, &found, Moment::now()).await.expect("proven");
+    let (prefix, claim) = shared.lock().expect("no panic").pop().expect("shared");
+    assert_eq!(prefix, credential.prefix());
+    let hash = KeyHash::parse_redacted(&sample::record().hash.redacted()).expect("read");
+    let record = Arc::new(KeyRecord { hash, ..sample::record() });
+    let until = Moment::now().wall + Duration::from_secs(60);
+    let found = Found { proofs: Arc::from([Proof { claim, until }]), ..Found::fresh([record], Tier::Redis) };
+    let metrics = Metrics::new().expect("builds");
+    (Bench { verifier: Verifier::new(secrets(ours), config(), |_, _| (), &metrics), metrics }, found)
+}
+
+async fn recall(bench: &Bench, text: &str, found: &Found, now: Moment) -> Result<KeyId, ProofError> {
+    let credential = Credential::parse(text.as_bytes()).expect("well-formed");
+    bench.verifier.prove(&credential, found, now).await.map(|record| record.id)
+}
+
+#[tokio::test]
+async fn proof_of_another_process_counts_without_bcrypt_for_as_long_as_it_says() {
+    let (bench, found) = proven_by_another(&[b"one"], &[b"one"]).await;
+    let now = Moment::now();
+    assert_eq!(recall(&bench, sample::CREDENTIAL, &found, now).await, Ok(KeyId(7)));
+    assert_eq!(bench.computations(), 0);
+    let later = |seconds| {
+        let after = Duration::from_secs(seconds);
+        Moment { wall: now.wall + after, monotonic: now.monotonic + after }
+    };
+    let without = Found { proofs: Arc::default(), ..found.clone() };
+    assert_eq!(
+        recall(&bench, sample::CREDENTIAL, &without, later(59)).await,
+        Ok(KeyId(7)),
+        "it is remembered"
+    );
+    assert_eq!(recall(&bench, sample::CREDENTIAL, &found, later(61)).await, Err(ProofError::Unhashed));
+}
+
+#[tokio::test]
+async fn proof_of_another_process_is_of_its_credential_record_and_hash_alone() {
+    let (bench, found) = proven_by_another(&[b"one"], &[b"one"]).await;
+    let now = Moment::now();
+    let wrong = format!("{}x", sample::CREDENTIAL);
+    assert_eq!(recall(&bench, &wrong, &found, now).await, Err(ProofError::Unhashed));
+    let other = |record: KeyRecord| Found { records: Arc::from([Arc::new(record)]), ..found.clone() };
+    let record = (*found.records[0]).clone();
+    let moved = other(KeyRecord { id: KeyId(8), ..record.clone() });
+    assert_eq!(recall(&bench, sample::CREDENTIAL, &moved, now).await, Err(ProofError::Unhashed));
+    let hash = KeyHash::parse_redacted(&format!("04:{}", "0".repeat(32))).expect("read");
+    let rehashed = other(KeyRecord { hash, ..record });
+    assert_eq!(recall(&bench, sample::CREDENTIAL, &rehashed, now).await, Err(ProofError::Unhashed));
+}
+
+#[tokio::test]
+async fn proof_under_an_older_secret_counts_while_that_is_understood() {
+    let (bench, found) = proven_by_another(&[b"new", b"old"], &[b"old"]).await;
+    assert_eq!(recall(&bench, sample::CREDENTIAL, &found, Moment::now()).await, Ok(KeyId(7)));
+    let (bench, found) = proven_by_another(&[b"new"], &[b"old"]).await;
+    assert_eq!(recall(&bench, sample::CREDENTIAL, &found, Moment::now()).await, Err(ProofError::Unhashed));
+}
+
+#[tokio::test]
+async fn refused_secret_is_remembered_without_a_hash() {
+    let (bench, found) = proven_by_another(&[b"one"], &[b"one"]).await;
+    let wrong = format!("{}x", sample::CREDENTIAL);
+    assert_eq!(bench.prove(&wrong, &good()).await, Err(ProofError::Mismatch));
+    assert_eq!(recall(&bench, &wrong, &found, Moment::now()).await, Err(ProofError::Mismatch));
 }

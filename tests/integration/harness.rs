@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 pub mod client;
 pub mod envoy;
+pub mod fleet;
 pub mod keystile;
 pub mod place;
 pub mod postgres;

@@ -5,6 +5,7 @@
 mod harness;
 
 mod answers;
+mod change_feed;
 mod cli;
 mod descriptor;
 mod docs;

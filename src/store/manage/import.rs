@@ -84,7 +84,7 @@ impl Database {
     /// # Errors
     /// [`ImportError::Lines`] with what is wrong, by line.
     pub async fn import(&self, rows: Vec<ImportRow>, progress: Progress) -> Result<usize, ImportError> {
-        let catalog = self.tables().await?;
+        let catalog = &self.tables().await?;
         let users = Users::read(self, catalog).await?;
         let (mut lines, mut statements, mut errors) = (Vec::new(), Vec::new(), BTreeMap::new());
         let with_ids = rows.iter().any(|row| row.value("id").is_some());

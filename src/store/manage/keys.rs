@@ -58,7 +58,7 @@ impl Database {
     /// [`ManageError`] when the user is unknown, a column is missing for what is set, or the
     /// database does not take it.
     pub async fn create_key(&self, new: &NewKey, brand: &Brand, cost: u32) -> Result<(Listed, Credential)> {
-        let catalog = self.tables().await?;
+        let catalog = &self.tables().await?;
         let user = user_id(&self.find_user(&new.user).await?)?;
         let mut values = self.settings(new);
         for (column, _) in &values {
@@ -108,7 +108,7 @@ impl Database {
     /// # Errors
     /// [`ManageError`] when the database does not answer.
     pub async fn find_keys(&self, id_or_prefix: &str) -> Result<Vec<Listed>> {
-        let catalog = self.tables().await?;
+        let catalog = &self.tables().await?;
         let (mut either, mut params) = (Vec::new(), Vec::new());
         let by_id = id_or_prefix.parse::<i64>().is_ok();
         for (column, fits) in [("id", by_id), ("key_prefix", id_or_prefix.len() == Prefix::LEN)] {
@@ -152,7 +152,10 @@ impl Database {
         let found = self.records(credential.prefix(), now).await?;
         for record in found.records.iter() {
             let (credential, hash) = (credential.clone(), record.hash.clone());
-            let proof = move || bcrypt::verify(credential.expose(), hash.expose()).unwrap_or(false);
+            let proof = move || {
+                let hash = hash.expose().unwrap_or_default();
+                bcrypt::verify(credential.expose(), hash).unwrap_or(false)
+            };
             if blocking(proof).await? {
                 return self.find_key(&record.id.0.to_string()).await.map(Some);
             }
@@ -168,7 +171,7 @@ impl Database {
         let key = self.find_key(id_or_prefix).await?;
         let id = key.get("id").as_i64().map(KeyId);
         let id = id.ok_or_else(|| ManageError::Refused("the key's id is no whole number".into()))?;
-        let catalog = self.tables().await?;
+        let catalog = &self.tables().await?;
         needs_column(catalog, "api_keys", "is_active")?;
         let values = vec![("is_active", Some("0".into())), ("updated_at", self.now())];
         self.query(update(catalog, "api_keys", id.0, values)).await?;
@@ -176,7 +179,7 @@ impl Database {
     }
 
     async fn keys(&self, filter: &str, params: Vec<Cell>) -> Result<Vec<Listed>> {
-        let catalog = self.tables().await?;
+        let catalog = &self.tables().await?;
         let shown: Vec<Column> =
             API_KEYS.iter().copied().filter(|column| column.kind != Kind::Hash).collect();
         let sql = format!(

@@ -24,7 +24,7 @@ impl Database {
     /// # Errors
     /// [`ManageError`] when there is one with this email or name, or the role is unknown.
     pub async fn create_user(&self, new: &NewUser) -> Result<Listed> {
-        let catalog = self.tables().await?;
+        let catalog = &self.tables().await?;
         let mut values: Vec<Value> = vec![
             ("email", Some(new.email.clone())),
             ("username", Some(new.username.clone())),
@@ -68,7 +68,7 @@ impl Database {
     /// # Errors
     /// [`ManageError::Refused`] when there is none, or more than one.
     pub async fn find_user(&self, id_or_email: &str) -> Result<Listed> {
-        let catalog = self.tables().await?;
+        let catalog = &self.tables().await?;
         let by = match id_or_email.parse::<i64>() {
             Ok(_) => format!("WHERE u.id = {}", catalog.param(1, "users", "id")),
             Err(_) => {
@@ -95,7 +95,7 @@ impl Database {
     /// [`ManageError::Refused`] when there is no such user.
     pub async fn disable_user(&self, id_or_email: &str) -> Result<Listed> {
         let user = self.find_user(id_or_email).await?;
-        let catalog = self.tables().await?;
+        let catalog = &self.tables().await?;
         needs_column(catalog, "users", "is_active")?;
         let values = vec![("is_active", Some("0".into())), ("updated_at", self.now())];
         self.query(update(catalog, "users", user_id(&user)?.0, values)).await?;
@@ -103,7 +103,7 @@ impl Database {
     }
 
     async fn users(&self, filter: &str, param: Option<&str>) -> Result<Vec<Listed>> {
-        let catalog = self.tables().await?;
+        let catalog = &self.tables().await?;
         let columns = catalog.select("users", USERS);
         let sql = format!("SELECT {columns} FROM users u{} {filter} ORDER BY u.id", catalog.roles());
         let params: Vec<_> = param.map(|param| Some(param.to_owned())).into_iter().collect();

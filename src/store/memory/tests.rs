@@ -20,7 +20,7 @@ impl KeyStore for Counting {
         }
         let record = Arc::new(sample::record());
         let records = if prefix == record.prefix { Arc::from([record]) } else { Arc::default() };
-        Ok(Found { records, tier: Tier::Database, stale: false })
+        Ok(Found::fresh(records, Tier::Database))
     }
 }
 
@@ -34,7 +34,13 @@ const CONFIG: MemoryConfig = MemoryConfig {
 fn memory(broken: bool) -> (Memory<Counting>, Arc<AtomicUsize>) {
     let next = Counting { broken: Arc::new(broken.into()), ..Counting::default() };
     let asked = Arc::clone(&next.asked);
-    (Memory::new(next, CONFIG, &Metrics::new().expect("builds")), asked)
+    (over(next), asked)
+}
+
+fn over(next: Counting) -> Memory<Counting> {
+    let fence = Arc::new(Fence::new());
+    fence.set_up(true);
+    Memory::new(next, CONFIG, fence, &Metrics::new().expect("builds"))
 }
 
 fn later(now: Moment, seconds: u64) -> Moment {
@@ -79,7 +85,8 @@ async fn flood_of_unknown_prefixes_evicts_no_known_one() {
     for n in 0..10 * CONFIG.capacity {
         memory.0.remember(
             unknown(n),
-            &Found { records: Arc::default(), tier: Tier::Database, stale: false },
+            &Found::fresh([], Tier::Database),
+            memory.0.fence.ticket(),
             now.monotonic,
         );
     }
@@ -121,7 +128,7 @@ async fn failure_is_not_remembered() {
 async fn known_keys_outlive_an_outage_and_unknown_ones_get_no_answer() {
     let next = Counting::default();
     let broken = Arc::clone(&next.broken);
-    let memory = Memory::new(next, CONFIG, &Metrics::new().expect("builds"));
+    let memory = over(next);
     let now = Moment::now();
     memory.records(known(), now).await.expect("found");
     broken.store(true, Ordering::SeqCst);
@@ -148,4 +155,79 @@ async fn outage_is_asked_about_once_a_second_for_each_key() {
     assert_eq!(asked.load(Ordering::SeqCst), 2);
     memory.records(known(), later(now, 401)).await.expect("stale");
     assert_eq!(asked.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn nothing_is_older_than_the_worst_case_while_changes_are_not_heard_of() {
+    let (memory, asked) = memory(false);
+    let now = Moment::now();
+    memory.records(known(), now).await.expect("found");
+    memory.0.fence.set_up(false);
+    assert_eq!(memory.records(known(), later(now, 26)).await.expect("found").tier, Tier::Memory);
+    assert_eq!(memory.records(known(), later(now, 30)).await.expect("found").tier, Tier::Database);
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn what_another_tier_had_for_a_while_is_not_young_again() {
+    let aged =
+        Found { age: Duration::from_secs(200), ..Found::fresh([Arc::new(sample::record())], Tier::Redis) };
+    let (memory, _) = memory(false);
+    let now = Moment::now();
+    memory.0.remember(known(), &aged, memory.0.fence.ticket(), now.monotonic);
+    assert_eq!(memory.records(known(), later(now, 69)).await.expect("found").tier, Tier::Memory);
+    assert_eq!(memory.records(known(), later(now, 100)).await.expect("found").tier, Tier::Database);
+}
+
+/// A store whose answer waits, as the test wants, between the reading and the landing.
+struct Slow {
+    read: tokio::sync::Notify,
+    land: tokio::sync::Notify,
+}
+
+impl KeyStore for Arc<Slow> {
+    async fn records(&self, _: Prefix, _: Moment) -> Result<Found, StoreError> {
+        self.read.notify_one();
+        self.land.notified().await;
+        Ok(Found::fresh([Arc::new(sample::record())], Tier::Database))
+    }
+}
+
+#[tokio::test]
+async fn reading_from_before_a_change_is_neither_remembered_nor_given_to_later_callers() {
+    let slow = Arc::new(Slow { read: tokio::sync::Notify::new(), land: tokio::sync::Notify::new() });
+    let fence = Arc::new(Fence::new());
+    let metrics = Metrics::new().expect("builds");
+    let memory = Memory::new(Arc::clone(&slow), CONFIG, Arc::clone(&fence), &metrics);
+    let now = Moment::now();
+    let ask = || {
+        let memory = memory.clone();
+        tokio::spawn(async move { memory.records(known(), now).await })
+    };
+    let early = ask();
+    slow.read.notified().await;
+    fence.hear(crate::fence::News::Hint(vec![known()]), now.monotonic, || memory.forget(Some(&[known()])));
+    let late = ask();
+    slow.read.notified().await;
+    slow.land.notify_one();
+    early.await.expect("no panic").expect("an answer");
+    assert_eq!(memory.len(), (0, 0), "what was read before is not remembered");
+    slow.land.notify_one();
+    late.await.expect("no panic").expect("an answer of its own");
+    assert_eq!(memory.len(), (1, 0));
+}
+
+#[tokio::test]
+async fn record_without_a_hash_is_asked_for_again_where_one_is_needed() {
+    let (memory, asked) = memory(false);
+    let now = Moment::now();
+    let hash = crate::record::KeyHash::parse_redacted(&sample::record().hash.redacted()).expect("read");
+    let bare = Arc::new(crate::record::KeyRecord { hash, ..sample::record() });
+    memory.0.remember(known(), &Found::fresh([bare], Tier::Redis), memory.0.fence.ticket(), now.monotonic);
+    assert!(!memory.records(known(), now).await.expect("found").is_hashed());
+    assert_eq!(asked.load(Ordering::SeqCst), 0);
+    for _ in 0..2 {
+        assert!(memory.hashed(known(), now).await.expect("found").is_hashed());
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 1, "and then it has one");
 }

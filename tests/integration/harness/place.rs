@@ -188,6 +188,7 @@ pub fn options(url: &str, timeout_millis: u64) -> DatabaseOptions {
     DatabaseOptions {
         database_url: url.parse::<DatabaseUrl>().expect("a URL"),
         database_timeout: std::time::Duration::from_millis(timeout_millis),
+        change_feed_url: None,
         database_connections: 8,
     }
 }

@@ -142,7 +142,13 @@ impl Schema {
         })?
     }
 
-    async fn client(&self) -> tokio_postgres::Client {
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A connection to it.
+    pub async fn client(&self) -> tokio_postgres::Client {
         let (client, connection) = tokio_postgres::connect(&self.url(), NoTls).await.expect("connects");
         tokio::spawn(connection);
         client

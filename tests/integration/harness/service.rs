@@ -130,6 +130,11 @@ impl Setup {
         reqwest::get(format!("http://{}/metrics", self.admin)).await.unwrap().text().await.unwrap()
     }
 
+    /// What `/stats` says now.
+    pub async fn stats(&self) -> Value {
+        reqwest::get(format!("http://{}/stats", self.admin)).await.unwrap().json().await.unwrap()
+    }
+
     /// The log so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.path("keystile.log")).unwrap_or_default()

@@ -1,0 +1,28 @@
+//! What stands below memory: Redis before the database, or the database alone.
+
+use super::{Database, Found, KeyStore, Shared, StoreError};
+use crate::{credential::Prefix, moment::Moment};
+
+/// The tiers that [`Memory`](super::Memory) asks.
+pub enum Below {
+    /// Redis, and the database behind it.
+    Shared(Shared<Database>),
+    /// There is no Redis.
+    Alone(Database),
+}
+
+impl KeyStore for Below {
+    async fn records(&self, prefix: Prefix, now: Moment) -> Result<Found, StoreError> {
+        match self {
+            Self::Shared(shared) => shared.records(prefix, now).await,
+            Self::Alone(database) => database.records(prefix, now).await,
+        }
+    }
+
+    async fn hashed(&self, prefix: Prefix, now: Moment) -> Result<Found, StoreError> {
+        match self {
+            Self::Shared(shared) => shared.hashed(prefix, now).await,
+            Self::Alone(database) => database.hashed(prefix, now).await,
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The statements that make a database log what changes of its keys: for this database's own columns.
+
+use data_encoding::HEXLOWER;
+use sha2::{Digest, Sha256};
+
+use super::super::{
+    catalog::Catalog,
+    changes::{TABLE, TRIGGER},
+    row,
+    sql::Dialect,
+};
+
+const POSTGRES: &str = include_str!("../migrations/changes.postgres.sql");
+
+const SQLITE: &str = "CREATE TABLE IF NOT EXISTS keystile_changes (
+    id integer PRIMARY KEY AUTOINCREMENT,
+    prefix text, -- NULL: everything
+    changed_at timestamp NOT NULL DEFAULT (strftime('%Y-%m-%d %H:%M:%f', 'now')),
+    source text NOT NULL DEFAULT 'change', -- or 'command'
+    seen_at timestamp)";
+
+/// A table whose rows matter to decisions.
+struct Watched {
+    name: &'static str,
+    /// Columns whose changes matter, where they are there.
+    columns: Vec<&'static str>,
+    /// Selects the prefixes that a row is about; `{row}` is the row.
+    prefixes: &'static str,
+}
+
+/// Columns that a decision reads as they were when the record was read: they change with every request.
+const TOTALS: &[&str] = &["total_cost"];
+
+fn watched(catalog: &Catalog) -> Vec<Watched> {
+    let columns = |of: &str| -> Vec<&'static str> {
+        let columns = row::COLUMNS.iter().filter(|(table, column)| *table == of && !TOTALS.contains(column));
+        columns.map(|(_, column)| *column).collect()
+    };
+    let mut tables = vec![
+        Watched {
+            name: "api_keys",
+            columns: [columns("api_keys"), vec!["user_id", "created_at"]].concat(),
+            prefixes: "SELECT {row}.key_prefix",
+        },
+        Watched {
+            name: "users",
+            columns: [columns("users"), vec!["role_id"]].concat(),
+            prefixes: "SELECT key_prefix FROM api_keys WHERE user_id = {row}.id",
+        },
+    ];
+    if catalog.has_roles() {
+        tables.push(Watched {
+            name: "roles",
+            columns: vec!["id", "name"],
+            prefixes: "SELECT k.key_prefix FROM api_keys k JOIN users u ON u.id = k.user_id WHERE u.role_id = {row}.id",
+        });
+    }
+    for table in &mut tables {
+        table.columns.retain(|column| catalog.has(table.name, column));
+    }
+    tables
+}
+
+/// Everything that is to be run, in order, and a fingerprint of it: what has the same needs nothing.
+pub(super) fn statements(catalog: &Catalog, dialect: Dialect, search_path: &str) -> (Vec<String>, String) {
+    let tables = watched(catalog);
+    let mut statements: Vec<String> = match dialect {
+        Dialect::Postgres => POSTGRES
+            .split("--;")
+            .map(|statement| statement.trim().replace("{search_path}", search_path))
+            .filter(|statement| !statement.is_empty())
+            .collect(),
+        Dialect::Sqlite => vec![SQLITE.to_owned()],
+    };
+    for table in &tables {
+        match dialect {
+            Dialect::Postgres => statements.extend(table.postgres(search_path)),
+            Dialect::Sqlite => statements.extend(table.sqlite()),
+        }
+    }
+    let fingerprint = HEXLOWER.encode(&Sha256::digest(statements.join("\n"))[..8]);
+    if dialect == Dialect::Postgres {
+        statements.push(format!("COMMENT ON TABLE {TABLE} IS 'keystile {fingerprint}'"));
+    }
+    (statements, fingerprint)
+}
+
+impl Watched {
+    fn of(&self, row: &str) -> String {
+        self.prefixes.replace("{row}", row)
+    }
+
+    fn postgres(&self, search_path: &str) -> Vec<String> {
+        let Self { name, .. } = self;
+        let drop = |suffix: &str| format!("DROP TRIGGER IF EXISTS {TRIGGER}{suffix} ON {name}");
+        let columns = self.columns.iter().map(|column| format!("'{column}'")).collect::<Vec<_>>().join(", ");
+        vec![
+            // The columns are looked at in the function and as JSON, so that nothing depends on them: whoever owns
+            // the tables may alter and drop them as ever.
+            format!(
+                "CREATE OR REPLACE FUNCTION keystile_log_{name}() RETURNS trigger LANGUAGE plpgsql
+                SECURITY DEFINER SET search_path = {search_path} AS $body$
+                DECLARE
+                    before jsonb := to_jsonb(OLD);
+                    after jsonb := to_jsonb(NEW);
+                BEGIN
+                    IF TG_OP = 'UPDATE' AND NOT EXISTS (
+                        SELECT 1 FROM unnest(ARRAY[{columns}]) AS c WHERE before -> c IS DISTINCT FROM after -> c
+                    ) THEN
+                        RETURN NULL;
+                    END IF;
+                    BEGIN
+                        INSERT INTO {TABLE} (prefix) SELECT p FROM ({} UNION {}) AS t (p) WHERE p IS NOT NULL;
+                    EXCEPTION WHEN undefined_column THEN
+                        INSERT INTO {TABLE} (prefix) VALUES (NULL);
+                    END;
+                    RETURN NULL;
+                EXCEPTION WHEN undefined_table THEN
+                    -- Somebody took the log away: sidecars notice, and keys are not to be stuck for it.
+                    RAISE WARNING 'keystile: no log of changes: %', SQLERRM;
+                    RETURN NULL;
+                END
+                $body$",
+                self.of("OLD"),
+                self.of("NEW"),
+            ),
+            drop("_rows"),
+            format!(
+                "CREATE TRIGGER {TRIGGER}_rows AFTER INSERT OR DELETE ON {name}
+                FOR EACH ROW EXECUTE FUNCTION keystile_log_{name}()"
+            ),
+            drop("_all"),
+            format!(
+                "CREATE TRIGGER {TRIGGER}_all AFTER TRUNCATE ON {name}
+                FOR EACH STATEMENT EXECUTE FUNCTION keystile_log_everything()"
+            ),
+            drop(""),
+            format!(
+                "CREATE TRIGGER {TRIGGER} AFTER UPDATE ON {name}
+                FOR EACH ROW EXECUTE FUNCTION keystile_log_{name}()"
+            ),
+        ]
+    }
+
+    fn sqlite(&self) -> Vec<String> {
+        let Self { name, .. } = self;
+        let differences = self.columns.iter().map(|column| format!("OLD.{column} IS NOT NEW.{column}"));
+        let changed = differences.collect::<Vec<_>>().join(" OR ");
+        let both = format!("{} UNION {}", self.of("OLD"), self.of("NEW"));
+        [
+            ("insert", String::new(), self.of("NEW")),
+            ("delete", String::new(), self.of("OLD")),
+            ("update", format!("WHEN {changed} "), both),
+        ]
+        .into_iter()
+        .flat_map(|(event, when, prefixes)| {
+            let trigger = format!("{TRIGGER}_{name}_{event}");
+            [
+                format!("DROP TRIGGER IF EXISTS {trigger}"),
+                format!(
+                    "CREATE TRIGGER {trigger} AFTER {event} ON {name} FOR EACH ROW {when}BEGIN
+                    INSERT INTO {TABLE} (prefix) SELECT p FROM (SELECT NULL AS p WHERE false UNION {prefixes})
+                    WHERE p IS NOT NULL; END"
+                ),
+            ]
+        })
+        .collect()
+    }
+}

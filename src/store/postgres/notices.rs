@@ -1,0 +1,76 @@
+//! A connection of its own that hears notifications.
+
+use std::{future::poll_fn, time::Duration};
+
+use tokio::sync::mpsc;
+use tokio_postgres::{AsyncMessage, Client, Config, Notification};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::{explain, unavailable, within};
+use crate::store::StoreError;
+
+/// Hears what is said on the channels that it listens to, until the connection ends.
+pub(crate) struct Notices {
+    client: Client,
+    heard: mpsc::UnboundedReceiver<Notification>,
+    limit: Duration,
+}
+
+impl Notices {
+    /// Connects under `name`, by which the database knows who listens.
+    pub(super) async fn connect(
+        mut config: Config,
+        tls: MakeRustlsConnect,
+        name: &str,
+        limit: Duration,
+    ) -> Result<Self, StoreError> {
+        config.application_name(name).keepalives_idle(Duration::from_secs(10));
+        let connected = async { config.connect(tls).await.map_err(|error| unavailable(&error)) };
+        let (client, mut connection) = within(limit, connected).await?;
+        let (sender, heard) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+                let AsyncMessage::Notification(notification) = message else { continue };
+                if sender.send(notification).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self { client, heard, limit })
+    }
+
+    /// Begins to listen.
+    pub(crate) async fn listen(&self, channel: &str) -> Result<(), StoreError> {
+        self.execute(&format!("LISTEN {channel}")).await
+    }
+
+    /// Finds out whether what is said is heard here: behind a pooler it may not be.
+    pub(crate) async fn test(&mut self) -> Result<(), StoreError> {
+        let channel = format!("keystile_test_{:016x}", rand::random::<u64>());
+        self.execute(&format!("LISTEN {channel}; NOTIFY {channel}")).await?;
+        let limit = self.limit;
+        let heard = async {
+            while self.next().await?.0 != channel {}
+            Ok(())
+        };
+        within(limit, heard).await.map_err(|error| match error {
+            StoreError::Timeout(_) => StoreError::Unfit(
+                "notifications do not come through; where a pooler stands before Postgres, name a way past it by --change-feed-url".into(),
+            ),
+            error => error,
+        })?;
+        self.client.batch_execute(&format!("UNLISTEN {channel}")).await.map_err(|error| explain(&error))
+    }
+
+    /// What is said next: channel and payload.
+    pub(crate) async fn next(&mut self) -> Result<(String, String), StoreError> {
+        let heard = self.heard.recv().await;
+        let heard = heard.ok_or_else(|| StoreError::Unavailable("the listening connection ended".into()))?;
+        Ok((heard.channel().to_owned(), heard.payload().to_owned()))
+    }
+
+    async fn execute(&self, sql: &str) -> Result<(), StoreError> {
+        let executed = async { self.client.batch_execute(sql).await.map_err(|error| explain(&error)) };
+        within(self.limit, executed).await
+    }
+}

@@ -1,0 +1,181 @@
+//! What stands in Redis: sealed JSON, that says when it was read and what had been seen by then. Pure.
+//!
+//! A seal is an HMAC under the cache secret over the name of the entry and its content: nothing can be made
+//! up, changed or moved to another key by whoever can write to Redis. What is left to them is to bring back
+//! what once was there, and that counts for no longer than it did then.
+
+use std::{sync::Arc, time::Duration};
+
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use sha2::{Digest as _, Sha256};
+use time::OffsetDateTime;
+
+use super::super::{Found, Row, row};
+use crate::{
+    credential::{CacheSecrets, Digest},
+    decision::Tier,
+    fence::Snapshot,
+    proof::{Claim, Proof},
+    record::{HashTag, KeyId},
+};
+
+/// What a value begins with. Another one is another version's, and nothing that can be read.
+const VERSION: &str = "1";
+
+/// How far the clocks of two machines may be apart.
+const SKEW: Duration = Duration::from_secs(60);
+
+/// Why an entry is as good as none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Odd {
+    /// It is not of this version.
+    #[error("of another version")]
+    Version,
+    /// The seal is not one of ours, or not that of this content under this name.
+    #[error("its seal does not hold")]
+    Seal,
+    /// What is sealed cannot be read.
+    #[error("unreadable")]
+    Content,
+    /// It is older than it may be, or from the future.
+    #[error("too old")]
+    Age,
+}
+
+/// The records of a prefix, as they were read.
+#[derive(Debug, Serialize, Deserialize)]
+struct Records {
+    /// When, in milliseconds since 1970.
+    at: i64,
+    seen: Option<String>,
+    /// Which columns stand in the rows.
+    columns: String,
+    rows: Vec<Row>,
+}
+
+/// That a credential belongs to a record; its digest is the name that the entry has.
+#[derive(Debug, Serialize, Deserialize)]
+struct Proven {
+    at: i64,
+    key: i64,
+    hash: String,
+}
+
+/// Writes and reads entries.
+pub struct Entries {
+    secrets: CacheSecrets,
+    columns: String,
+}
+
+impl Entries {
+    /// Seals with the newest of these, and reads what any of them has sealed.
+    pub fn new(secrets: CacheSecrets) -> Self {
+        let columns =
+            row::COLUMNS.iter().map(|(table, column)| format!("{table}.{column} ")).collect::<String>();
+        Self { secrets, columns: HEXLOWER.encode(&Sha256::digest(columns)[..4]) }
+    }
+
+    /// What was found, as an entry of this name.
+    pub fn records(&self, name: &str, found: &Found, read_at: OffsetDateTime) -> String {
+        let redacted = found.rows.iter().zip(found.records.iter());
+        let rows =
+            redacted.map(|(cells, record)| row::redact(cells[..row::COLUMNS.len()].to_vec(), &record.hash));
+        let records = Records {
+            at: millis(read_at),
+            seen: found.seen.as_ref().map(|seen| seen.to_string()),
+            columns: self.columns.clone(),
+            rows: rows.collect(),
+        };
+        self.seal(name, &records)
+    }
+
+    /// Reads what [`Entries::records`] has written.
+    ///
+    /// # Errors
+    /// [`Odd`] when it is to be taken for none.
+    pub fn read_records(
+        &self,
+        name: &str,
+        entry: &str,
+        now: OffsetDateTime,
+        oldest: Duration,
+    ) -> Result<Found, Odd> {
+        let Records { at, seen, columns, rows } = self.open(name, entry)?;
+        if columns != self.columns {
+            return Err(Odd::Version);
+        }
+        let age = age(at, now, oldest)?;
+        let records = rows.iter().map(|cells| row::decode_redacted(cells).map(Arc::new));
+        let records = records.collect::<Result<Vec<_>, _>>().map_err(|_| Odd::Content)?;
+        let seen = seen.map(|seen| seen.parse::<Snapshot>().map(Arc::new));
+        let seen = seen.transpose().map_err(|_| Odd::Content)?;
+        Ok(Found { age, seen, ..Found::fresh(records, Tier::Redis) })
+    }
+
+    /// That this was proven, as an entry of this name.
+    pub fn proof(&self, name: &str, claim: &Claim, proven_at: OffsetDateTime) -> Option<String> {
+        let proven = Proven { at: millis(proven_at), key: claim.key?.0, hash: claim.hash.to_text() };
+        Some(self.seal(name, &proven))
+    }
+
+    /// Reads what [`Entries::proof`] has written.
+    ///
+    /// # Errors
+    /// [`Odd`] when it is to be taken for none.
+    pub fn read_proof(
+        &self,
+        name: &str,
+        digest: Digest,
+        entry: &str,
+        now: OffsetDateTime,
+        ttl: Duration,
+    ) -> Result<Proof, Odd> {
+        let Proven { at, key, hash } = self.open(name, entry)?;
+        let age = age(at, now, ttl)?;
+        let hash = HashTag::parse(&hash).ok_or(Odd::Content)?;
+        let claim = Claim { digest, key: Some(KeyId(key)), hash };
+        Ok(Proof { claim, until: now + (ttl - age) })
+    }
+
+    fn seal(&self, name: &str, content: &impl Serialize) -> String {
+        let content = serde_json::to_string(content).unwrap_or_default();
+        let seal = self.secrets.newest().seal(&parts(name, &content));
+        format!("{VERSION}.{}.{content}", BASE64URL_NOPAD.encode(&seal))
+    }
+
+    fn open<T: DeserializeOwned>(&self, name: &str, entry: &str) -> Result<T, Odd> {
+        let (version, rest) = entry.split_once('.').ok_or(Odd::Version)?;
+        if version != VERSION {
+            return Err(Odd::Version);
+        }
+        let (seal, content) = rest.split_once('.').ok_or(Odd::Seal)?;
+        let seal = BASE64URL_NOPAD.decode(seal.as_bytes()).map_err(|_| Odd::Seal)?;
+        let parts = parts(name, content);
+        if !self.secrets.iter().any(|secret| secret.is_seal(&parts, &seal)) {
+            return Err(Odd::Seal);
+        }
+        serde_json::from_str(content).map_err(|_| Odd::Content)
+    }
+}
+
+fn parts<'a>(name: &'a str, content: &'a str) -> [&'a [u8]; 3] {
+    [VERSION.as_bytes(), name.as_bytes(), content.as_bytes()]
+}
+
+fn millis(time: OffsetDateTime) -> i64 {
+    i64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
+}
+
+fn age(at: i64, now: OffsetDateTime, oldest: Duration) -> Result<Duration, Odd> {
+    let age = i128::from(millis(now)) - i128::from(at);
+    let skew = i128::try_from(SKEW.as_millis()).unwrap_or(i128::MAX);
+    let age = Duration::from_millis(u64::try_from(age.max(0)).map_err(|_| Odd::Age)?);
+    match i128::from(at) <= i128::from(millis(now)) + skew && age < oldest {
+        true => Ok(age),
+        false => Err(Odd::Age),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,109 @@
+//! Facts about entries: what is believed, and what is not.
+
+use time::macros::datetime;
+
+use super::*;
+use crate::{credential::CacheSecret, record::sample};
+
+const NOW: OffsetDateTime = datetime!(2026-01-02 03:04:05 UTC);
+const NAME: &str = "keystile:{ks_sampl}:records";
+const TTL: Duration = Duration::from_secs(300);
+
+fn entries(secrets: &[&[u8]]) -> Entries {
+    Entries::new(CacheSecrets::new(secrets.iter().map(|secret| CacheSecret::new(secret))).expect("some"))
+}
+
+fn found() -> Found {
+    let mut cells = row::sample(&[("name", Some("build")), ("scopes", Some(r#"["chat"]"#))]);
+    // The position stands behind the columns.
+    cells.push(Some("7:9:8".into()));
+    let record = row::decode(&cells).expect("decodes");
+    let seen = Some(Arc::new("7:9:8".parse().expect("a snapshot")));
+    Found { seen, rows: Arc::from([cells]), ..Found::fresh([Arc::new(record)], Tier::Database) }
+}
+
+#[test]
+fn records_come_back_as_they_were_without_their_hash() {
+    let (entries, found) = (entries(&[b"one"]), found());
+    let entry = entries.records(NAME, &found, NOW);
+    let read = entries.read_records(NAME, &entry, NOW + Duration::from_secs(9), TTL).expect("good");
+    assert_eq!((read.tier, read.age, &read.seen), (Tier::Redis, Duration::from_secs(9), &found.seen));
+    let (ours, theirs) = (&found.records[0], &read.records[0]);
+    assert_eq!((theirs.hash.tag(), theirs.hash.expose()), (ours.hash.tag(), None));
+    let with_hash = crate::record::KeyRecord { hash: ours.hash.clone(), ..(**theirs).clone() };
+    assert_eq!(with_hash, **ours);
+    for hidden in [sample::HASH, &sample::HASH[7..], sample::CREDENTIAL] {
+        assert!(!entry.contains(hidden), "{entry}");
+    }
+}
+
+#[test]
+fn nothing_that_was_changed_or_moved_is_believed() {
+    let entries = entries(&[b"one"]);
+    let entry = entries.records(NAME, &found(), NOW);
+    let read = |name: &str, entry: &str| entries.read_records(name, entry, NOW, TTL).map(drop);
+    assert_eq!(read(NAME, &entry), Ok(()));
+    assert_eq!(read("keystile:{ks_other}:records", &entry), Err(Odd::Seal));
+    assert_eq!(read(NAME, &entry.replace("chat", "root")), Err(Odd::Seal));
+    assert_eq!(read(NAME, &entry.replacen('1', "2", 1)), Err(Odd::Version));
+    for end in 0..entry.len() {
+        assert!(read(NAME, &entry[..end]).is_err(), "cut at {end}");
+    }
+    for nonsense in ["", ".", "1.", "1..", "1.AAAA.{}", "null", "{}"] {
+        assert!(read(NAME, nonsense).is_err(), "{nonsense}");
+    }
+}
+
+#[test]
+fn age_counts_from_the_reading_and_the_future_is_not_believed() {
+    let entries = entries(&[b"one"]);
+    let entry = entries.records(NAME, &found(), NOW);
+    let at = |seconds: i64| {
+        entries.read_records(NAME, &entry, NOW + time::Duration::seconds(seconds), TTL).map(drop)
+    };
+    for (seconds, expected) in [
+        (0, Ok(())),
+        (299, Ok(())),
+        (300, Err(Odd::Age)),
+        (-60, Ok(())),
+        (-61, Err(Odd::Age)),
+        (i64::from(i32::MAX), Err(Odd::Age)),
+    ] {
+        assert_eq!(at(seconds), expected, "{seconds} s later");
+    }
+}
+
+#[test]
+fn older_secrets_are_understood_until_they_are_taken_away() {
+    let old = entries(&[b"old"]).records(NAME, &found(), NOW);
+    let read = |entries: &Entries| entries.read_records(NAME, &old, NOW, TTL).map(drop);
+    assert_eq!(read(&entries(&[b"new", b"old"])), Ok(()));
+    assert_eq!(read(&entries(&[b"new"])), Err(Odd::Seal));
+    let new = entries(&[b"new", b"old"]).records(NAME, &found(), NOW);
+    assert!(entries(&[b"new"]).read_records(NAME, &new, NOW, TTL).is_ok(), "the newest seals");
+}
+
+#[test]
+fn proof_is_of_one_credential_for_one_record_with_one_hash() {
+    let entries = entries(&[b"one"]);
+    let record = sample::record();
+    let digest = Digest::parse(&"ab".repeat(32)).expect("a digest");
+    let claim = Claim { digest, key: Some(record.id), hash: record.hash.tag() };
+    let entry = entries.proof("p:ab", &claim, NOW).expect("of a record");
+    let later = NOW + Duration::from_secs(100);
+    let proof = entries.read_proof("p:ab", digest, &entry, later, TTL).expect("good");
+    assert_eq!(proof, Proof { claim, until: NOW + TTL });
+    assert_eq!(entries.read_proof("p:cd", digest, &entry, NOW, TTL), Err(Odd::Seal));
+    assert_eq!(entries.read_proof("p:ab", digest, &entry, NOW + TTL, TTL), Err(Odd::Age));
+    assert_eq!(entries.proof("p:ab", &Claim { key: None, ..claim }, NOW), None, "nobody's record is proven");
+}
+
+#[test]
+fn entry_of_another_kind_is_not_read_as_this_one() {
+    let entries = entries(&[b"one"]);
+    let record = sample::record();
+    let digest = Digest::parse(&"ab".repeat(32)).expect("a digest");
+    let claim = Claim { digest, key: Some(record.id), hash: record.hash.tag() };
+    let proof = entries.proof(NAME, &claim, NOW).expect("of a record");
+    assert_eq!(entries.read_records(NAME, &proof, NOW, TTL).map(drop), Err(Odd::Content));
+}

@@ -1,0 +1,106 @@
+//! Writes how keys were used: added to what is there, once, whatever becomes of the connection.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::{
+    Database, StoreError,
+    catalog::Catalog,
+    cell,
+    database::Operation,
+    sql::{Dialect, Patience, Statement},
+};
+use crate::usage::Batch;
+
+/// What became of something that was to be written once.
+#[derive(Debug, Clone)]
+pub enum Written {
+    /// It stands there.
+    Done,
+    /// It does not.
+    NotDone(StoreError),
+    /// The answer was lost; [`Database::was_written`] knows by this transaction.
+    Unsure(String, StoreError),
+}
+
+/// How fine `last_used_at` is: a key in use is not written for it more often than this, by all sidecars together.
+const LAST_USED: Duration = Duration::from_secs(5 * 60);
+
+impl Database {
+    /// Adds to `total_requests`, and moves `last_used_at` on where it is older than five minutes: whichever of
+    /// the two there are.
+    pub async fn write_usage(&self, batch: &Batch) -> Written {
+        let catalog = match self.catalog(Patience::Check).await {
+            Ok(catalog) => catalog,
+            Err(error) => return Written::NotDone(error),
+        };
+        let Some(sql) = self.update(&catalog) else { return Written::Done };
+        let used = batch.iter().map(|(key, used)| {
+            let last = self.dialect().timestamp(cell::write_timestamp(used.last));
+            json!({ "id": key.0, "n": used.requests, "last": last })
+        });
+        let used = serde_json::Value::from_iter(used).to_string();
+        self.write_once(Statement::new(sql, [Some(used)])).await
+    }
+
+    /// Whether a transaction was committed; `None` while nobody knows yet.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
+    pub async fn was_written(&self, transaction: &str) -> Result<Option<bool>, StoreError> {
+        let sql = "SELECT COALESCE(pg_xact_status(CAST($1::text AS xid8)), 'committed')";
+        let rows = self.check(Operation::Usage, Statement::new(sql, [Some(transaction.to_owned())])).await?;
+        Ok(match rows.into_iter().flatten().flatten().next().as_deref() {
+            Some("committed") => Some(true),
+            Some("aborted") => Some(false),
+            _ => None,
+        })
+    }
+
+    fn update(&self, catalog: &Catalog) -> Option<String> {
+        let (id, number, last, rows) = match self.dialect() {
+            Dialect::Postgres => (
+                "d.id",
+                "d.n",
+                "d.last",
+                "jsonb_to_recordset(CAST($1::text AS jsonb)) AS d (id bigint, n bigint, last text)",
+            ),
+            Dialect::Sqlite => (
+                "json_extract(d.value, '$.id')",
+                "json_extract(d.value, '$.n')",
+                "json_extract(d.value, '$.last')",
+                "json_each(?1) AS d",
+            ),
+        };
+        let mut set = Vec::new();
+        if let Some(kind) = catalog.kind("api_keys", "total_requests") {
+            let sum = format!("COALESCE(k.total_requests, 0) + {number}");
+            // An old column is full at some time; the batch is not to fail for it.
+            let sum = if kind == "integer" && self.dialect() == Dialect::Postgres {
+                format!("LEAST({sum}, 2147483647)")
+            } else {
+                sum
+            };
+            set.push(format!("total_requests = {sum}"));
+        }
+        if let Some(kind) = catalog.kind("api_keys", "last_used_at") {
+            let seconds = LAST_USED.as_secs();
+            let (at, is_older) = match self.dialect() {
+                Dialect::Postgres => {
+                    let at = format!("CAST({last} AS {kind})");
+                    (at.clone(), format!("k.last_used_at < {at} - CAST('{seconds} s' AS interval)"))
+                }
+                Dialect::Sqlite => (
+                    last.to_owned(),
+                    format!("datetime(k.last_used_at) < datetime({last}, '-{seconds} seconds')"),
+                ),
+            };
+            set.push(format!(
+                "last_used_at = CASE WHEN k.last_used_at IS NULL OR {is_older} THEN {at} ELSE k.last_used_at END"
+            ));
+        }
+        let set = set.join(", ");
+        (!set.is_empty()).then(|| format!("UPDATE api_keys AS k SET {set} FROM {rows} WHERE k.id = {id}"))
+    }
+}

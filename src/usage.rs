@@ -1,0 +1,191 @@
+//! When keys were used last, and how often: gathered here, written in batches.
+
+use std::{
+    cell::Cell,
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use metrics::Counter;
+use time::OffsetDateTime;
+
+use crate::{metrics::Metrics, record::KeyId};
+
+mod recent;
+mod writer;
+
+use recent::Recent;
+pub use writer::Writer;
+
+/// What was used and is not written yet. Cheap to clone, and no check waits for another to count.
+#[derive(Clone)]
+pub struct Usage(Arc<Inner>);
+
+/// The use of one key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Used {
+    /// Requests that were let through.
+    pub requests: u64,
+    /// When the last of them came.
+    pub last: OffsetDateTime,
+}
+
+/// The use of several keys.
+pub type Batch = HashMap<KeyId, Used>;
+
+/// Each thread counts in a part of its own, so that cores do not wait for each other.
+const PARTS: usize = 16;
+
+/// Keys that one part holds while the database is away; what is counted beyond that is lost, and said to be.
+const KEYS: usize = 50_000;
+
+struct Inner {
+    is_on: bool,
+    parts: [Mutex<Batch>; PARTS],
+    recent: [Mutex<Recent>; PARTS],
+    hasher: RandomState,
+    lost: Counter,
+}
+
+impl Usage {
+    /// Nothing used yet. Unless it is on, nothing is counted either.
+    pub fn new(is_on: bool, metrics: &Metrics) -> Self {
+        Self(Arc::new(Inner {
+            is_on,
+            parts: Default::default(),
+            recent: Default::default(),
+            hasher: RandomState::new(),
+            lost: metrics.usage_lost(),
+        }))
+    }
+
+    /// Counts a request that was let through. `stream` is Envoy's id of it, the same when Envoy asks again:
+    /// that counts once.
+    pub fn count(&self, key: KeyId, stream: &str, now: OffsetDateTime) {
+        if !self.0.is_on {
+            return;
+        }
+        if !stream.is_empty() {
+            let id = self.0.hasher.hash_one(stream);
+            if !lock(&self.0.recent[id as usize % PARTS]).is_first(id) {
+                return;
+            }
+        }
+        let mut part = lock(&self.0.parts[own_part()]);
+        if part.len() >= KEYS && !part.contains_key(&key) {
+            self.0.lost.increment(1);
+            return;
+        }
+        add(&mut part, key, Used { requests: 1, last: now });
+    }
+
+    /// Takes everything out that is not written yet.
+    pub fn take(&self) -> Batch {
+        let mut all = Batch::new();
+        for part in &self.0.parts {
+            for (key, used) in std::mem::take(&mut *lock(part)) {
+                add(&mut all, key, used);
+            }
+        }
+        all
+    }
+
+    /// Puts back what could not be written.
+    pub fn put_back(&self, batch: Batch) {
+        let mut part = lock(&self.0.parts[own_part()]);
+        for (key, used) in batch {
+            add(&mut part, key, used);
+        }
+    }
+
+    /// Requests that are counted and not written yet.
+    pub fn pending(&self) -> u64 {
+        let requests = |part: &Mutex<Batch>| lock(part).values().map(|used| used.requests).sum::<u64>();
+        self.0.parts.iter().map(requests).sum()
+    }
+}
+
+fn add(batch: &mut Batch, key: KeyId, used: Used) {
+    let sum = batch.entry(key).or_insert(Used { requests: 0, last: used.last });
+    sum.requests += used.requests;
+    sum.last = sum.last.max(used.last);
+}
+
+fn own_part() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static OWN: Cell<usize> = Cell::new(NEXT.fetch_add(1, Ordering::Relaxed) % PARTS);
+    }
+    OWN.get()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use time::macros::datetime;
+
+    const NOW: OffsetDateTime = datetime!(2026-01-02 03:04:05 UTC);
+
+    fn usage() -> (Usage, Metrics) {
+        let metrics = Metrics::new().expect("builds");
+        (Usage::new(true, &metrics), metrics)
+    }
+
+    #[test]
+    fn requests_of_all_threads_are_added_up() {
+        let (usage, _) = usage();
+        std::thread::scope(|scope| {
+            for thread in 0..8_i64 {
+                let usage = usage.clone();
+                scope.spawn(move || {
+                    for n in 0..1000 {
+                        let last = NOW + time::Duration::seconds(thread);
+                        usage.count(KeyId(n % 2), &format!("{thread}-{n}"), last);
+                    }
+                });
+            }
+        });
+        assert_eq!(usage.pending(), 8000);
+        let used = Used { requests: 4000, last: NOW + time::Duration::seconds(7) };
+        assert_eq!(usage.take(), Batch::from([(KeyId(0), used), (KeyId(1), used)]));
+        assert_eq!((usage.pending(), usage.take().len()), (0, 0));
+    }
+
+    #[test]
+    fn request_that_is_asked_about_again_counts_once() {
+        let (usage, _) = usage();
+        for stream in ["7", "7", "8", "7", "", ""] {
+            usage.count(KeyId(1), stream, NOW);
+        }
+        assert_eq!(usage.pending(), 4, "two streams, and two without an id");
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_added_to_what_came_since() {
+        let (usage, _) = usage();
+        usage.count(KeyId(1), "1", NOW);
+        let batch = usage.take();
+        usage.count(KeyId(1), "2", NOW - time::Duration::seconds(1));
+        usage.put_back(batch);
+        assert_eq!(usage.take()[&KeyId(1)], Used { requests: 2, last: NOW });
+    }
+
+    #[test]
+    fn what_goes_beyond_the_bound_is_lost_and_said_to_be() {
+        let (usage, metrics) = usage();
+        for key in 0..KEYS as i64 + 3 {
+            usage.count(KeyId(key), "", NOW);
+        }
+        usage.count(KeyId(0), "", NOW);
+        assert_eq!(usage.pending(), KEYS as u64 + 1, "a key that is known already is counted on");
+        assert!(metrics.render().contains("keystile_usage_lost_total 3"));
+    }
+}
