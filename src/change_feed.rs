@@ -92,7 +92,7 @@ const LOOKING: Duration = Duration::from_millis(400);
 /// How soon after a failure.
 const RETRY: Duration = Duration::from_millis(100);
 /// How often it is looked whether there is a log.
-const LOOK_FOR_LOG: Duration = Duration::from_secs(15);
+const LOOK_FOR_LOG: Duration = Duration::from_secs(5);
 /// How long until a lost connection listens again, and until one that hears nothing is tried again.
 const LISTEN_AGAIN: Duration = Duration::from_millis(500);
 const LISTEN_LATER: Duration = Duration::from_secs(30);

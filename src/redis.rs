@@ -57,8 +57,9 @@ pub struct ServerUsage {
 /// The name in metrics.
 pub const STORE: &str = "redis";
 
-/// How long until a lost connection is tried again: recovery is to be noticed within 2 s.
-const RECONNECT: Duration = Duration::from_millis(200);
+/// How long until the first connection, and a lost one, is tried again: from the first of these to the last,
+/// twice as long each time. Recovery is to be noticed within 2 s.
+const RECONNECT_MILLIS: std::ops::RangeInclusive<u32> = 5..=500;
 
 /// A connection that owes an answer for this long is given up and made anew.
 const UNRESPONSIVE: Duration = Duration::from_secs(1);
@@ -88,9 +89,11 @@ impl Redis {
         };
         let performance =
             PerformanceConfig { default_command_timeout: limit, ..PerformanceConfig::default() };
-        let millis = u32::try_from(RECONNECT.as_millis()).unwrap_or(u32::MAX);
+        let (soon, late) = (*RECONNECT_MILLIS.start(), *RECONNECT_MILLIS.end());
+        let mut policy = ReconnectPolicy::new_exponential(0, soon, late, 2);
+        policy.set_jitter(soon);
         let client = Builder::from_config(config)
-            .set_policy(ReconnectPolicy::new_constant(0, millis))
+            .set_policy(policy)
             .set_connection_config(connection)
             .set_performance_config(performance)
             .build()?;

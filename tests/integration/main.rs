@@ -14,6 +14,7 @@ mod gateway;
 mod policy;
 mod postgres_tls;
 mod redis;
+mod redis_tier;
 mod serve;
 mod store_contract;
 mod store_failures;

@@ -42,8 +42,10 @@ impl Fleet {
     /// Starts one more.
     pub async fn add(&mut self, url: &str, settings: &[(&str, &str)]) {
         let keystile = Setup::with_database(url).start(settings).await;
-        until("changes are heard of", Duration::from_secs(10), async || {
-            keystile.setup.stats().await["change_feed"]["up"] == true
+        until("it is in touch with everything", Duration::from_secs(10), async || {
+            let stats = keystile.setup.stats().await;
+            let redis = &stats["redis"];
+            stats["change_feed"]["up"] == true && (redis["enabled"] == false || redis["up"] == true)
         })
         .await;
         self.channels.push(channel(keystile.setup.tcp).await);

@@ -1,10 +1,13 @@
-//! A wire that can be cut: forwards TCP connections until told otherwise.
+//! A wire that can be cut, held and slowed: forwards TCP connections until told otherwise.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use tokio::{
-    io::copy_bidirectional,
-    net::{TcpListener, TcpStream},
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
     sync::watch,
     task::AbortHandle,
 };
@@ -12,30 +15,51 @@ use tokio::{
 /// Stands between Keystile and a server.
 pub struct Proxy {
     pub address: SocketAddr,
-    whole: watch::Sender<bool>,
+    wire: watch::Sender<Wire>,
     task: AbortHandle,
+}
+
+/// What becomes of what is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wire {
+    /// It arrives.
+    Whole,
+    /// Every connection breaks, and each new one at once.
+    Cut,
+    /// Every connection breaks, and new ones are refused.
+    Refusing,
+    /// Nothing arrives, and nothing breaks.
+    Hanging,
+    /// Answers arrive this much later.
+    Slow(Duration),
 }
 
 impl Proxy {
     pub async fn before(server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (whole, is_whole) = watch::channel(true);
-        let task = tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(forward(client, server, is_whole.clone()));
-            }
-        });
-        Self { address, whole, task: task.abort_handle() }
+        let (wire, seen) = watch::channel(Wire::Whole);
+        let task = tokio::spawn(accept(listener, server, seen));
+        Self { address, wire, task: task.abort_handle() }
     }
 
-    /// Breaks every connection, and each new one at once.
+    pub fn set(&self, wire: Wire) {
+        self.wire.send_replace(wire);
+    }
+
     pub fn cut(&self) {
-        self.whole.send_replace(false);
+        self.set(Wire::Cut);
     }
 
     pub fn mend(&self) {
-        self.whole.send_replace(true);
+        self.set(Wire::Whole);
+    }
+
+    /// The URL of the server, by way of this.
+    pub fn url(&self, url: &str, server: SocketAddr) -> String {
+        let by_way = url.replace(&server.to_string(), &self.address.to_string());
+        assert_ne!(by_way, url, "the URL does not name {server}");
+        by_way
     }
 }
 
@@ -45,13 +69,58 @@ impl Drop for Proxy {
     }
 }
 
-async fn forward(mut client: TcpStream, server: SocketAddr, mut is_whole: watch::Receiver<bool>) {
-    if !*is_whole.borrow() {
+async fn accept(listener: TcpListener, server: SocketAddr, wire: watch::Receiver<Wire>) {
+    let address = listener.local_addr().unwrap();
+    let mut listener = Some(listener);
+    let mut seen = wire.clone();
+    loop {
+        if *seen.borrow_and_update() == Wire::Refusing {
+            listener = None;
+        } else if listener.is_none() {
+            listener = Some(TcpListener::bind(address).await.unwrap());
+        }
+        let accepted = async {
+            match &listener {
+                Some(listener) => listener.accept().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Ok((client, _)) = accepted => drop(tokio::spawn(forward(client, server, wire.clone()))),
+            changed = seen.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+async fn forward(client: TcpStream, server: SocketAddr, mut wire: watch::Receiver<Wire>) {
+    let broken = |wire: &Wire| matches!(wire, Wire::Cut | Wire::Refusing);
+    if broken(&wire.borrow()) {
         return;
     }
-    let Ok(mut server) = TcpStream::connect(server).await else { return };
+    let Ok(server) = TcpStream::connect(server).await else { return };
+    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
     tokio::select! {
-        _ = copy_bidirectional(&mut client, &mut server) => {}
-        _ = is_whole.wait_for(|whole| !whole) => {}
+        () = copy(from_client, to_server, wire.clone(), false) => {}
+        () = copy(from_server, to_client, wire.clone(), true) => {}
+        _ = wire.wait_for(broken) => {}
+    }
+}
+
+async fn copy(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut wire: watch::Receiver<Wire>,
+    answers: bool,
+) {
+    let mut bytes = vec![0; 64 * 1024];
+    loop {
+        let Ok(count @ 1..) = from.read(&mut bytes).await else { return };
+        let Ok(wire) = wire.wait_for(|wire| *wire != Wire::Hanging).await.map(|wire| *wire) else { return };
+        if let (Wire::Slow(delay), true) = (wire, answers) {
+            tokio::time::sleep(delay).await;
+        }
+        if to.write_all(&bytes[..count]).await.is_err() {
+            return;
+        }
     }
 }
