@@ -45,8 +45,11 @@ pub const CHECKS: &[Check] = &[
     Check {
         name: "active",
         reason: Reason::Disabled,
-        passes: |facts| facts.record.is_active,
-        looks_at: |facts| format!("is_active: {}", facts.record.is_active),
+        passes: |facts| facts.record.is_active && !facts.record.is_deleted,
+        looks_at: |facts| {
+            let deleted = if facts.record.is_deleted { "; deleted" } else { "" };
+            format!("is_active: {}{deleted}", facts.record.is_active)
+        },
     },
     Check {
         name: "expiry",

@@ -44,6 +44,8 @@ pub struct KeyRecord {
     pub is_active: bool,
     /// When the key stops to work.
     pub expiry: Expiry,
+    /// Whether `deleted_at` has any value, readable or not.
+    pub is_deleted: bool,
     /// Whose key it is.
     pub user: User,
     /// What the key may do; none means none.

@@ -40,7 +40,7 @@ pub(super) struct List {
     /// Only keys of the user with this id or email.
     #[arg(long)]
     user: Option<String>,
-    /// Revoked keys too.
+    /// Revoked and deleted keys too.
     #[arg(long)]
     all: bool,
     #[command(flatten)]
@@ -93,7 +93,8 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
         Command::List(List { user, all, output, database }) => {
             let keys = open(&database)?.list_keys(user.as_deref(), all).await;
             let keys = keys.map_err(|error| name(&database, error))?;
-            let none = if all { "no keys" } else { "no active keys; --all lists revoked ones too" };
+            let none =
+                if all { "no keys" } else { "no active keys; --all lists revoked and deleted ones too" };
             output.rows(&keys, COLUMNS, none)
         }
         Command::Show(args) if args.key == "-" => identify(args).await,

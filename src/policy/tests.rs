@@ -74,6 +74,7 @@ fn unrestricted_key_is_allowed_whatever_the_request() {
 fn life_of_the_key() {
     let tick = Duration::NANOSECOND;
     pair(Reason::Disabled, |_| (), |case| case.record.is_active = false);
+    pair(Reason::Disabled, |_| (), |case| case.record.is_deleted = true);
     for expired in [Expiry::At(NOW), Expiry::At(NOW - tick), Expiry::Always] {
         pair(
             Reason::Expired,

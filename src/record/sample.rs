@@ -14,6 +14,7 @@ pub(crate) fn record() -> KeyRecord {
         prefix: Prefix::parse(&CREDENTIAL[..Prefix::LEN]).expect("a prefix"),
         hash: HASH.parse().expect("an accepted hash"),
         is_active: true,
+        is_deleted: false,
         expiry: Expiry::Never,
         user: User {
             id: UserId(42),

@@ -61,6 +61,8 @@ pub(crate) const API_KEYS: &[Column] = &[
     column("created_at", Kind::Timestamp),
     column("updated_at", Kind::Timestamp),
     column("expires_at", Kind::Expiry),
+    column("deleted_at", Kind::Timestamp),
+    column("deletion_reason", Kind::Text),
     column("last_used_at", Kind::Timestamp),
     column("scopes", Kind::List),
     column("tags", Kind::List),

@@ -16,6 +16,7 @@ pub(crate) const COLUMNS: &[(&str, &str)] = &[
     ("api_keys", "key_prefix"),
     HASH,
     ("api_keys", "is_active"),
+    ("api_keys", "deleted_at"),
     ("api_keys", "expires_at"),
     ("api_keys", "scopes"),
     ("api_keys", "tags"),
@@ -80,6 +81,8 @@ fn decode_with(
         prefix: key.required("key_prefix", |text| Prefix::parse(text).map_err(|_| "8 characters"))?,
         hash: key.required(HASH.1, hash)?,
         is_active: key.read("is_active", cell::boolean)?.unwrap_or(false),
+        // Whenever it was: somebody meant to take the key away.
+        is_deleted: key.cell("deleted_at").is_some(),
         expiry: key.read("expires_at", cell::expiry)?.unwrap_or(Expiry::Never),
         user: decode_user(&user)?,
         scopes: key.read("scopes", cell::list)?.unwrap_or_default(),
@@ -221,6 +224,14 @@ mod tests {
     fn null_is_active_is_inactive() {
         let record = decoded(&[("is_active", None), ("users.is_active", None)]);
         assert!(!record.is_active && !record.user.is_active);
+    }
+
+    #[test]
+    fn any_value_of_deleted_at_is_a_deleted_key() {
+        assert!(!decoded(&[("deleted_at", None)]).is_deleted);
+        for deleted in ["2026-01-02 03:04:05", "2999-01-01 00:00:00", "infinity", "long ago", "0", ""] {
+            assert!(decoded(&[("deleted_at", Some(deleted))]).is_deleted, "{deleted:?}");
+        }
     }
 
     #[test]

@@ -167,6 +167,32 @@ async fn revoked_key_is_listed_as_inactive() {
 }
 
 #[tokio::test]
+async fn deleted_key_is_shown_and_listed_with_the_revoked_ones_only() {
+    for place in places().await {
+        create_user(&place);
+        let (one, two) = (create_key(&place, &[]), create_key(&place, &[]));
+        for column in ["deleted_at timestamp", "deletion_reason text"] {
+            place.execute(&format!("ALTER TABLE api_keys ADD COLUMN {column}")).await;
+        }
+        let id = one["id"].to_string();
+        let deleted = "deleted_at = '2026-01-02 03:04:05', deletion_reason = 'left'";
+        place.execute(&format!("UPDATE api_keys SET {deleted} WHERE id = {id}")).await;
+        let list = |more: &[&str]| {
+            let keys = run(&place, &[&["keys", "list", "--output", "json"], more].concat()).json();
+            keys.as_array().expect("a list").iter().map(|key| key["id"].clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(list(&[]), [two["id"].clone()]);
+        assert_eq!(list(&["--all"]), [two["id"].clone(), one["id"].clone()]);
+        let shown = run(&place, &["keys", "show", &id, "--output", "json"]).json();
+        assert_eq!(shown["deleted_at"], "2026-01-02T03:04:05Z");
+        assert_eq!(shown["deletion_reason"], "left");
+        let explained = run(&place, &["explain", &id, "--output", "json"]).json();
+        assert_eq!(explained["code"], "disabled");
+        assert_eq!(explained["checks"][0]["looks_at"], "is_active: true; deleted");
+    }
+}
+
+#[tokio::test]
 async fn prefix_of_several_keys_is_refused_with_their_ids() {
     for place in places().await {
         place.user().await;

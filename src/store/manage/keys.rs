@@ -86,7 +86,7 @@ impl Database {
         )))
     }
 
-    /// Keys, newest first: of one user or of all, the revoked ones only where `all` is set.
+    /// Keys, newest first: of one user or of all, the revoked and deleted ones only where `all` is set.
     ///
     /// # Errors
     /// [`ManageError`] when the user is unknown or the database does not answer.
@@ -99,7 +99,8 @@ impl Database {
                 self.keys(&format!("WHERE k.user_id = {param}"), vec![Some(user.0.to_string())]).await?
             }
         };
-        keys.retain(|key| all || *key.get("is_active") == true);
+        let lives = |key: &Listed| *key.get("is_active") == true && key.get("deleted_at").is_null();
+        keys.retain(|key| all || lives(key));
         Ok(keys)
     }
 
