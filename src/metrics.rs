@@ -151,7 +151,7 @@ pub const TABLE: &[Metric] = &[
     Metric {
         name: UNDECODABLE_ROWS,
         kind: Kind::Counter,
-        help: "Key rows read that could not be decoded, or had a list that is not one; each denies its key alone.",
+        help: "Key rows read that could not be decoded, or had a list or a budget that is not one; each denies its key alone.",
     },
     Metric { name: BUILD_INFO, kind: Kind::Gauge, help: "Always 1; version and commit are its labels." },
 ];

@@ -13,6 +13,8 @@ use crate::{
     record::{AllowList, KeyRecord, path::NormalPath},
 };
 
+mod budget;
+
 /// All that a check may look at.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
@@ -117,12 +119,7 @@ pub const CHECKS: &[Check] = &[
         passes: |facts| segment_passes(facts, facts.route.agent, &facts.record.allowed.agents),
         looks_at: |facts| segment_seen(facts, facts.route.agent, "agents", &facts.record.allowed.agents),
     },
-    Check {
-        name: "budget",
-        reason: Reason::BudgetExhausted,
-        passes: |facts| !facts.record.budget.is_exhausted(),
-        looks_at: |facts| facts.record.budget.to_string(),
-    },
+    Check { name: "budget", reason: Reason::BudgetExhausted, passes: budget::passes, looks_at: budget::seen },
 ];
 
 /// Applies the key's own policy.

@@ -13,10 +13,12 @@ mod hash;
 pub mod model;
 pub mod network;
 pub mod path;
+mod period_budget;
 
 pub use allowed::{AllowList, Allowed};
 pub use budget::Budget;
 pub use hash::{HashTag, KeyHash, UnacceptedHash};
+pub use period_budget::{BudgetId, PeriodBudget, PeriodBudgets, UnreadableBudget};
 
 #[cfg(test)]
 pub(crate) mod sample;
@@ -42,10 +44,10 @@ pub struct KeyRecord {
     pub hash: KeyHash,
     /// False when revoked; NULL counts as false.
     pub is_active: bool,
-    /// When the key stops to work.
-    pub expiry: Expiry,
     /// Whether `deleted_at` has any value, readable or not.
     pub is_deleted: bool,
+    /// When the key stops to work.
+    pub expiry: Expiry,
     /// Whose key it is.
     pub user: User,
     /// What the key may do; none means none.
@@ -60,6 +62,8 @@ pub struct KeyRecord {
     pub limits: Limits,
     /// How much the key may spend.
     pub budget: Budget,
+    /// What it may spend in a time, alone or together with its user's other keys.
+    pub period_budgets: PeriodBudgets,
 }
 
 /// One row of `users`, as far as a decision or an upstream needs it.

@@ -17,6 +17,7 @@ use crate::{
 };
 
 mod below;
+mod budgets;
 mod catalog;
 mod cell;
 mod changes;

@@ -11,6 +11,8 @@ use crate::{
     record::{AllowList, Budget, Expiry, Lock, sample},
 };
 
+mod budgets;
+
 const NOW: OffsetDateTime = datetime!(2026-01-02 03:04:05 UTC);
 
 struct Case {

@@ -36,5 +36,6 @@ pub(crate) fn record() -> KeyRecord {
             kind: Some("total".into()),
             spent_cents: Some(12.5),
         },
+        period_budgets: PeriodBudgets::default(),
     }
 }

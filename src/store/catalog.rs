@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    MAX_RECORDS, StoreError, changes,
+    MAX_RECORDS, StoreError, budgets, changes,
     columns::Column,
     row,
     sql::{Backend, Dialect, Patience, Statement},
@@ -23,13 +23,13 @@ const REQUIRED: &[(&str, &[&str])] =
 
 /// `to_regclass` looks where every other statement will: along the search path.
 const POSTGRES: &str = "SELECT t.name, a.attname::text, format_type(a.atttypid, -1)
-    FROM (VALUES ('api_keys'), ('users'), ('roles'), ('keystile_changes')) AS t (name)
+    FROM (VALUES ('api_keys'), ('users'), ('roles'), ('budgets'), ('keystile_changes')) AS t (name)
     JOIN pg_attribute a ON a.attrelid = to_regclass(t.name)
     WHERE a.attnum > 0 AND NOT a.attisdropped";
 
 const SQLITE: &str = "SELECT m.name, lower(c.name), c.type
     FROM sqlite_schema m JOIN pragma_table_info(m.name) c
-    WHERE m.name IN ('api_keys', 'users', 'roles', 'keystile_changes')";
+    WHERE m.name IN ('api_keys', 'users', 'roles', 'budgets', 'keystile_changes')";
 
 impl Catalog {
     /// Reads the catalogue, whatever tables there are.
@@ -122,8 +122,11 @@ impl Catalog {
         }
     }
 
-    fn column(&self, table: &'static str, column: &'static str) -> String {
+    /// An expression for one column, under the name that its table has in every statement.
+    pub(super) fn column(&self, table: &'static str, column: &'static str) -> String {
         let (alias, table, column) = match (table, column) {
+            row::BUDGETS => return budgets::select(self, self.dialect),
+            ("budgets", _) => ("b", table, column),
             ("users", "role") if self.has_roles() => ("r", "roles", "name"),
             ("users", _) => ("u", table, column),
             _ => ("k", table, column),

@@ -23,7 +23,7 @@ use crate::{
     gate::Gate,
     metrics::Metrics,
     moment::Moment,
-    record::KeyRecord,
+    record::{KeyRecord, UnreadableBudget},
 };
 
 /// Where the keys are. Cheap to clone.
@@ -167,6 +167,11 @@ impl Database {
                 for column in record.allowed.unreadable() {
                     self.0.undecodable.increment(1);
                     warn!(key_id = record.id.0, column, "not a list of strings: the key is denied");
+                }
+                for UnreadableBudget { id, column, expected } in &record.period_budgets.unreadable {
+                    self.0.undecodable.increment(1);
+                    let (key_id, budget_id) = (record.id.0, id.map(|id| id.0));
+                    warn!(key_id, budget_id, column, expected, "budget cannot be decoded: the key is denied");
                 }
                 Some((Arc::new(record), cells))
             }

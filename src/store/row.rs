@@ -5,7 +5,10 @@ use crate::{
     record::{Allowed, Budget, Expiry, KeyHash, KeyId, KeyRecord, Limits, Lock, User, UserId},
 };
 
-use super::cell::{self, Cell, Expected};
+use super::{
+    budgets,
+    cell::{self, Cell, Expected},
+};
 
 const HASH: (&str, &str) = ("api_keys", "key_hash");
 
@@ -41,7 +44,11 @@ pub(crate) const COLUMNS: &[(&str, &str)] = &[
     ("users", "is_superuser"),
     ("users", "account_locked"),
     ("users", "account_locked_until"),
+    BUDGETS,
 ];
+
+/// All that binds the key, in one cell.
+pub(crate) const BUDGETS: (&str, &str) = ("budgets", "active rows");
 
 /// Why a row cannot be decoded. Names the column, never the value.
 #[derive(Debug, PartialEq, Eq)]
@@ -75,6 +82,7 @@ fn decode_with(
     hash: impl Fn(&str) -> Result<KeyHash, Expected>,
 ) -> Result<KeyRecord, Undecodable> {
     let (key, user) = (Row { cells, table: "api_keys" }, Row { cells, table: "users" });
+    let (table, rows) = BUDGETS;
     Ok(KeyRecord {
         id: KeyId(key.required("id", cell::integer)?),
         name: key.text("name"),
@@ -106,6 +114,7 @@ fn decode_with(
             kind: key.text("budget_type"),
             spent_cents: key.read("total_cost", cell::number)?,
         },
+        period_budgets: budgets::decode(Row { cells, table }.cell(rows)),
     })
 }
 

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use crate::harness::{
     client::{Asked, ask_about, channel, code, status},
-    service::{Keystile, Setup},
+    place::BUDGETS,
+    service::{Key, Keystile, Setup},
 };
 
 const POST: Asked<'static> = Asked {
@@ -82,6 +83,65 @@ async fn explanation_and_served_decision_agree() {
             assert_eq!(explained["code"], *code, "{asked:?}: {explained}");
         }
     }
+}
+
+/// Columns of a user's budget beside its limit of 100 cents, and what becomes of a request.
+const BUDGETS_OF_A_USER: &[(&str, &str, Option<&str>)] = &[
+    ("current_usage_cents", "99", None),
+    ("current_usage_cents", "100", Some("budget_exhausted")),
+    ("current_usage_cents, is_active", "100, false", None),
+    ("current_usage_cents, enforce_hard_limit", "100, false", None),
+    ("current_usage_cents, period_end", "100, '2020-01-01 00:00:00'", None),
+    ("limit_cents, period_end", "0, '2020-01-01 00:00:00'", Some("budget_exhausted")),
+    ("limit_cents, period_end, auto_renew", "0, '2020-01-01 00:00:00', false", None),
+    ("period_start", "'2998-01-01 00:00:00'", Some("budget_exhausted")),
+    ("limit_cents, allowed_models", r#"0, '["o1"]'"#, None),
+    ("limit_cents, allowed_models", r#"0, '["gpt-4o"]'"#, Some("budget_exhausted")),
+    ("limit_cents, allowed_endpoints", r#"0, '["/v1"]'"#, None),
+    ("limit_cents, allowed_endpoints", r#"0, '["/v1/bots/7/chat"]'"#, Some("budget_exhausted")),
+    ("api_key_id, limit_cents", "99, 0", None),
+    ("user_id, limit_cents", "1, 0", None),
+    ("current_usage_cents", "'much'", Some("budget_exhausted")),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn budgets_are_explained_as_they_are_served() {
+    let setup = Setup::new();
+    setup.create_user("nobody");
+    setup.execute(BUDGETS);
+    // A user for each: theirs is the budget.
+    let keys: Vec<_> = BUDGETS_OF_A_USER.iter().map(|case| key_with_budget(&setup, case)).collect();
+    let Keystile { setup, process: _process } = setup.start(&[]).await;
+    let channel = channel(setup.tcp).await;
+    for (key, case @ (_, _, expected)) in keys.iter().zip(BUDGETS_OF_A_USER) {
+        let explained = explain(&setup, key.id, &Asked { body: Some("gpt-4o".into()), ..POST });
+        let body = Some(json!({ "model": "gpt-4o" }).to_string());
+        let served = ask_about(&channel, &Asked { credential: &key.credential, body, ..POST }).await;
+        assert_eq!(code(&served).as_deref(), *expected, "{case:?}");
+        assert_eq!(explained["code"].as_str(), *expected, "{case:?}: {explained}");
+        assert_eq!(explained["status"], status(&served), "{case:?}: {explained}");
+    }
+    let log = setup.log();
+    assert!(log.contains("budget cannot be decoded: the key is denied") && !log.contains("much"), "{log}");
+    assert!(setup.metrics().await.contains("keystile_undecodable_rows_total 1\n"));
+}
+
+fn key_with_budget(setup: &Setup, (columns, values, _): &(&str, &str, Option<&str>)) -> Key {
+    let name = format!("user{}", setup.json(&["users", "list"]).as_array().unwrap().len());
+    setup.create_user(&name);
+    let key = setup.create_key(&name, &[]);
+    let user = format!("(SELECT id FROM users WHERE username = '{name}')");
+    let base = [
+        ("user_id", user.as_str()),
+        ("limit_cents", "100"),
+        ("period_start", "'2010-01-01 00:00:00'"),
+        ("period_end", "'2999-01-01 00:00:00'"),
+    ];
+    let kept: Vec<_> = base.iter().filter(|(name, _)| !columns.contains(name)).collect();
+    let names: String = kept.iter().map(|(name, _)| format!(", {name}")).collect();
+    let rest: String = kept.iter().map(|(_, value)| format!(", {value}")).collect();
+    setup.execute(&format!("INSERT INTO budgets ({columns}{names}) VALUES ({values}{rest})"));
+    key
 }
 
 #[test]

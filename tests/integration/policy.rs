@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::harness::{
     envoy::{Gateway, VERSIONS},
+    place::BUDGETS,
     service::{Key, Setup},
     until,
     upstream::Seen,
@@ -83,6 +84,40 @@ async fn expired_and_revoked_keys_and_those_of_inactive_users_are_denied() {
         code(&gateway, &expiring.credential, "/v1").await == (401, "expired".into())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn spent_budget_of_a_period_stands_against_what_it_is_about() {
+    for version in VERSIONS {
+        let setup = setup();
+        setup.execute(BUDGETS);
+        let key = |used: u8, models: &str| {
+            let key = setup.create_key("ada", &[]);
+            let columns = "user_id, api_key_id, limit_cents, current_usage_cents, period_start, period_end, allowed_models";
+            let row = format!(
+                "1, {}, 100, {used}, '2010-01-01 00:00:00', '2999-01-01 00:00:00', '{models}'",
+                key.id
+            );
+            setup.execute(&format!("INSERT INTO budgets ({columns}) VALUES ({row})"));
+            key.credential
+        };
+        let (left, spent) = (key(99, "[]"), key(100, "[]"));
+        let (gpt, claude) = (key(100, r#"["gpt-4o"]"#), key(100, r#"["claude"]"#));
+        let gateway = Gateway::start(version, "routes.yaml", setup, &[]).await;
+        let (allowed, denied) = ((200, "allow"), (402, "budget_exhausted"));
+        for (key, path, body, expected) in [
+            (&left, "/v1", "", allowed),
+            (&spent, "/v1", "", denied),
+            (&gpt, "/v1/chat/completions", GPT, denied),
+            (&claude, "/v1/chat/completions", GPT, allowed),
+            // A model that nobody can see may be any, unless the route names none.
+            (&claude, "/v1/elsewhere", GPT, denied),
+            (&gpt, "/v1/audio/speech", GPT, allowed),
+        ] {
+            let outcome = outcome(&gateway, request(&gateway, key, path, body)).await;
+            assert_eq!((outcome.status, outcome.code.as_str()), expected, "Envoy {version}: {path}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -33,6 +33,7 @@ contract! {
         infinity_never_expires_and_its_negative_always_has
         undecodable_row_denies_itself_alone_and_is_counted
         unreadable_list_denies_and_is_counted
+        deleted_at_is_read_where_there_is_one
         key_without_its_user_is_undecodable
         unknown_prefix_has_no_records
         change_by_another_process_is_seen_at_once
@@ -41,6 +42,8 @@ contract! {
         calls_are_measured
     ]
 }
+
+mod budgets;
 
 mod newer {
     use super::{locks_and_agents_are_read, role_is_read_from_its_column};
@@ -168,6 +171,18 @@ async fn unreadable_list_denies_and_is_counted(place: &Place) {
     let record = only_record(place).await;
     assert_eq!((record.allowed.models, record.allowed.ips), (AllowList::Unreadable, AllowList::Unreadable));
     assert_eq!(place.undecodable(), 2);
+}
+
+async fn deleted_at_is_read_where_there_is_one(place: &Place) {
+    place.user().await;
+    place.key("1", &[]).await;
+    assert!(!only_record(place).await.is_deleted);
+    place.execute("ALTER TABLE api_keys ADD COLUMN deleted_at timestamp").await;
+    assert!(!only_record(place).await.is_deleted);
+    for deleted in ["2026-01-02 03:04:05", "2999-01-01 00:00:00", "infinity"] {
+        place.execute(&format!("UPDATE api_keys SET deleted_at = '{deleted}'")).await;
+        assert!(only_record(place).await.is_deleted, "{deleted}");
+    }
 }
 
 async fn key_without_its_user_is_undecodable(place: &Place) {

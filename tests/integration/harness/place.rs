@@ -51,6 +51,18 @@ const OLDER: &str = "
         expires_at timestamp, total_requests integer, total_tokens integer, total_cost {number});
     CREATE INDEX ix_api_keys_key_prefix ON api_keys (key_prefix);";
 
+/// Budgets, as the service that Keystile succeeds has them. Both databases understand it.
+pub const BUDGETS: &str = "
+    CREATE TABLE budgets (
+        id integer PRIMARY KEY, name varchar(100), user_id integer NOT NULL, api_key_id integer,
+        limit_cents integer NOT NULL, warning_threshold_cents integer, period_type varchar(20),
+        period_start timestamp NOT NULL, period_end timestamp NOT NULL,
+        current_usage_cents integer DEFAULT 0, is_active boolean DEFAULT true, is_exceeded boolean,
+        is_warning_sent boolean, enforce_hard_limit boolean DEFAULT true, enforce_warning boolean,
+        allowed_models json DEFAULT '[]', allowed_endpoints json DEFAULT '[]', description text, tags json,
+        currency varchar(3), auto_renew boolean DEFAULT true, rollover_unused boolean,
+        notification_settings json, created_at timestamp, updated_at timestamp, last_reset_at timestamp);";
+
 impl Place {
     /// A file that is not there yet.
     pub fn no_file() -> Self {
@@ -173,6 +185,20 @@ impl Place {
         let kept = base.iter().filter(|(name, _)| changes.iter().all(|(changed, _)| changed != name));
         let values: Vec<_> = kept.chain(changes).copied().collect();
         self.insert("api_keys", &values).await;
+    }
+
+    /// Puts in a budget of user 1 for 2026, unused, of 100 cents; `changes` come on top.
+    pub async fn budget(&self, id: &str, changes: &[(&str, Option<&str>)]) {
+        let base = [
+            ("id", Some(id)),
+            ("user_id", Some("1")),
+            ("limit_cents", Some("100")),
+            ("period_start", Some("2026-01-01 00:00:00")),
+            ("period_end", Some("2027-01-01 00:00:00")),
+        ];
+        let kept = base.iter().filter(|(name, _)| changes.iter().all(|(changed, _)| changed != name));
+        let values: Vec<_> = kept.chain(changes).copied().collect();
+        self.insert("budgets", &values).await;
     }
 
     /// How many rows were counted as undecodable.

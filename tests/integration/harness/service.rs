@@ -63,6 +63,11 @@ impl Setup {
         self.path("keystile.sock")
     }
 
+    /// Runs a script in its SQLite file, past Keystile.
+    pub fn execute(&self, sql: &str) {
+        rusqlite::Connection::open(self.path("keystile.db")).unwrap().execute_batch(sql).unwrap();
+    }
+
     /// `keystile ARGUMENTS`, with this setup's database and nothing else of the environment.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = keystile::command(arguments, &self.database_url);

@@ -1,0 +1,272 @@
+//! Budgets of a period: when they stand against a request, and against which.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::record::{BudgetId, PeriodBudget, UnreadableBudget};
+
+const TICK: Duration = Duration::NANOSECOND;
+
+/// Spent, running now, about everything.
+fn spent() -> PeriodBudget {
+    PeriodBudget {
+        id: BudgetId(3),
+        limit_cents: 100,
+        used_cents: 100.0,
+        start: Expiry::At(NOW),
+        end: Expiry::At(NOW + TICK),
+        renews: true,
+        is_hard: true,
+        models: vec![],
+        endpoints: vec![],
+    }
+}
+
+/// A key with one budget: the spent one, changed.
+fn with(change: impl FnOnce(&mut PeriodBudget)) -> impl FnOnce(&mut Case) {
+    let mut budget = spent();
+    change(&mut budget);
+    |case| case.record.period_budgets.rows.push(budget)
+}
+
+/// A request that an otherwise spent budget of these models and endpoints is applied to.
+fn verdict_of(models: &[&str], endpoints: &[&str], request: impl FnOnce(&mut Case)) -> Result<(), Reason> {
+    let list = |entries: &[&str]| entries.iter().map(|entry| (*entry).to_owned()).collect();
+    let (models, endpoints) = (list(models), list(endpoints));
+    verdict(|case| {
+        with(|budget| (budget.models, budget.endpoints) = (models, endpoints))(case);
+        request(case);
+    })
+}
+
+const DENIED: Result<(), Reason> = Err(Reason::BudgetExhausted);
+
+#[test]
+fn budget_denies_once_it_is_spent() {
+    pair(Reason::BudgetExhausted, with(|budget| budget.used_cents = 99.99), with(|_| ()));
+    pair(
+        Reason::BudgetExhausted,
+        with(|budget| budget.limit_cents = 101),
+        with(|budget| budget.used_cents = 1e9),
+    );
+    for limit in [0, -1] {
+        let none = |budget: &mut PeriodBudget| (budget.limit_cents, budget.used_cents) = (limit, -5.0);
+        assert_eq!(verdict(with(none)), DENIED, "{limit}");
+    }
+}
+
+#[test]
+fn budget_without_a_hard_limit_never_denies() {
+    for start in [NOW, NOW + TICK] {
+        let soft = |budget: &mut PeriodBudget| {
+            (budget.is_hard, budget.limit_cents, budget.start) = (false, 0, Expiry::At(start));
+        };
+        assert_eq!(verdict(with(soft)), Ok(()));
+    }
+}
+
+#[test]
+fn nothing_can_be_spent_before_the_period_begins() {
+    let unused = |start| {
+        with(move |budget| (budget.used_cents, budget.start, budget.end) = (0.0, start, Expiry::Never))
+    };
+    for (begun, ahead) in [(Expiry::At(NOW), Expiry::At(NOW + TICK)), (Expiry::Always, Expiry::Never)] {
+        pair(Reason::BudgetExhausted, unused(begun), unused(ahead));
+    }
+}
+
+#[test]
+fn budget_that_renews_is_unused_from_its_end_on_and_any_other_binds_nobody() {
+    let ended = |renews, limit, start| {
+        with(move |budget| {
+            (budget.renews, budget.limit_cents) = (renews, limit);
+            (budget.start, budget.end) = (start, Expiry::At(NOW));
+        })
+    };
+    let begun = Expiry::At(NOW - TICK);
+    pair(Reason::BudgetExhausted, ended(true, 1, begun), ended(true, 0, begun));
+    assert_eq!(verdict(ended(false, 0, begun)), Ok(()));
+    // What is over has begun.
+    assert_eq!(verdict(ended(true, 1, Expiry::Never)), Ok(()));
+    assert_eq!(verdict(ended(false, 0, Expiry::Never)), Ok(()));
+    let running = |renews| with(move |budget| budget.renews = renews);
+    assert_eq!((verdict(running(true)), verdict(running(false))), (DENIED, DENIED));
+}
+
+#[test]
+fn one_spent_budget_of_several_denies() {
+    let several = |case: &mut Case| {
+        with(|budget| budget.used_cents = 0.0)(case);
+        with(|budget| budget.is_hard = false)(case);
+    };
+    pair(Reason::BudgetExhausted, several, |case| {
+        with(|_| ())(case);
+        several(case);
+    });
+}
+
+#[test]
+fn unlimited_key_is_bound_by_them_all_the_same() {
+    let unlimited = |case: &mut Case| {
+        with(|_| ())(case);
+        case.record.budget = Budget { unlimited: Some(true), ..Budget::default() };
+    };
+    assert_eq!(verdict(unlimited), DENIED);
+}
+
+#[test]
+fn budget_that_nobody_can_read_denies() {
+    let unreadable = |case: &mut Case| {
+        let budget = UnreadableBudget { id: Some(BudgetId(3)), column: "limit_cents", expected: "a value" };
+        case.record.period_budgets.unreadable.push(budget);
+    };
+    assert_eq!(verdict(unreadable), DENIED);
+}
+
+#[test]
+fn budget_of_some_models_is_about_these_alone() {
+    let body = |body: Body| move |case: &mut Case| case.attributes.body = body;
+    let model = |name: &str| body(Body::Whole(format!(r#"{{"model":"{name}"}}"#).into_bytes()));
+    for (name, expected) in [("gpt-4o", DENIED), ("o1", DENIED), ("gpt-4o-mini", Ok(())), ("GPT-4o", Ok(()))]
+    {
+        assert_eq!(verdict_of(&["o1", "gpt-4o"], &[], model(name)), expected, "{name}");
+    }
+    assert_eq!(verdict_of(&["gpt-*"], &[], model("gpt-4o")), Ok(()), "no patterns here");
+    for unseen in [Body::Absent, Body::Unreadable, Body::Whole(b"{}".to_vec())] {
+        assert_eq!(verdict_of(&["o1"], &[], body(unseen.clone())), DENIED, "{unseen:?} may be any");
+        let no_model = |case: &mut Case| {
+            case.attributes.body = unseen;
+            case.route = route(&[("keystile.model", "ignore")]);
+        };
+        assert_eq!(verdict_of(&["o1"], &[], no_model), Ok(()), "left to the upstream");
+    }
+    let left = with(|budget| (budget.used_cents, budget.models) = (0.0, vec!["o1".into()]));
+    let unseen_and_left = |case: &mut Case| {
+        left(case);
+        case.attributes.body = Body::Absent;
+    };
+    assert_eq!(verdict(unseen_and_left), Ok(()), "there is something left of it");
+}
+
+#[test]
+fn budget_of_some_endpoints_is_about_these_alone() {
+    let path = |path: &str| {
+        let path = path.to_owned();
+        |case: &mut Case| case.attributes.path = path
+    };
+    for (sent, expected) in [
+        ("/v1/chat", DENIED),
+        ("/v1/chats", Ok(())),
+        ("/v1/chat/", Ok(())),
+        ("/v1/Chat", Ok(())),
+        ("/v1", Ok(())),
+        // No way around: the same path in other words, and what may be any path.
+        ("/v1/%63hat", DENIED),
+        ("/v1//chat", DENIED),
+        ("/v1/x/../chat", DENIED),
+        ("", DENIED),
+    ] {
+        assert_eq!(verdict_of(&[], &["/v2", "/v1/chat"], path(sent)), expected, "{sent:?}");
+    }
+    assert_eq!(verdict_of(&[], &["/v1/*", "/v1/**"], path("/v1/chat")), Ok(()), "no patterns here");
+    assert_eq!(verdict_of(&[], &["/v1/a;b"], path("/v1/a;b")), DENIED);
+    for (models, endpoints, expected) in
+        [(["gpt-4o"], ["/v1/chat"], DENIED), (["o1"], ["/v1/chat"], Ok(())), (["gpt-4o"], ["/v2"], Ok(()))]
+    {
+        assert_eq!(verdict_of(&models, &endpoints, path("/v1/chat")), expected, "both must fit");
+    }
+}
+
+#[test]
+fn explanation_names_each_budget_and_where_it_stands() {
+    let seen = |change: &dyn Fn(&mut PeriodBudget)| {
+        let case = Case::new(with(change));
+        let check = CHECKS.iter().find(|check| check.name == "budget").expect("there is one");
+        (check.looks_at)(&case.facts())
+    };
+    let at = NOW.to_string();
+    let base = "spent: 12.5 of 5000 cents, total; budget 3: ";
+    for (change, expected) in [
+        (&(|_: &mut PeriodBudget| ()) as &dyn Fn(&mut PeriodBudget), "spent: 100 of 100 cents until "),
+        (&|budget| budget.start = Expiry::Never, "begins at never"),
+        (&|budget| budget.end = Expiry::At(NOW), &format!("spent: 0 of 100 cents, renewed at {at}")),
+        (
+            &|budget| (budget.end, budget.renews, budget.is_hard) = (Expiry::At(NOW), false, false),
+            &format!("over at {at}, no hard limit"),
+        ),
+        (
+            &|budget| (budget.start, budget.models) = (Expiry::Never, vec!["o1".into()]),
+            "begins at never, models o1, not for this request",
+        ),
+    ] {
+        let seen = seen(change);
+        assert!(seen.starts_with(&format!("{base}{expected}")), "{seen}");
+    }
+}
+
+/// Moments around now, the infinite ones among them.
+fn moment() -> impl Strategy<Value = Expiry> {
+    let near = (-2..=2_i64).prop_map(|ticks| Expiry::At(NOW + TICK * ticks as f64));
+    prop_oneof![6 => near, 1 => Just(Expiry::Never), 1 => Just(Expiry::Always)]
+}
+
+fn some_of(names: &'static [&'static str]) -> impl Strategy<Value = Vec<String>> {
+    let list = proptest::sample::subsequence(names, 0..=names.len());
+    list.prop_map(|names| names.into_iter().map(str::to_owned).collect())
+}
+
+prop_compose! {
+    fn budget()(
+        limit_cents in -1..3_i64, used in 0..3_u8, start in moment(), end in moment(), renews: bool, is_hard: bool,
+        models in some_of(&["o1", "gpt-4o"]), endpoints in some_of(&["/a", "/b"]),
+    ) -> PeriodBudget {
+        let used_cents = used.into();
+        PeriodBudget { id: BudgetId(1), limit_cents, used_cents, start, end, renews, is_hard, models, endpoints }
+    }
+}
+
+/// The rules one after the other, as they are written down, with plain numbers for moments.
+fn reference(budgets: &[PeriodBudget], model: &str, path: &str) -> bool {
+    let nanoseconds = |moment| match moment {
+        Expiry::Always => i128::MIN,
+        Expiry::At(moment) => (moment - NOW).whole_nanoseconds(),
+        Expiry::Never => i128::MAX,
+    };
+    for budget in budgets {
+        let listed = |list: &[String], name: &str| list.is_empty() || list.iter().any(|entry| entry == name);
+        if !budget.is_hard || !listed(&budget.models, model) || !listed(&budget.endpoints, path) {
+            continue;
+        }
+        let (start, end) = (nanoseconds(budget.start), nanoseconds(budget.end));
+        let mut used = budget.used_cents;
+        if end <= 0 {
+            if !budget.renews {
+                continue;
+            }
+            used = 0.0;
+        } else if start > 0 {
+            return false;
+        }
+        if budget.limit_cents <= 0 || used >= budget.limit_cents as f64 {
+            return false;
+        }
+    }
+    true
+}
+
+proptest! {
+    #[test]
+    fn agrees_with_the_rules_one_after_the_other(
+        budgets in proptest::collection::vec(budget(), 0..4),
+        model in proptest::sample::select(&["o1", "gpt-4o", "other"][..]),
+        path in proptest::sample::select(&["/a", "/b", "/c"][..]),
+    ) {
+        let passes = reference(&budgets, model, path);
+        let verdict = verdict(|case| {
+            case.record.period_budgets.rows = budgets;
+            case.attributes.body = Body::Whole(format!(r#"{{"model":"{model}"}}"#).into_bytes());
+            case.attributes.path = path.to_owned();
+        });
+        prop_assert_eq!(verdict, if passes { Ok(()) } else { DENIED });
+    }
+}
