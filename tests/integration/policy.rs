@@ -68,14 +68,19 @@ async fn each_limit_lets_its_own_through_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn expired_and_revoked_keys_and_those_of_inactive_users_are_denied() {
-    let gateway = gateway(NEWEST, &[]).await;
+async fn expired_revoked_and_deleted_keys_and_those_of_inactive_users_are_denied() {
+    let setup = setup();
+    setup.execute("ALTER TABLE api_keys ADD COLUMN deleted_at timestamp");
+    let gateway = Gateway::start(NEWEST, "routes.yaml", setup, &[]).await;
     let setup = &gateway.keystile.setup;
     let expiring = setup.create_key("ada", &["--expires-at", "3s", "--tag", "keystile:shadow"]);
     assert_eq!(code(&gateway, &expiring.credential, "/v1").await, (200, "allow".into()));
     let revoked = setup.create_key("ada", &["--tag", "keystile:shadow"]);
     setup.json(&["keys", "revoke", &revoked.id.to_string()]);
     assert_eq!(code(&gateway, &revoked.credential, "/v1").await, (401, "disabled".into()));
+    let deleted = setup.create_key("ada", &["--tag", "keystile:shadow"]);
+    setup.execute(&format!("UPDATE api_keys SET deleted_at = CURRENT_TIMESTAMP WHERE id = {}", deleted.id));
+    assert_eq!(code(&gateway, &deleted.credential, "/v1").await, (401, "disabled".into()));
     setup.create_user("bob");
     let orphan = setup.create_key("bob", &[]);
     setup.json(&["users", "disable", "bob@example.com"]);

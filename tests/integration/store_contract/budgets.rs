@@ -1,10 +1,14 @@
 //! Budgets of a period are read with the record that they bind.
 
-use keystile::record::{BudgetId, Expiry, PeriodBudget, PeriodBudgets, UnreadableBudget};
+use keystile::{
+    moment::Moment,
+    record::{BudgetId, Expiry, PeriodBudget, PeriodBudgets, UnreadableBudget},
+    store::{Database, KeyStore, StoreError},
+};
 use time::macros::datetime;
 
 use super::only_record;
-use crate::harness::place::{BUDGETS, Place};
+use crate::harness::place::{BUDGETS, Place, options, prefix};
 
 contract! {
     sqlite sqlite_older postgres postgres_older: [
@@ -141,4 +145,27 @@ async fn undecodable_budget_is_kept_apart_and_counted(place: &Place) {
     };
     assert_eq!(budgets.rows.len(), 1);
     assert_eq!(place.undecodable(), 1);
+}
+
+/// Not taken for a database without budgets: that would open every key.
+#[tokio::test]
+async fn budgets_that_may_not_be_read_are_an_error_that_names_them() {
+    let place = Place::postgres().await;
+    key_and_table(&place).await;
+    let schema = place.value("SELECT current_schema()").await.expect("a schema");
+    let role = format!("{schema}_reader");
+    place
+        .execute(&format!(
+            "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA {schema} TO {role};
+             GRANT SELECT ON api_keys, users TO {role}"
+        ))
+        .await;
+    let url = place.url().replace("keystile@", &format!("{role}@"));
+    let database = Database::connect(&options(&url, 5_000), &place.metrics).expect("good settings");
+    let error = database.records(prefix(), Moment::now()).await.expect_err("may not be read");
+    assert!(matches!(error, StoreError::Unfit(_)), "{error:?}");
+    assert!(error.to_string().contains("permission denied for table budgets"), "{error}");
+    place.execute(&format!("GRANT SELECT ON budgets TO {role}")).await;
+    let found = database.records(prefix(), Moment::now()).await.expect("answers");
+    assert_eq!(found.records.len(), 1);
 }
