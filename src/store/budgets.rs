@@ -11,7 +11,7 @@ use crate::record::{BudgetId, Expiry, PeriodBudget, PeriodBudgets, UnreadableBud
 const NEEDED: [&str; 5] = ["id", "user_id", "api_key_id", "limit_cents", "current_usage_cents"];
 
 /// What is read of each row, in the order in which it is selected.
-const COLUMNS: [&str; 10] = [
+pub(super) const COLUMNS: [&str; 10] = [
     "id",
     "limit_cents",
     "current_usage_cents",
@@ -24,10 +24,15 @@ const COLUMNS: [&str; 10] = [
     "allowed_endpoints",
 ];
 
+/// Whether there is such a table, and it is the one that is meant.
+pub(super) fn are_read(catalog: &Catalog) -> bool {
+    catalog.has_all("budgets", &NEEDED)
+}
+
 /// An expression for the active budgets of the key `k` and of its user: a JSON array with an array
 /// of texts for each. NULL where there is no such table.
 pub(super) fn select(catalog: &Catalog, dialect: Dialect) -> String {
-    if !NEEDED.iter().all(|column| catalog.has("budgets", column)) {
+    if !are_read(catalog) {
         return "NULL".to_owned();
     }
     let columns = COLUMNS.map(|column| catalog.column("budgets", column)).join(", ");

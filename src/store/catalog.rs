@@ -80,6 +80,10 @@ impl Catalog {
         self.kind(table, column).is_some()
     }
 
+    pub(crate) fn has_all(&self, table: &str, columns: &[&str]) -> bool {
+        columns.iter().all(|column| self.has(table, column))
+    }
+
     /// The type of a column, if there is one.
     pub(crate) fn kind(&self, table: &str, column: &str) -> Option<&str> {
         self.tables.get(table)?.get(column).map(String::as_str)

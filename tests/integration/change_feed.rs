@@ -64,6 +64,35 @@ async fn each_change_that_matters_is_heard_of_and_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn spending_counts_when_it_reaches_a_limit() {
+    let fleet = Fleet::start(1, &[]).await;
+    fleet
+        .schema
+        .execute(
+            "CREATE TABLE budgets (id serial PRIMARY KEY, user_id integer, api_key_id integer,
+                limit_cents integer, current_usage_cents integer DEFAULT 0, is_active boolean DEFAULT true)",
+        )
+        .await;
+    fleet.run_plain(&["migrate"]).done();
+    let key = fleet.key(&["--budget-limit-cents", "100", "--budget-type", "total"]);
+    fleet.expect(&key, 200).await;
+    let logged = "SELECT count(*) FROM keystile_changes";
+    let before = fleet.schema.value(logged).await;
+    fleet.schema.execute("UPDATE api_keys SET total_cost = 99").await;
+    assert_eq!(fleet.schema.value(logged).await, before, "on its way there it changes nothing");
+    assert!(fleet.after("UPDATE api_keys SET total_cost = 100", &key, 402).await < SECOND);
+    assert!(fleet.after("UPDATE api_keys SET total_cost = 0", &key, 200).await < SECOND);
+    let budget =
+        "INSERT INTO budgets (user_id, limit_cents, current_usage_cents) SELECT id, 50, 50 FROM users";
+    assert!(fleet.after(budget, &key, 402).await < SECOND);
+    assert!(fleet.after("UPDATE budgets SET current_usage_cents = 49", &key, 200).await < SECOND);
+    let before = fleet.schema.value(logged).await;
+    fleet.schema.execute("UPDATE budgets SET current_usage_cents = 10").await;
+    assert_eq!(fleet.schema.value(logged).await, before);
+    assert!(fleet.after("UPDATE budgets SET current_usage_cents = 50", &key, 402).await < SECOND);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn key_that_was_unknown_a_moment_ago_works_as_soon_as_it_is_there() {
     let fleet = Fleet::start(1, &[("KEYSTILE_NEGATIVE_TTL", "60s")]).await;
     let key = fleet.key(&[]);

@@ -10,6 +10,7 @@ mod cli;
 mod descriptor;
 mod docs;
 mod explain;
+mod fence_schedules;
 mod gateway;
 mod policy;
 mod postgres_tls;

@@ -4,6 +4,7 @@ use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
 use super::super::{
+    budgets,
     catalog::Catalog,
     changes::{TABLE, TRIGGER},
     row,
@@ -24,27 +25,34 @@ struct Watched {
     name: &'static str,
     /// Columns whose changes matter, where they are there.
     columns: Vec<&'static str>,
+    /// What matters beside them, of `{row}`: whether what is spent has reached a limit. What it is on the way
+    /// there changes with every request, and changes no decision.
+    spent: Option<&'static str>,
     /// Selects the prefixes that a row is about; `{row}` is the row.
     prefixes: &'static str,
 }
 
-/// Columns that a decision reads as they were when the record was read: they change with every request.
-const TOTALS: &[&str] = &["total_cost"];
+/// Columns that change with every request.
+const TOTALS: &[&str] = &["total_cost", "current_usage_cents"];
 
 fn watched(catalog: &Catalog) -> Vec<Watched> {
     let columns = |of: &str| -> Vec<&'static str> {
-        let columns = row::COLUMNS.iter().filter(|(table, column)| *table == of && !TOTALS.contains(column));
+        let columns = row::COLUMNS.iter().filter(|(table, _)| *table == of);
         columns.map(|(_, column)| *column).collect()
     };
     let mut tables = vec![
         Watched {
             name: "api_keys",
             columns: [columns("api_keys"), vec!["user_id", "created_at"]].concat(),
+            spent: catalog
+                .has_all("api_keys", &["total_cost", "budget_limit_cents"])
+                .then_some("COALESCE({row}.total_cost, 0) >= {row}.budget_limit_cents"),
             prefixes: "SELECT {row}.key_prefix",
         },
         Watched {
             name: "users",
             columns: [columns("users"), vec!["role_id"]].concat(),
+            spent: None,
             prefixes: "SELECT key_prefix FROM api_keys WHERE user_id = {row}.id",
         },
     ];
@@ -52,11 +60,21 @@ fn watched(catalog: &Catalog) -> Vec<Watched> {
         tables.push(Watched {
             name: "roles",
             columns: vec!["id", "name"],
+            spent: None,
             prefixes: "SELECT k.key_prefix FROM api_keys k JOIN users u ON u.id = k.user_id WHERE u.role_id = {row}.id",
         });
     }
+    if budgets::are_read(catalog) {
+        tables.push(Watched {
+            name: "budgets",
+            columns: [&["user_id", "api_key_id"], &budgets::COLUMNS[..]].concat(),
+            spent: Some("COALESCE({row}.current_usage_cents, 0) >= {row}.limit_cents"),
+            prefixes: "SELECT key_prefix FROM api_keys WHERE id = {row}.api_key_id
+                OR ({row}.api_key_id IS NULL AND user_id = {row}.user_id)",
+        });
+    }
     for table in &mut tables {
-        table.columns.retain(|column| catalog.has(table.name, column));
+        table.columns.retain(|column| catalog.has(table.name, column) && !TOTALS.contains(column));
     }
     tables
 }
@@ -90,6 +108,10 @@ impl Watched {
         self.prefixes.replace("{row}", row)
     }
 
+    fn spent(&self, row: &str) -> String {
+        self.spent.unwrap_or("false").replace("{row}", row)
+    }
+
     fn postgres(&self, search_path: &str) -> Vec<String> {
         let Self { name, .. } = self;
         let drop = |suffix: &str| format!("DROP TRIGGER IF EXISTS {TRIGGER}{suffix} ON {name}");
@@ -104,12 +126,12 @@ impl Watched {
                     before jsonb := to_jsonb(OLD);
                     after jsonb := to_jsonb(NEW);
                 BEGIN
-                    IF TG_OP = 'UPDATE' AND NOT EXISTS (
-                        SELECT 1 FROM unnest(ARRAY[{columns}]) AS c WHERE before -> c IS DISTINCT FROM after -> c
-                    ) THEN
-                        RETURN NULL;
-                    END IF;
                     BEGIN
+                        IF TG_OP = 'UPDATE' AND NOT EXISTS (
+                            SELECT 1 FROM unnest(ARRAY[{columns}]) AS c WHERE before -> c IS DISTINCT FROM after -> c
+                        ) AND ({}) IS NOT DISTINCT FROM ({}) THEN
+                            RETURN NULL;
+                        END IF;
                         INSERT INTO {TABLE} (prefix) SELECT p FROM ({} UNION {}) AS t (p) WHERE p IS NOT NULL;
                     EXCEPTION WHEN undefined_column THEN
                         INSERT INTO {TABLE} (prefix) VALUES (NULL);
@@ -121,6 +143,8 @@ impl Watched {
                     RETURN NULL;
                 END
                 $body$",
+                self.spent("OLD"),
+                self.spent("NEW"),
                 self.of("OLD"),
                 self.of("NEW"),
             ),
@@ -145,7 +169,8 @@ impl Watched {
     fn sqlite(&self) -> Vec<String> {
         let Self { name, .. } = self;
         let differences = self.columns.iter().map(|column| format!("OLD.{column} IS NOT NEW.{column}"));
-        let changed = differences.collect::<Vec<_>>().join(" OR ");
+        let spent = format!("({}) IS NOT ({})", self.spent("OLD"), self.spent("NEW"));
+        let changed = differences.chain([spent]).collect::<Vec<_>>().join(" OR ");
         let both = format!("{} UNION {}", self.of("OLD"), self.of("NEW"));
         [
             ("insert", String::new(), self.of("NEW")),

@@ -57,6 +57,11 @@ impl Fleet {
         Setup::with_database(&self.schema.url()).create_key("ada", options)
     }
 
+    /// Runs a command that prints no JSON.
+    pub fn run_plain(&self, arguments: &[&str]) -> Run {
+        keystile::keystile(arguments, &self.schema.url(), "")
+    }
+
     /// Runs a command on the database, past every proxy.
     pub fn run(&self, arguments: &[&str]) -> Run {
         keystile::keystile(&[arguments, &["--output", "json"]].concat(), &self.schema.url(), "")

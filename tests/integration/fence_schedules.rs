@@ -1,0 +1,109 @@
+//! The fence under the orders in which threads can meet it: thousands of them, and every one of few steps.
+//!
+//! Its file is compiled once more here, out of parts whose scheduling a test decides.
+
+use std::{collections::HashMap, time::Instant};
+
+use shuttle::{
+    sync::{Arc, Mutex},
+    thread,
+};
+
+#[expect(dead_code, reason = "only what schedules can disturb is used")]
+#[path = "../../src/fence/bars.rs"]
+mod bars;
+#[path = "../../src/fence/snapshot.rs"]
+mod snapshot;
+
+/// What the fence is built of here.
+mod sync {
+    pub(super) use std::sync::PoisonError;
+
+    pub(super) use shuttle::sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    };
+}
+
+use bars::{Change, Fence, News};
+
+/// A database with one key, and two caches before it, each with a fence of its own.
+#[derive(Clone)]
+struct World {
+    database: Arc<Mutex<u32>>,
+    cache: Arc<Mutex<HashMap<u8, u32>>>,
+    fence: Arc<Fence<u8>>,
+}
+
+const KEY: u8 = 1;
+
+impl World {
+    fn new() -> Self {
+        Self { database: Arc::default(), cache: Arc::default(), fence: Arc::new(Fence::new()) }
+    }
+
+    /// Reads, and remembers what the fence lets.
+    fn read(&self) {
+        let ticket = self.fence.ticket();
+        let value = *self.database.lock().unwrap();
+        self.fence.admit(KEY, ticket, None, || {
+            self.cache.lock().unwrap().insert(KEY, value);
+        });
+    }
+
+    /// Changes the database, and hears of it.
+    fn change(&self, to: u32) {
+        *self.database.lock().unwrap() = to;
+        let change = Change { key: Some(KEY), id: to.into() };
+        let position = format!("{0}:{0}:", to + 1).parse().unwrap();
+        self.fence.hear(News::Log(vec![change], std::sync::Arc::new(position)), Instant::now(), || {
+            self.cache.lock().unwrap().remove(&KEY);
+        });
+    }
+
+    /// Once everything has been heard of, nothing older is remembered.
+    fn check(&self) {
+        let value = *self.database.lock().unwrap();
+        let remembered = self.cache.lock().unwrap().get(&KEY).copied();
+        assert!(remembered.is_none_or(|remembered| remembered == value), "{remembered:?} and not {value}");
+    }
+}
+
+fn readers_and_a_change() {
+    let world = World::new();
+    let mut threads: Vec<_> = (0..2)
+        .map(|_| {
+            let world = world.clone();
+            thread::spawn(move || world.read())
+        })
+        .collect();
+    let changing = world.clone();
+    threads.push(thread::spawn(move || changing.change(1)));
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    world.check();
+}
+
+fn readers_and_changes_in_a_row() {
+    let world = World::new();
+    let mut threads: Vec<_> = (0..3)
+        .map(|_| {
+            let world = world.clone();
+            thread::spawn(move || (0..2).for_each(|_| world.read()))
+        })
+        .collect();
+    let changing = world.clone();
+    threads.push(thread::spawn(move || (1..=2).for_each(|to| changing.change(to))));
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    world.check();
+}
+
+#[test]
+fn reading_from_before_a_change_is_remembered_in_no_order_of_steps() {
+    shuttle::check_dfs(readers_and_a_change, Some(20_000));
+}
+
+#[test]
+fn nor_in_thousands_of_random_ones() {
+    shuttle::check_random(readers_and_changes_in_a_row, 5_000);
+    shuttle::check_pct(readers_and_changes_in_a_row, 5_000, 3);
+}
