@@ -85,6 +85,8 @@ struct Counts {
     lag: Histogram,
 }
 
+/// Within which a change is heard of, while the feed is up: it is not, once the log has not been read for so long.
+const PROMISE: Duration = Duration::from_secs(1);
 /// How often the log is read where the database calls: to notice when its calls no longer come through.
 const LISTENING: Duration = Duration::from_millis(750);
 /// How often where it does not.
@@ -141,18 +143,17 @@ impl ChangeFeed {
 
     /// Follows the changes for as long as it is let.
     pub async fn run(mut self) -> Infallible {
-        let mut failures = 0;
+        let mut failures = 0_u32;
         let mut pruned = Instant::now();
         loop {
             match self.look().await {
                 Ok(()) => failures = 0,
-                // Once is no outage.
                 Err(error) => {
                     failures += 1;
                     debug!(%error, failures, "changes could not be read");
                 }
             }
-            self.tell(failures);
+            self.tell();
             if pruned.elapsed() > PRUNE && failures == 0 {
                 pruned = Instant::now();
                 self.prune();
@@ -232,6 +233,10 @@ impl ChangeFeed {
         if changes.logged.is_empty() {
             return Ok(());
         }
+        // Everything has changed when somebody says so: perhaps they altered the tables.
+        if changes.logged.iter().any(|logged| logged.change.key.is_none()) {
+            self.database.forget_tables();
+        }
         let prefixes: Option<Vec<_>> = changes.logged.iter().map(|logged| logged.change.key).collect();
         let news = News::Log(changes.logged.iter().map(|logged| logged.change).collect(), changes.position);
         self.fence.hear(news, now, || (self.forget)(prefixes.as_deref()));
@@ -300,14 +305,12 @@ impl ChangeFeed {
         self.listener.replace(listener.abort_handle()).inspect(AbortHandle::abort);
     }
 
-    fn tell(&self, failures: u32) {
-        let source = match self.sight {
-            Sight::Nothing => Source::Nothing,
-            Sight::Log { .. } => Source::Log,
-            Sight::Hints(_) => Source::UpdatedAt,
+    fn tell(&self) {
+        let (source, up) = match &self.sight {
+            Sight::Nothing => (Source::Nothing, false),
+            Sight::Log { read_at, .. } => (Source::Log, read_at.elapsed() < PROMISE),
+            Sight::Hints(_) => (Source::UpdatedAt, false),
         };
-        // One failure is tried again before the second that is promised has passed.
-        let up = source == Source::Log && failures < 2;
         let listening = self.listening.load(Ordering::Relaxed);
         let state = FeedState { source, up, listening };
         self.fence.set_up(up);

@@ -59,10 +59,10 @@ pub const STORE: &str = "redis";
 
 /// How long until the first connection, and a lost one, is tried again: from the first of these to the last,
 /// twice as long each time. Recovery is to be noticed within 2 s.
-const RECONNECT_MILLIS: std::ops::RangeInclusive<u32> = 5..=500;
+const RECONNECT_MILLIS: std::ops::RangeInclusive<u32> = 5..=250;
 
 /// A connection that owes an answer for this long is given up and made anew.
-const UNRESPONSIVE: Duration = Duration::from_secs(1);
+const UNRESPONSIVE: Duration = Duration::from_millis(500);
 
 impl Redis {
     /// Takes the settings, and connects in the background for as long as it takes: the server need not
@@ -77,7 +77,7 @@ impl Redis {
         config.fail_fast = false;
         let connection = ConnectionConfig {
             connection_timeout: Duration::from_secs(1).max(limit),
-            internal_command_timeout: Duration::from_secs(1).max(limit),
+            internal_command_timeout: UNRESPONSIVE.max(limit),
             // Whoever asked has gone by then.
             max_command_attempts: 1,
             unresponsive: UnresponsiveConfig {

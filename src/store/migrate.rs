@@ -3,6 +3,7 @@
 use super::{
     Database, LogState, StoreError,
     catalog::Catalog,
+    changes,
     sql::{Dialect, Outcome, Patience, Statement},
 };
 
@@ -103,7 +104,10 @@ impl Database {
             return Ok(Log::Kept);
         }
         let lock = (self.dialect() == Dialect::Postgres).then(|| LOCK.to_owned());
-        let statements = lock.into_iter().chain(statements).map(|sql| Statement::new(sql, [])).collect();
+        // Whoever serves from these tables looks at them anew.
+        let tell = format!("INSERT INTO {} (prefix) VALUES (NULL)", changes::TABLE);
+        let statements = lock.into_iter().chain(statements).chain([tell]);
+        let statements = statements.map(|sql| Statement::new(sql, [])).collect();
         match self.backend().transaction(statements, false, Box::new(|_| ())).await? {
             Outcome::Failed(_, StoreError::Unfit(reason)) => Ok(Log::Refused(reason.to_string())),
             Outcome::Failed(_, error) => Err(error),

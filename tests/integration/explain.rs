@@ -15,6 +15,7 @@ const POST: Asked<'static> = Asked {
     client: Some("10.1.2.3"),
     body: None,
     route: &[],
+    stream: "",
 };
 
 /// Options of a key, and a request with it.

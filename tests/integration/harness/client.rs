@@ -21,6 +21,8 @@ pub struct Asked<'a> {
     pub client: Option<&'a str>,
     pub body: Option<String>,
     pub route: &'a [(&'a str, &'a str)],
+    /// Envoy's own id of the request.
+    pub stream: &'a str,
 }
 
 pub async fn channel(address: SocketAddr) -> Channel {
@@ -39,6 +41,7 @@ pub async fn ask_about(channel: &Channel, asked: &Asked<'_>) -> CheckResponse {
         path: asked.path.to_owned(),
         raw_body: asked.body.clone().unwrap_or_default().into(),
         size: -1,
+        id: asked.stream.to_owned(),
         ..HttpRequest::default()
     };
     let extensions = asked.route.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));

@@ -1,0 +1,139 @@
+//! Every request that is let through is counted in the database, once, and nothing waits for it.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::harness::{
+    client::{Asked, ask, ask_about, channel, status},
+    fleet::Fleet,
+    place::Place,
+    postgres::{self, Schema},
+    proxy::{Proxy, Wire},
+    service::{Keystile, Setup},
+    until,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+async fn total(fleet: &Fleet) -> u64 {
+    let total = fleet.schema.value("SELECT sum(total_requests)::text FROM api_keys").await;
+    total.map_or(0, |total| total.parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_of_all_sidecars_are_in_the_database_after_they_were_stopped() {
+    let mut fleet = Fleet::start(2, &[("KEYSTILE_USAGE_INTERVAL", "1s")]).await;
+    let keys = [fleet.key(&[]), fleet.key(&[])];
+    for n in 0..500 {
+        let (sidecar, key) = (n % 2, &keys[n % 3 % 2]);
+        assert_eq!(fleet.status(sidecar, key).await, 200);
+    }
+    // Neither of these gets through.
+    assert_eq!(status(&ask(&fleet.channels[0], "zz_nobodysKey").await), 401);
+    assert_eq!(status(&ask(&fleet.channels[0], &format!("{}x", keys[0].credential)).await), 401);
+    fleet.channels.clear();
+    for sidecar in &mut fleet.sidecars {
+        sidecar.process.signal(Signal::TERM);
+        assert_eq!(sidecar.process.wait(10 * SECOND), Some(0), "{}", sidecar.setup.log());
+    }
+    assert_eq!(total(&fleet).await, 500);
+    let unused = fleet.schema.value("SELECT count(*) FROM api_keys WHERE last_used_at IS NULL").await;
+    assert_eq!(unused.as_deref(), Some("0"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn usage_outlives_an_outage_and_is_not_written_twice() {
+    let schema = Schema::create().await;
+    let server = postgres::server().address();
+    let proxy = Proxy::before(server).await;
+    let by_way = proxy.url(&schema.url(), server);
+    let fleet = Fleet::on(schema, &by_way, 1, &[("KEYSTILE_USAGE_INTERVAL", "1s")]).await;
+    let key = fleet.key(&[]);
+    let mut asked = 0;
+    for wire in [Wire::Whole, Wire::Cut, Wire::Hanging, Wire::Slow(3 * SECOND), Wire::Whole] {
+        if wire == Wire::Whole {
+            proxy.mend();
+            until("it is in touch", 5 * SECOND, async || {
+                fleet.status(0, &key).await == 200 && {
+                    asked += 1;
+                    true
+                }
+            })
+            .await;
+        }
+        proxy.set(wire);
+        for _ in 0..40 {
+            if fleet.status(0, &key).await == 200 {
+                asked += 1;
+            }
+            tokio::time::sleep(SECOND / 20).await;
+        }
+    }
+    proxy.mend();
+    let metrics = fleet.sidecars[0].setup.metrics().await;
+    assert!(metrics.contains("keystile_usage_pending"), "{metrics}");
+    until("all is written", 10 * SECOND, async || total(&fleet).await == asked).await;
+    tokio::time::sleep(3 * SECOND).await;
+    assert_eq!(total(&fleet).await, asked, "and once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn request_that_envoy_asks_about_again_counts_once() {
+    let setup = Setup::new();
+    setup.create_user("ada");
+    let key = setup.create_key("ada", &[]);
+    let Keystile { setup, mut process } = setup.start(&[]).await;
+    let channel = channel(setup.tcp).await;
+    for stream in ["11", "11", "12", "11"] {
+        let asked =
+            Asked { credential: &key.credential, method: "GET", path: "/", stream, ..Asked::default() };
+        assert_eq!(status(&ask_about(&channel, &asked).await), 200);
+    }
+    drop(channel);
+    process.signal(Signal::TERM);
+    assert_eq!(process.wait(10 * SECOND), Some(0), "{}", setup.log());
+    let shown = setup.json(&["keys", "show", &key.id.to_string()]);
+    assert_eq!(shown["total_requests"], 2, "{shown}");
+    assert!(shown["last_used_at"].is_string(), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn last_use_is_written_every_five_minutes_and_counts_are_added() {
+    use keystile::{
+        record::KeyId,
+        store::Written,
+        usage::{Batch, Used},
+    };
+    use time::macros::datetime;
+    let start = datetime!(2026-01-02 03:04:05 UTC);
+    for place in [
+        Place::sqlite().await,
+        Place::sqlite_older().await,
+        Place::postgres().await,
+        Place::postgres_older().await,
+    ] {
+        place.user().await;
+        place.key("1", &[]).await;
+        let database = place.database();
+        for (seconds, total, last) in [(0, 2, 0), (299, 4, 0), (301, 6, 301), (200, 8, 301)] {
+            let used = Used { requests: 2, last: start + Duration::from_secs(seconds) };
+            let written = database.write_usage(&Batch::from([(KeyId(1), used), (KeyId(99), used)])).await;
+            assert!(matches!(written, Written::Done), "{written:?}");
+            let key = database.find_key("1").await.unwrap();
+            let expected = start + Duration::from_secs(last);
+            let form = &time::format_description::well_known::Rfc3339;
+            assert_eq!(key.text("total_requests"), total.to_string());
+            assert_eq!(key.text("last_used_at"), expected.format(form).unwrap());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_written_where_it_is_not_wanted() {
+    let fleet = Fleet::start(1, &[("KEYSTILE_USAGE_INTERVAL", "0s")]).await;
+    let key = fleet.key(&[]);
+    fleet.expect(&key, 200).await;
+    tokio::time::sleep(2 * SECOND).await;
+    assert_eq!(total(&fleet).await, 0);
+}
