@@ -2,11 +2,13 @@
 //!
 //! Modules in reading order:
 //!
-//! - pure: [`credential`], [`record`], [`attributes`], [`decision`], [`policy`] know no network, no
+//! - pure: [`credential`], [`record`], [`attributes`], [`proof`], [`decision`], [`policy`] know no network, no
 //!   clock, no metrics;
-//! - logic: [`authorizer`] is the five steps of a check, [`verifier`] proves credentials, [`flight`]
+//! - logic: [`authorizer`] is the five steps of a check, [`verifier`] proves credentials, [`fence`] keeps what
+//!   is old from counting, [`change_feed`] hears of changes, [`usage`] counts what was used, [`flight`]
 //!   does shared work once, [`moment`] is the time that is passed in, [`health`] the state of the process;
-//! - adapters: [`store`] (memory, SQLite, Postgres), [`ext_authz`] (gRPC), [`admin`] (HTTP);
+//! - adapters: [`store`] (memory, Redis, SQLite, Postgres), [`redis`] and [`gate`] before every call,
+//!   [`ext_authz`] (gRPC), [`admin`] (HTTP);
 //! - the house: [`serve`] wires it and drains it, [`cli`] has every command, [`config`] every setting,
 //!   [`metrics`] every metric, [`telemetry`] the log.
 
