@@ -16,6 +16,7 @@ mod outages;
 mod policy;
 mod postgres_tls;
 mod redis;
+mod redis_kinds;
 mod redis_tier;
 mod serve;
 mod store_contract;

@@ -102,7 +102,7 @@ impl Entries {
         oldest: Duration,
     ) -> Result<Found, Odd> {
         let Records { at, seen, columns, rows } = self.open(name, entry)?;
-        if columns != self.columns {
+        if columns != self.columns || rows.iter().any(|cells| cells.len() != row::COLUMNS.len()) {
             return Err(Odd::Version);
         }
         let age = age(at, now, oldest)?;

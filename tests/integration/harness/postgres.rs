@@ -155,8 +155,8 @@ impl Schema {
     }
 }
 
-/// An authority, and a certificate for `localhost` by it.
-fn certificates(folder: &std::path::Path) -> PathBuf {
+/// An authority, and a certificate for `localhost` by it: `server.pem`, `server.key`; the authority's own file.
+pub fn certificates(folder: &std::path::Path) -> PathBuf {
     let authority = authority();
     let key = KeyPair::generate().expect("a key");
     let params = CertificateParams::new(["localhost".to_owned()]).expect("a name");

@@ -12,6 +12,8 @@ use super::process::{Guarded, free_port, program, scratch};
 pub struct Redis {
     port: u16,
     settings: Vec<String>,
+    /// Whether it watches over others, instead of holding anything.
+    is_sentinel: bool,
     guarded: Option<Guarded>,
 }
 
@@ -22,10 +24,39 @@ impl Redis {
 
     /// With further settings of `redis.conf`, one a line.
     pub fn with(settings: &[&str]) -> Self {
+        Self::of_kind(settings, false)
+    }
+
+    /// One that watches over `master`, by the name of `main`.
+    pub fn sentinel(master: &Self) -> Self {
+        let watch = format!("sentinel monitor main 127.0.0.1 {} 1", master.port);
+        Self::of_kind(&[&watch, "sentinel down-after-milliseconds main 500"], true)
+    }
+
+    fn of_kind(settings: &[&str], is_sentinel: bool) -> Self {
         let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
-        let mut redis = Self { port: free_port(), settings, guarded: None };
+        let mut redis = Self { port: free_port(), settings, is_sentinel, guarded: None };
         redis.revive();
         redis
+    }
+
+    /// Three that share the slots of a cluster, and know of each other.
+    pub fn cluster() -> [Self; 3] {
+        let nodes = [(); 3].map(|()| Self::with(&["cluster-enabled yes", "cluster-announce-ip 127.0.0.1"]));
+        for (node, (from, to)) in nodes.iter().zip([("0", "5460"), ("5461", "10922"), ("10923", "16383")]) {
+            node.command(&["CLUSTER", "ADDSLOTSRANGE", from, to]);
+            node.command(&["CLUSTER", "MEET", "127.0.0.1", &nodes[0].port.to_string()]);
+        }
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        let is_whole = |node: &Self| {
+            let info = node.command(&["CLUSTER", "INFO"]);
+            info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
+        };
+        while !nodes.iter().all(is_whole) {
+            assert!(std::time::Instant::now() < deadline, "the cluster does not form");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        nodes
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -45,17 +76,17 @@ impl Redis {
     pub fn revive(&mut self) {
         let folder = scratch("redis");
         let file = folder.join("redis.conf");
-        let base = [
-            format!("port {}", self.port),
-            "bind 127.0.0.1".into(),
-            "save \"\"".into(),
-            format!("dir {}", folder.display()),
-            "enable-debug-command yes".into(),
-        ];
+        let mut base =
+            vec![format!("port {}", self.port), "bind 127.0.0.1".into(), format!("dir {}", folder.display())];
+        if !self.is_sentinel {
+            base.extend(["save \"\"".into(), "enable-debug-command yes".into()]);
+        }
         let settings: Vec<_> = base.iter().chain(&self.settings).map(String::as_str).collect();
         fs::write(&file, settings.join("\n")).expect("writes");
         let server = program("redis-server", []);
-        let guarded = Guarded::spawn(folder, "TERM", &[&server, file.to_str().expect("UTF-8")]);
+        let mut command = vec![server.as_str(), file.to_str().expect("UTF-8")];
+        command.extend(self.is_sentinel.then_some("--sentinel"));
+        let guarded = Guarded::spawn(folder, "TERM", &command);
         guarded.wait_for_port(self.port);
         self.guarded = Some(guarded);
     }

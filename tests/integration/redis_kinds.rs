@@ -1,0 +1,76 @@
+//! Redis in every form that it is run in: behind TLS with a user of few rights, as a cluster, under a sentinel.
+
+use std::time::Duration;
+
+use crate::harness::{fleet::Fleet, postgres, process::free_port, redis::Redis, service::Key, until};
+
+const SECOND: Duration = Duration::from_secs(1);
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+/// All that Keystile needs to be allowed, as docs/redis.md says it.
+const RIGHTS: &str =
+    "~keystile:* +hello +client|setname +client|id +info +ping +get +set +del +hgetall +hset +hlen +pexpire";
+
+/// A key that one sidecar has seen is known to another that asks nobody else.
+async fn shares(url: &str, settings: &[(&str, &str)]) {
+    let settings = [settings, &[("KEYSTILE_REDIS_URL", url), ("KEYSTILE_CACHE_SECRET", SECRET)]].concat();
+    let mut fleet = Fleet::start(1, &settings).await;
+    let keys: Vec<Key> = (0..5).map(|_| fleet.key(&[])).collect();
+    fleet.add(&fleet.schema.url(), &settings).await;
+    for key in &keys {
+        assert_eq!(fleet.status(0, key).await, 200);
+        until("it is shared", 5 * SECOND, async || {
+            // What the second has in memory from an attempt too early is dropped.
+            fleet.run(&["invalidate", &key.credential[..8]]).done();
+            assert_eq!(fleet.status(0, key).await, 200);
+            tokio::time::sleep(SECOND / 10).await;
+            let before = hits(&fleet).await;
+            assert_eq!(fleet.status(1, key).await, 200);
+            hits(&fleet).await > before
+        })
+        .await;
+    }
+    let stats = fleet.sidecars[1].setup.stats().await;
+    assert!(stats["redis"]["memory_bytes"].as_u64() > Some(0), "{stats}");
+}
+
+/// Proofs that the second sidecar has found in Redis.
+async fn hits(fleet: &Fleet) -> Option<u64> {
+    fleet.sidecars[1].setup.stats().await["tiers"]["redis"]["proofs"]["hits"].as_u64()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_and_a_user_with_few_rights() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = postgres::certificates(folder.path());
+    let port = free_port();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let redis = Redis::with(&[
+        &format!("tls-port {port}"),
+        &format!("tls-cert-file {}", file("server.pem")),
+        &format!("tls-key-file {}", file("server.key")),
+        &format!("tls-ca-cert-file {}", authority.display()),
+        "tls-auth-clients no",
+        "user default off",
+        &format!("user keystile on >right-secret {RIGHTS}"),
+    ]);
+    let url = format!("rediss://keystile:right-secret@localhost:{port}");
+    shares(&url, &[("SSL_CERT_FILE", authority.to_str().unwrap())]).await;
+    drop(redis);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cluster_of_three() {
+    let nodes = Redis::cluster();
+    let addresses = nodes.each_ref().map(Redis::address);
+    let url = format!("redis-cluster://{}?node={}&node={}", addresses[0], addresses[1], addresses[2]);
+    shares(&url, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn server_that_a_sentinel_names() {
+    let master = Redis::start();
+    let sentinel = Redis::sentinel(&master);
+    let url = format!("redis-sentinel://{}?sentinelServiceName=main", sentinel.address());
+    shares(&url, &[]).await;
+}
