@@ -6,6 +6,8 @@ use crate::{
     attributes::Attributes,
     credential::Credential,
     decision::{Denial, Permit, Proven, Reason},
+    limiter::{RateLimiter, Refusal},
+    limits::Bill,
     moment::Moment,
     policy::{self, Facts},
     store::{Found, KeyStore, StoreError},
@@ -13,15 +15,16 @@ use crate::{
 };
 
 /// Decides about requests.
-pub struct Authorizer<S> {
+pub struct Authorizer<S, L> {
     store: S,
     verifier: Verifier,
+    limiter: L,
 }
 
-impl<S: KeyStore> Authorizer<S> {
-    /// Decides by the records of `store` and the proofs of `verifier`.
-    pub fn new(store: S, verifier: Verifier) -> Self {
-        Self { store, verifier }
+impl<S: KeyStore, L: RateLimiter> Authorizer<S, L> {
+    /// Decides by the records of `store`, the proofs of `verifier` and the counts of `limiter`.
+    pub fn new(store: S, verifier: Verifier, limiter: L) -> Self {
+        Self { store, verifier, limiter }
     }
 
     /// Decides about one request that arrived `now`, before `deadline`.
@@ -53,8 +56,23 @@ impl<S: KeyStore> Authorizer<S> {
         if let Err(reason) = policy::check(&facts) {
             return Err(proven.deny(reason));
         }
-        // 5 limits: told to the upstream, enforced by it.
-        Ok(Permit::Key(proven))
+        // 5 limits: last, so that what is denied is charged nothing.
+        let bill = Bill { key: proven.record.id, limits: proven.record.limits, cost: route.cost };
+        self.charge(bill, proven, deadline).await.map(Permit::Key)
+    }
+
+    async fn charge(&self, bill: Bill, proven: Proven, deadline: Instant) -> Result<Proven, Denial> {
+        if bill.limits.is_empty() {
+            return Ok(proven);
+        }
+        // Not the time of arrival: a first proof takes a while, and windows end meanwhile.
+        let charge = self.limiter.charge(bill, Moment::now());
+        match tokio::time::timeout_at(deadline.into(), charge).await {
+            Ok(Ok(standing)) => Ok(Proven { standing, ..proven }),
+            Ok(Err(Refusal::Limited(standing))) => Err(proven.limit(standing, bill.cost())),
+            Ok(Err(Refusal::Unavailable)) => Err(proven.deny(Reason::Unavailable)),
+            Ok(Err(Refusal::Overloaded)) | Err(_) => Err(proven.deny(Reason::Overloaded)),
+        }
     }
 
     /// Proves the credential by what was found; where that has no hash and no proof, by what the database has.

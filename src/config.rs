@@ -157,6 +157,22 @@ pub struct ServeOptions {
     #[arg(long, env = "KEYSTILE_BCRYPT_COST", default_value = "12", value_parser = clap::value_parser!(u32).range(4..=14), help_heading = "Proofs")]
     pub bcrypt_cost: u32,
 
+    /// Who counts requests against the limits of keys: nobody (`off`: they are told to the upstream), each process for itself (`local`), or Redis for all (`redis`).
+    #[arg(long, env = "KEYSTILE_RATE_LIMIT", default_value = "off", help_heading = "Limits")]
+    pub rate_limit: RateLimit,
+
+    /// How Redis is charged: `leased` takes small shares ahead, so that few checks wait for it; `exact` asks it at every check.
+    #[arg(long, env = "KEYSTILE_RATE_LIMIT_CHARGE", default_value = "leased", help_heading = "Limits")]
+    pub rate_limit_charge: RateLimitCharge,
+
+    /// While Redis does not answer: `divide` gives each process its part of every limit, `deny` answers 503 to keys with limits.
+    #[arg(long, env = "KEYSTILE_RATE_LIMIT_ON_LOSS", default_value = "divide", help_heading = "Limits")]
+    pub rate_limit_on_loss: RateLimitOnLoss,
+
+    /// Further fields that tell clients of their limits: `none`, or `draft-10` for `RateLimit` and `RateLimit-Policy` of draft-ietf-httpapi-ratelimit-headers-10.
+    #[arg(long, env = "KEYSTILE_RATE_LIMIT_FIELDS", default_value = "none", help_heading = "Limits")]
+    pub rate_limit_fields: RateLimitFields,
+
     /// What is logged: a level, or tracing directives such as `info,keystile=debug`.
     #[arg(long, env = "KEYSTILE_LOG", default_value = "info", help_heading = "Logs")]
     pub log: String,
@@ -203,6 +219,45 @@ pub enum OnFailure {
     Deny,
     /// gRPC `UNAVAILABLE`: Envoy's failure mode decides.
     Defer,
+}
+
+/// Who counts requests against the limits of keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RateLimit {
+    /// Nobody here.
+    Off,
+    /// Each process for itself.
+    Local,
+    /// Redis, for all.
+    Redis,
+}
+
+/// How Redis is charged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RateLimitCharge {
+    /// In small shares, ahead.
+    Leased,
+    /// For each check.
+    Exact,
+}
+
+/// What becomes of keys with limits while Redis does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RateLimitOnLoss {
+    /// Each process goes on with its part.
+    Divide,
+    /// They are denied.
+    Deny,
+}
+
+/// Which further fields tell clients of their limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RateLimitFields {
+    /// None.
+    None,
+    /// `RateLimit` and `RateLimit-Policy`, as of draft-ietf-httpapi-ratelimit-headers-10.
+    #[value(name = "draft-10")]
+    Draft10,
 }
 
 /// Form of the log.

@@ -1,8 +1,8 @@
 //! The two outcomes of a check, and every reason for the second.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use crate::record::KeyRecord;
+use crate::{limits::Standing, record::KeyRecord};
 
 /// The request may pass.
 #[derive(Debug, Clone)]
@@ -22,6 +22,8 @@ pub struct Proven {
     pub tier: Tier,
     /// Whether the record is past its time, and serves because nothing below memory answers.
     pub stale: bool,
+    /// What is left of its limits, where they are counted.
+    pub standing: Option<Standing>,
 }
 
 /// The request may not pass.
@@ -32,6 +34,8 @@ pub struct Denial {
     /// The key, when it was proven before something else stood against it: for the access log,
     /// never for the caller.
     pub proven: Option<Proven>,
+    /// When another try may pass, where waiting helps.
+    pub retry_after: Option<Duration>,
 }
 
 /// Where an answer came from.
@@ -76,6 +80,8 @@ pub enum Reason {
     AgentNotAllowed,
     /// The key's budget is spent.
     BudgetExhausted,
+    /// A limit of the key is used up for now.
+    RateLimited,
     /// More keys wait to be proven than can be.
     Overloaded,
     /// Something that the answer depends on did not answer.
@@ -87,7 +93,14 @@ pub enum Reason {
 impl Proven {
     /// Turns into the denial of a key that was proven.
     pub fn deny(self, reason: Reason) -> Denial {
-        Denial { reason, proven: Some(self) }
+        Denial { proven: Some(self), ..reason.into() }
+    }
+
+    /// Turns into the denial of a key whose limits do not have this `cost` left.
+    pub fn limit(self, standing: Standing, cost: u64) -> Denial {
+        let retry_after = Some(standing.retry_after(cost));
+        let proven = Some(Self { standing: Some(standing), ..self });
+        Denial { reason: Reason::RateLimited, proven, retry_after }
     }
 }
 
@@ -111,7 +124,9 @@ impl Denial {
 
 impl From<Reason> for Denial {
     fn from(reason: Reason) -> Self {
-        Self { reason, proven: None }
+        // A sensible guess, for failures of ours.
+        let passing = matches!(reason, Reason::Overloaded | Reason::Unavailable);
+        Self { reason, proven: None, retry_after: passing.then_some(Duration::from_secs(1)) }
     }
 }
 
@@ -128,7 +143,7 @@ impl Tier {
 
 impl Reason {
     /// Every reason, for tables of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::MissingCredential,
         Self::MalformedCredential,
         Self::AmbiguousCredential,
@@ -143,6 +158,7 @@ impl Reason {
         Self::ChatbotNotAllowed,
         Self::AgentNotAllowed,
         Self::BudgetExhausted,
+        Self::RateLimited,
         Self::Overloaded,
         Self::Unavailable,
         Self::RouteMisconfigured,
@@ -165,6 +181,7 @@ impl Reason {
             Self::ChatbotNotAllowed => "chatbot_not_allowed",
             Self::AgentNotAllowed => "agent_not_allowed",
             Self::BudgetExhausted => "budget_exhausted",
+            Self::RateLimited => "rate_limited",
             Self::Overloaded => "overloaded",
             Self::Unavailable => "unavailable",
             Self::RouteMisconfigured => "route_misconfigured",
@@ -188,6 +205,7 @@ impl Reason {
             | Self::ChatbotNotAllowed
             | Self::AgentNotAllowed => 403,
             Self::BudgetExhausted => 402,
+            Self::RateLimited => 429,
             Self::Overloaded | Self::Unavailable | Self::RouteMisconfigured => 503,
         }
     }
@@ -218,6 +236,9 @@ impl Reason {
             Self::ChatbotNotAllowed => "The API key may not be used with this chatbot.",
             Self::AgentNotAllowed => "The API key may not be used with this agent.",
             Self::BudgetExhausted => "The budget of the API key is spent.",
+            Self::RateLimited => {
+                "The API key has used up its limit for now; try again after the time in Retry-After."
+            }
             Self::Overloaded => "Too many API keys are being verified at the moment; try again shortly.",
             Self::Unavailable => "The API key could not be verified at the moment; try again shortly.",
             Self::RouteMisconfigured => {
@@ -234,7 +255,7 @@ mod tests {
 
     fn denial(reason: Reason, tag: &str) -> Denial {
         let record = KeyRecord { tags: vec![tag.to_owned()], ..sample::record() };
-        Proven { record: Arc::new(record), tier: Tier::Memory, stale: false }.deny(reason)
+        Proven { record: Arc::new(record), tier: Tier::Memory, stale: false, standing: None }.deny(reason)
     }
 
     #[test]

@@ -10,14 +10,16 @@ use tracing::{debug, error, warn};
 use crate::{
     attributes::Attributes,
     authorizer::Authorizer,
-    config::{DenyFormat, Mode, OnFailure},
+    config::{DenyFormat, Mode, OnFailure, RateLimitFields},
     decision::{Denial, Permit, Proven, Reason},
+    limiter::RateLimiter,
     metrics::Metrics,
     moment::Moment,
     store::KeyStore,
     usage::Usage,
 };
 
+mod client_headers;
 mod counts;
 pub mod headers;
 mod metadata;
@@ -37,7 +39,7 @@ pub const DESCRIPTOR_SET: &[u8] = include_bytes!("ext_authz/descriptor.bin");
 pub const MAX_MESSAGE_SIZE: usize = 16 * 1024 * 1024;
 
 /// The gRPC service. Cheap to clone.
-pub struct ExtAuthz<S>(Arc<Inner<S>>);
+pub struct ExtAuthz<S, L>(Arc<Inner<S, L>>);
 
 /// What [`ExtAuthz`] needs to be told.
 #[derive(Debug, Clone)]
@@ -54,10 +56,12 @@ pub struct ExtAuthzConfig {
     pub mode: Mode,
     /// Form of a denial's body.
     pub deny_format: DenyFormat,
+    /// Which further fields tell clients of their limits.
+    pub rate_limit_fields: RateLimitFields,
 }
 
-struct Inner<S> {
-    authorizer: Authorizer<S>,
+struct Inner<S, L> {
+    authorizer: Authorizer<S, L>,
     usage: Usage,
     config: ExtAuthzConfig,
     counts: Counts,
@@ -73,21 +77,26 @@ enum Decision {
     Defer(Denial),
 }
 
-impl<S: KeyStore> ExtAuthz<S> {
+impl<S: KeyStore, L: RateLimiter> ExtAuthz<S, L> {
     /// Answers by `authorizer`; what is let through is counted in `usage`.
-    pub fn new(authorizer: Authorizer<S>, usage: Usage, config: ExtAuthzConfig, metrics: &Metrics) -> Self {
+    pub fn new(
+        authorizer: Authorizer<S, L>,
+        usage: Usage,
+        config: ExtAuthzConfig,
+        metrics: &Metrics,
+    ) -> Self {
         Self(Arc::new(Inner { authorizer, usage, config, counts: Counts::new(metrics) }))
     }
 }
 
-impl<S> Clone for ExtAuthz<S> {
+impl<S, L> Clone for ExtAuthz<S, L> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
 #[tonic::async_trait]
-impl<S: KeyStore> Authorization for ExtAuthz<S> {
+impl<S: KeyStore, L: RateLimiter> Authorization for ExtAuthz<S, L> {
     /// A panic anywhere on the way is a denial of this request alone, whatever the mode.
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
         let handled = AssertUnwindSafe(self.0.handle(request)).catch_unwind().await;
@@ -100,7 +109,7 @@ impl<S: KeyStore> Authorization for ExtAuthz<S> {
     }
 }
 
-impl<S: KeyStore> Inner<S> {
+impl<S: KeyStore, L: RateLimiter> Inner<S, L> {
     async fn handle(&self, request: Request<CheckRequest>) -> Result<CheckResponse, Status> {
         let now = Moment::now();
         let deadline = now.monotonic + allowed_time(request.metadata(), self.config.timeout);
@@ -125,8 +134,10 @@ impl<S: KeyStore> Inner<S> {
         if denial.is_shadowed(route, self.config.mode == Mode::Shadow) {
             return Decision::Shadow(denial);
         }
-        // Only what no caller can bring about is handed to Envoy's failure mode.
-        match self.config.on_failure == OnFailure::Defer && denial.reason == Reason::Unavailable {
+        // Only what no caller can bring about is handed to Envoy's failure mode; and not a proven key whose
+        // limits nobody counts, which is denied because the operator said so.
+        let is_failure = denial.reason == Reason::Unavailable && denial.proven.is_none();
+        match self.config.on_failure == OnFailure::Defer && is_failure {
             true => Decision::Defer(denial),
             false => Decision::Deny(denial),
         }
@@ -134,6 +145,7 @@ impl<S: KeyStore> Inner<S> {
 
     fn answer(&self, decision: &Decision, parsed: Parsed) -> Result<CheckResponse, Status> {
         let Parsed { attributes, strip } = parsed;
+        let fields = self.config.rate_limit_fields;
         let said = Said {
             decision: if matches!(decision, Decision::Deny(_)) { "deny" } else { "allow" },
             result: decision.result(),
@@ -144,12 +156,14 @@ impl<S: KeyStore> Inner<S> {
         match decision {
             Decision::Allow(_) | Decision::Shadow(_) => {
                 let record = said.proven.map(|proven| &*proven.record);
-                let told = Told { result: said.result, record };
+                let standing = said.proven.and_then(|proven| proven.standing.as_ref());
+                let told = Told { result: said.result, record, standing };
                 let strip = if self.config.forward_credential { Strip::default() } else { strip };
-                Ok(response::allow(told, said.to_struct(), strip))
+                Ok(response::allow(told, said.to_struct(), strip, fields))
             }
             Decision::Deny(denial) => {
-                Ok(response::deny(denial.reason, said.to_struct(), &attributes, self.config.deny_format))
+                let format = self.config.deny_format;
+                Ok(response::deny(denial, said.to_struct(), &attributes, format, fields))
             }
             // Envoy takes any gRPC error for a failure of the service, whatever its code.
             Decision::Defer(denial) => Err(Status::unavailable(denial.reason.code())),

@@ -2,12 +2,13 @@
 //!
 //! Modules in reading order:
 //!
-//! - pure: [`credential`], [`record`], [`attributes`], [`proof`], [`decision`], [`policy`] know no network, no
-//!   clock, no metrics;
+//! - pure: [`credential`], [`record`], [`attributes`], [`proof`], [`decision`], [`policy`], [`limits`] know
+//!   no network, no clock, no metrics;
 //! - logic: [`authorizer`] is the five steps of a check, [`verifier`] proves credentials, [`fence`] keeps what
 //!   is old from counting, [`change_feed`] hears of changes, [`usage`] counts what was used, [`flight`]
 //!   does shared work once, [`moment`] is the time that is passed in, [`health`] the state of the process;
-//! - adapters: [`store`] (memory, Redis, SQLite, Postgres), [`redis`] and [`gate`] before every call,
+//! - adapters: [`store`] (memory, Redis, SQLite, Postgres), [`limiter`] (memory, Redis), [`redis`] and [`gate`]
+//!   before every call,
 //!   [`ext_authz`] (gRPC), [`admin`] (HTTP);
 //! - the house: [`serve`] wires it and drains it, [`cli`] has every command, [`config`] every setting,
 //!   [`metrics`] every metric, [`telemetry`] the log.
@@ -15,6 +16,7 @@
 pub mod attributes;
 pub mod credential;
 pub mod decision;
+pub mod limits;
 pub mod policy;
 pub mod proof;
 pub mod record;
@@ -31,6 +33,7 @@ pub mod verifier;
 
 pub mod admin;
 pub mod ext_authz;
+pub mod limiter;
 pub mod redis;
 pub mod store;
 

@@ -31,6 +31,22 @@ pub struct CacheLookups {
     pub odd: Counter,
 }
 
+/// `keystile_rate_limit_total`.
+pub struct RateLimits {
+    /// Charged at the check.
+    pub allowed: Counter,
+    /// Charged ahead, in a share.
+    pub leased: Counter,
+    /// Let through within this process's part, since Redis did not answer.
+    pub divided: Counter,
+    /// A limit was used up.
+    pub limited: Counter,
+    /// This process's part of a limit was used up, since Redis did not answer.
+    pub limited_divided: Counter,
+    /// Nobody counted, and so denied.
+    pub unavailable: Counter,
+}
+
 /// What a metric counts in.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Kind {
@@ -77,6 +93,7 @@ const INVALIDATIONS: &str = "keystile_invalidations_total";
 const REVOCATION_LAG: &str = "keystile_revocation_lag_seconds";
 const USAGE_PENDING: &str = "keystile_usage_pending";
 const USAGE_LOST: &str = "keystile_usage_lost_total";
+const RATE_LIMIT: &str = "keystile_rate_limit_total";
 const UNDECODABLE_ROWS: &str = "keystile_undecodable_rows_total";
 const BUILD_INFO: &str = "keystile_build_info";
 
@@ -147,6 +164,11 @@ pub const TABLE: &[Metric] = &[
         name: USAGE_LOST,
         kind: Kind::Counter,
         help: "Requests that were not counted, because too many keys were used while the database did not take them.",
+    },
+    Metric {
+        name: RATE_LIMIT,
+        kind: Kind::Counter,
+        help: "Requests of keys with limits, by result (allowed; leased: allowed from a share taken ahead; divided: allowed within this process's part while Redis does not answer; limited, limited_divided: denied likewise; unavailable: denied since nobody counts).",
     },
     Metric {
         name: UNDECODABLE_ROWS,
@@ -266,6 +288,19 @@ impl Metrics {
     /// `keystile_usage_lost_total`.
     pub fn usage_lost(&self) -> Counter {
         self.with(|| metrics::counter!(USAGE_LOST))
+    }
+
+    /// `keystile_rate_limit_total`.
+    pub fn rate_limits(&self) -> RateLimits {
+        let result = |result: &'static str| self.with(|| metrics::counter!(RATE_LIMIT, "result" => result));
+        RateLimits {
+            allowed: result("allowed"),
+            leased: result("leased"),
+            divided: result("divided"),
+            limited: result("limited"),
+            limited_divided: result("limited_divided"),
+            unavailable: result("unavailable"),
+        }
     }
 
     /// `keystile_undecodable_rows_total`.

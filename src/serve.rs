@@ -16,11 +16,12 @@ use crate::{
     admin::{self, Stats},
     authorizer::Authorizer,
     change_feed::ChangeFeed,
-    config::{RedisOptions, ServeOptions},
+    config::{RateLimit, RedisOptions, ServeOptions},
     credential::{CacheSecret, CacheSecrets, Prefix},
     ext_authz::{self, ExtAuthz, ExtAuthzConfig, Reading},
     fence::Fence,
     health::Health,
+    limiter::{self, Limiter},
     metrics::Metrics,
     moment::Moment,
     proof::Claim,
@@ -60,7 +61,8 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
     let below = shared.clone().map_or_else(|| Below::Alone(database.clone()), Below::Shared);
     let memory = Memory::new(below, memory_config(&options), Arc::clone(&fence), &metrics);
     let verifier = Verifier::new(secrets, verifier_config(&options), share_by(shared), &metrics);
-    let authorizer = Authorizer::new(memory.clone(), verifier);
+    let limiter = limiter(&options, redis.as_ref(), &metrics)?;
+    let authorizer = Authorizer::new(memory.clone(), verifier, limiter.clone());
     let usage = Usage::new(!options.usage_interval.is_zero(), &metrics);
     let service = ExtAuthz::new(authorizer, usage.clone(), ext_authz_config(&options), &metrics);
     let feed = ChangeFeed::new(database.clone(), fence, move |prefixes| memory.forget(prefixes), &metrics);
@@ -87,6 +89,7 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
     attendants.spawn(async { drop(admin.await) });
     attendants.spawn(watch_database(database.clone(), health.clone(), metrics.clone()));
     attendants.spawn(async { match feed.run().await {} });
+    attendants.spawn(limiter.clone().keep());
     if let Some(redis) = redis {
         attendants.spawn(watch_redis(redis, health.clone()));
     }
@@ -108,6 +111,7 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
     // What the last calls were counted for, too.
     writer.await.context("writing usage")?.finish(options.drain_timeout).await;
     attendants.abort_all();
+    limiter.leave().await;
     match broken {
         Some(ended) => ended.context("a listener panicked")?,
         None => Ok(()),
@@ -131,7 +135,7 @@ pub fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
 }
 
 /// Checks, gRPC health and reflection, as every listener serves them.
-fn grpc(service: ExtAuthz<Memory<Below>>, health: &Health) -> anyhow::Result<Routes> {
+fn grpc(service: ExtAuthz<Memory<Below>, Limiter>, health: &Health) -> anyhow::Result<Routes> {
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let mut changes = health.changes();
     tokio::spawn(async move {
@@ -197,6 +201,22 @@ async fn bind_admin(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("--admin-listen {address}"))
 }
 
+fn limiter(options: &ServeOptions, redis: Option<&Redis>, metrics: &Metrics) -> anyhow::Result<Limiter> {
+    match options.rate_limit {
+        RateLimit::Off => Ok(Limiter::Off),
+        RateLimit::Local => Ok(Limiter::Local(limiter::Local::new(metrics))),
+        RateLimit::Redis => {
+            let redis =
+                redis.context("--rate-limit redis: needs --redis-url, or write --rate-limit local")?;
+            let config = limiter::SharedConfig {
+                charge: options.rate_limit_charge,
+                on_loss: options.rate_limit_on_loss,
+            };
+            Ok(Limiter::Shared(limiter::Shared::new(redis.clone(), config, metrics)))
+        }
+    }
+}
+
 fn cache_secrets(options: &ServeOptions) -> anyhow::Result<CacheSecrets> {
     let secrets = options.cache_secrets().map_err(anyhow::Error::msg)?;
     let secrets = secrets.and_then(|secrets| {
@@ -254,5 +274,6 @@ fn ext_authz_config(options: &ServeOptions) -> ExtAuthzConfig {
         on_failure: options.on_failure,
         mode: options.mode,
         deny_format: options.deny_format,
+        rate_limit_fields: options.rate_limit_fields,
     }
 }

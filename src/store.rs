@@ -98,7 +98,7 @@ impl Found {
 
     /// One of the records, proven.
     pub fn proven(&self, record: Arc<KeyRecord>) -> Proven {
-        Proven { record, tier: self.tier, stale: self.stale }
+        Proven { record, tier: self.tier, stale: self.stale, standing: None }
     }
 
     /// Whether every record has its hash.

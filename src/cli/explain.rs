@@ -11,9 +11,10 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use super::{keys::whole_key_is_no_argument, name, open, output::Output};
 use crate::{
     attributes::{Attributes, body::Body, route::RouteSettings},
-    config::{DatabaseOptions, Mode},
+    config::{DatabaseOptions, Mode, RateLimit},
     credential::Prefix,
     decision::{Proven, Reason, Tier},
+    limits::{Bill, Span},
     moment::Moment,
     policy::{self, CHECKS, Check, Facts},
     store::{Database, KeyStore},
@@ -45,6 +46,9 @@ pub(super) struct Explain {
     /// Mode of the service.
     #[arg(long, env = "KEYSTILE_MODE", default_value = "enforce")]
     mode: Mode,
+    /// Who counts requests.
+    #[arg(long, env = "KEYSTILE_RATE_LIMIT", default_value = "off")]
+    rate_limit: RateLimit,
     #[command(flatten)]
     output: Output,
     #[command(flatten)]
@@ -94,7 +98,7 @@ impl Explain {
         let record = record.with_context(|| {
             format!("key {id} is denied as invalid_credential: its row cannot be decoded")
         })?;
-        Ok(Proven { record: Arc::clone(record), tier: Tier::Database, stale: false })
+        Ok(Proven { record: Arc::clone(record), tier: Tier::Database, stale: false, standing: None })
     }
 
     fn explain(&self, proven: Proven) -> Explanation {
@@ -117,8 +121,11 @@ impl Explain {
         let (checks, reason, shadow) = match &attributes.route {
             Ok(route) => {
                 let facts = Facts { record: &record, attributes: &attributes, route, now };
-                let checks = CHECKS.iter().map(|check| checked(check, &facts)).collect();
-                (checks, policy::check(&facts).err(), route.shadow)
+                let bill = Bill { key: record.id, limits: record.limits, cost: route.cost };
+                let limits = checked_limits(&bill, self.rate_limit);
+                let limited = (!limits.passes).then_some(Reason::RateLimited);
+                let checks = CHECKS.iter().map(|check| checked(check, &facts)).chain([limits]).collect();
+                (checks, policy::check(&facts).err().or(limited), route.shadow)
             }
             Err(_) => (Vec::new(), Some(Reason::RouteMisconfigured), None),
         };
@@ -159,6 +166,23 @@ fn checked(check: &Check, facts: &Facts<'_>) -> Checked {
         passes: (check.passes)(facts),
         looks_at: (check.looks_at)(facts),
         code: check.reason.code(),
+    }
+}
+
+/// What was used is not known here; a limit that lets nothing through is.
+fn checked_limits(bill: &Bill, counted: RateLimit) -> Checked {
+    let limits = Span::ALL.into_iter().zip(bill.limits.per_span());
+    let limit = |(span, limit): (Span, Option<u64>)| {
+        let limit = limit.map_or("unlimited".to_owned(), |limit| limit.to_string());
+        format!("{limit} per {}", span.name())
+    };
+    let limits: Vec<_> = limits.map(limit).collect();
+    let told = if counted == RateLimit::Off { "; told to the upstream, not counted" } else { "" };
+    Checked {
+        check: "limits",
+        passes: counted == RateLimit::Off || !bill.is_hopeless(),
+        looks_at: format!("{}; cost: {}{told}", limits.join(", "), bill.cost),
+        code: Reason::RateLimited.code(),
     }
 }
 

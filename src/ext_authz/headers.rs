@@ -8,7 +8,10 @@ use std::borrow::Cow;
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 use time::format_description::well_known::Rfc3339;
 
-use crate::record::{AllowList, Expiry, KeyRecord};
+use crate::{
+    limits::{Left, Span, Standing},
+    record::{AllowList, Expiry, KeyRecord},
+};
 
 /// One header.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +30,14 @@ pub struct Told<'a> {
     pub result: &'static str,
     /// The key, if one was proven.
     pub record: Option<&'a KeyRecord>,
+    /// What is left of its limits, where they are counted.
+    pub standing: Option<&'a Standing>,
+}
+
+impl Told<'_> {
+    fn left(&self, span: Span) -> Option<&Left> {
+        self.standing?.windows[span as usize].as_ref()
+    }
 }
 
 /// Outside printable ASCII, or `%`: what no value holds as it is.
@@ -145,33 +156,33 @@ pub const TABLE: &[UpstreamHeader] = &[
     },
     UpstreamHeader {
         name: "x-ratelimit-remaining-minute",
-        about: "never set: nothing is counted here",
-        value: |_| None,
+        about: "what is left of it in this minute; only where limits are counted (`KEYSTILE_RATE_LIMIT`)",
+        value: |told| told.left(Span::Minute).map(|left| left.remaining.to_string()),
     },
     UpstreamHeader {
         name: "x-ratelimit-remaining-hour",
-        about: "never set: nothing is counted here",
-        value: |_| None,
+        about: "what is left of it in this hour; only where limits are counted (`KEYSTILE_RATE_LIMIT`)",
+        value: |told| told.left(Span::Hour).map(|left| left.remaining.to_string()),
     },
     UpstreamHeader {
         name: "x-ratelimit-remaining-day",
-        about: "never set: nothing is counted here",
-        value: |_| None,
+        about: "what is left of it in this day; only where limits are counted (`KEYSTILE_RATE_LIMIT`)",
+        value: |told| told.left(Span::Day).map(|left| left.remaining.to_string()),
     },
     UpstreamHeader {
         name: "x-ratelimit-reset-minute",
-        about: "never set: nothing is counted here",
-        value: |_| None,
+        about: "seconds until this minute is over, of the UTC clock; only where limits are counted",
+        value: |told| told.left(Span::Minute).map(|left| left.reset_seconds().to_string()),
     },
     UpstreamHeader {
         name: "x-ratelimit-reset-hour",
-        about: "never set: nothing is counted here",
-        value: |_| None,
+        about: "seconds until this hour is over, of the UTC clock; only where limits are counted",
+        value: |told| told.left(Span::Hour).map(|left| left.reset_seconds().to_string()),
     },
     UpstreamHeader {
         name: "x-ratelimit-reset-day",
-        about: "never set: nothing is counted here",
-        value: |_| None,
+        about: "seconds until this day is over, of the UTC clock; only where limits are counted",
+        value: |told| told.left(Span::Day).map(|left| left.reset_seconds().to_string()),
     },
 ];
 
@@ -229,7 +240,7 @@ mod tests {
     fn values(change: impl FnOnce(&mut KeyRecord)) -> Vec<(&'static str, Option<String>)> {
         let mut record = sample::record();
         change(&mut record);
-        let told = Told { result: "allow", record: Some(&record) };
+        let told = Told { result: "allow", record: Some(&record), standing: None };
         TABLE.iter().map(|header| (header.name, header.value(&told))).collect()
     }
 
@@ -274,7 +285,7 @@ mod tests {
 
     #[test]
     fn nobody_has_no_identity() {
-        let nobody = Told { result: "anonymous", record: None };
+        let nobody = Told { result: "anonymous", record: None, standing: None };
         let told: Vec<_> =
             TABLE.iter().filter_map(|header| Some((header.name, header.value(&nobody)?))).collect();
         assert_eq!(told, [("x-auth-result", "anonymous".to_owned())]);

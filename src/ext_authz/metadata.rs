@@ -7,6 +7,7 @@ use envoy_types::pb::google::protobuf::{ListValue, Struct, Value, value::Kind};
 use crate::{
     attributes::route::Misconfigured,
     decision::{Proven, Reason},
+    limits::Standing,
     record::{KeyRecord, Limits, User},
 };
 
@@ -32,7 +33,7 @@ impl Said<'_> {
         let mut fields = vec![("decision", text(self.decision)), ("result", text(self.result))];
         fields.extend(self.reason.map(|reason| ("reason", text(reason.code()))));
         fields.extend(self.route_error.map(|error| ("route_error", text(&error.to_string()))));
-        if let Some(Proven { record, tier, stale }) = self.proven {
+        if let Some(Proven { record, tier, stale, standing }) = self.proven {
             fields.extend(stale.then(|| ("stale", boolean(true))));
             fields.push(("tier", text(tier.name())));
             // A string: Envoy's rate-limit filters take no other kind as a descriptor.
@@ -42,6 +43,7 @@ impl Said<'_> {
             fields.push(("key", object(key(record))));
             fields.push(("rate_limit", object(rate_limit(&record.limits))));
             fields.extend(overrides(&record.limits));
+            fields.extend(standing.iter().flat_map(left));
         }
         structure(fields)
     }
@@ -69,6 +71,17 @@ fn key(record: &KeyRecord) -> Vec<(&'static str, Value)> {
 fn rate_limit(limits: &Limits) -> Vec<(&'static str, Value)> {
     let windows = [("minute", limits.minute), ("hour", limits.hour), ("day", limits.day)];
     windows.into_iter().filter_map(|(window, limit)| Some((window, number(limit? as f64)))).collect()
+}
+
+/// What is left, where limits are counted, and by whom.
+fn left(standing: &Standing) -> [(&'static str, Value); 3] {
+    let remaining = standing.each().map(|(span, left)| (span.name(), number(left.remaining as f64)));
+    let reset = standing.each().map(|(span, left)| (span.name(), number(left.reset_seconds() as f64)));
+    [
+        ("rate_limit_remaining", object(remaining)),
+        ("rate_limit_reset", object(reset)),
+        ("rate_limit_counted", text(standing.counted.name())),
+    ]
 }
 
 /// The shape in which Envoy's rate-limit filter takes a limit per descriptor: upper-case unit,

@@ -12,15 +12,26 @@ use envoy_types::{
 use tonic::Code;
 
 use super::{
+    client_headers,
     headers::{self, Told},
     request::Strip,
 };
-use crate::{attributes::Attributes, config::DenyFormat, decision::Reason};
+use crate::{
+    attributes::Attributes,
+    config::{DenyFormat, RateLimitFields},
+    decision::{Denial, Reason},
+    limits::{Standing, whole_seconds},
+};
 
 mod body;
 
 /// Lets the request pass: every header of the table is set or removed, never both.
-pub(super) fn allow(told: Told<'_>, metadata: Struct, strip: Strip) -> CheckResponse {
+pub(super) fn allow(
+    told: Told<'_>,
+    metadata: Struct,
+    strip: Strip,
+    fields: RateLimitFields,
+) -> CheckResponse {
     let mut set = Vec::with_capacity(headers::TABLE.len() + 1);
     let mut remove = strip.headers;
     for header in headers::TABLE {
@@ -38,6 +49,7 @@ pub(super) fn allow(told: Told<'_>, metadata: Struct, strip: Strip) -> CheckResp
         headers: set,
         headers_to_remove: remove,
         query_parameters_to_remove: strip.query_parameters,
+        response_headers_to_add: limits(told.standing, fields),
         ..OkHttpResponse::default()
     };
     CheckResponse {
@@ -47,17 +59,23 @@ pub(super) fn allow(told: Told<'_>, metadata: Struct, strip: Strip) -> CheckResp
     }
 }
 
-/// Turns the request away. What the caller is told depends on the reason and nothing else.
+/// Turns the request away. What the caller is told depends on the reason, and on what is left of the
+/// key's limits where these are the reason.
 pub(super) fn deny(
-    reason: Reason,
+    denial: &Denial,
     metadata: Struct,
     attributes: &Attributes,
     format: DenyFormat,
+    fields: RateLimitFields,
 ) -> CheckResponse {
+    let reason = denial.reason;
     let format = if attributes.is_grpc { DenyFormat::Text } else { format };
     let mut set = vec![overwrite("content-type", body::content_type(format))];
     set.extend(challenge(reason).map(|challenge| overwrite("www-authenticate", challenge)));
-    set.extend(retry_after(reason).map(|seconds| overwrite("retry-after", seconds)));
+    let seconds = denial.retry_after.map(|wait| whole_seconds(wait).to_string());
+    set.extend(seconds.map(|seconds| overwrite("retry-after", seconds)));
+    let standing = denial.proven.as_ref().and_then(|proven| proven.standing.as_ref());
+    set.extend(limits(standing, fields));
     // Also for HEAD: Envoy keeps the body to itself, and answers with its type and length.
     let mut body = body::write(format, reason, &attributes.request_id);
     if attributes.is_grpc {
@@ -102,9 +120,13 @@ fn challenge(reason: Reason) -> Option<&'static str> {
     }
 }
 
-/// `Retry-After` in seconds, where waiting helps.
-fn retry_after(reason: Reason) -> Option<&'static str> {
-    matches!(reason, Reason::Overloaded | Reason::Unavailable).then_some("1")
+/// What the client is told of its limits. Ours alone count: an upstream's of the same name would be about
+/// something else.
+fn limits(standing: Option<&Standing>, fields: RateLimitFields) -> Vec<HeaderValueOption> {
+    let Some(standing) = standing else { return Vec::new() };
+    let draft = (fields == RateLimitFields::Draft10).then(|| client_headers::draft_10(standing));
+    let all = client_headers::x_ratelimit(standing).chain(draft.into_iter().flatten());
+    all.map(|(name, value)| overwrite(name, value)).collect()
 }
 
 /// The gRPC status: any but OK makes Envoy deny, and gRPC callers are told it.

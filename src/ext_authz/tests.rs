@@ -20,6 +20,7 @@ use crate::{
     config::ClientAddress,
     credential::{CacheSecret, CacheSecrets, Prefix},
     decision::Tier,
+    limiter::Limiter,
     record::sample,
     store::{Found, StoreError},
     verifier::{Verifier, VerifierConfig},
@@ -51,7 +52,7 @@ impl KeyStore for Scripted {
     }
 }
 
-fn service(behaviour: Behaviour, on_failure: OnFailure) -> ExtAuthz<Scripted> {
+fn service(behaviour: Behaviour, on_failure: OnFailure) -> ExtAuthz<Scripted, Limiter> {
     let metrics = Metrics::new().expect("builds");
     let proofs = VerifierConfig {
         threads: 1,
@@ -73,9 +74,10 @@ fn service(behaviour: Behaviour, on_failure: OnFailure) -> ExtAuthz<Scripted> {
         on_failure,
         mode: Mode::Enforce,
         deny_format: DenyFormat::Problem,
+        rate_limit_fields: RateLimitFields::None,
     };
     ExtAuthz::new(
-        Authorizer::new(Scripted(behaviour), verifier),
+        Authorizer::new(Scripted(behaviour), verifier, Limiter::Off),
         Usage::new(true, &metrics),
         config,
         &metrics,
