@@ -172,3 +172,22 @@ fn unknown_key_and_unreadable_request_are_errors() {
     assert_eq!(setup.run(&["explain", &key, "--client", "localhost"]).status.code(), Some(2));
     assert_eq!(setup.run(&["explain", &key, "--route", "keystile.mode"]).status.code(), Some(2));
 }
+
+#[test]
+fn limit_that_lets_nothing_through_is_a_denial_where_limits_are_counted() {
+    let setup = Setup::new();
+    setup.create_user("ada");
+    let key = setup.create_key("ada", &["--rate-limit-per-minute", "5"]).id.to_string();
+    let explain = |counted: &str, cost: &str| {
+        let cost = format!("keystile.cost={cost}");
+        let explained = setup.json(&["explain", &key, "--rate-limit", counted, "--route", &cost]);
+        let checks = explained["checks"].as_array().unwrap();
+        assert_eq!(checks.last().unwrap()["check"], "limits");
+        (explained["status"].as_u64().unwrap(), checks.last().unwrap()["looks_at"].clone())
+    };
+    let told =
+        "5 per minute, unlimited per hour, unlimited per day; cost: 6; told to the upstream, not counted";
+    assert_eq!(explain("off", "6"), (200, told.into()));
+    assert_eq!(explain("local", "5").0, 200);
+    assert_eq!(explain("redis", "6").0, 429);
+}

@@ -1,0 +1,295 @@
+//! Redis is killed, flushed and failed over while three sidecars count in it.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use envoy_types::{ext_authz::v3::pb::CheckResponse, pb::google::protobuf::value};
+use keystile::{
+    config::RateLimitOnLoss,
+    limiter::{Refusal, SharedConfig},
+    limits::Counted,
+};
+use rustix::process::Signal;
+
+use crate::harness::{
+    client::{ask, channel, code, status},
+    limits::{EXACT, LEASED, Sidecar, bill, burst, passed, seconds_left},
+    process::free_port,
+    proxy::Proxy,
+    redis::Redis,
+    service::{Key, Keystile, Setup},
+    until,
+};
+
+const TIMEOUT: Duration = Duration::from_millis(200);
+
+async fn three(url: &str, config: SharedConfig) -> Arc<[Sidecar]> {
+    Sidecar::fleet(url, config, 3, TIMEOUT).await
+}
+
+fn used(redis: &Redis, id: i64, span: &str) -> usize {
+    redis.command(&["HGET", &format!("keystile:{{{id}}}:limit:{span}"), "used"]).parse().unwrap_or(0)
+}
+
+/// Once all of them count in Redis, whatever the key.
+async fn counted_by_redis(fleet: &[Sidecar]) {
+    until("Redis counts again", Duration::from_secs(15), async || {
+        for sidecar in fleet {
+            let standing = sidecar.charge(bill(999, Some(1_000_000), None)).await;
+            if standing.map(|standing| standing.counted) != Ok(Counted::Redis) {
+                return false;
+            }
+        }
+        true
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_goes_on_with_its_part_while_redis_is_lost_and_tells_it_later() {
+    for config in [EXACT, LEASED] {
+        let mut redis = Redis::start();
+        let fleet = three(&redis.url(), config).await;
+        redis.kill();
+        let results = burst(&fleet, bill(1, None, Some(100)), 600).await;
+        assert_eq!(passed(&results), 100, "{config:?}");
+        for result in results.into_iter().flatten() {
+            assert_eq!(result.counted, Counted::Divided);
+        }
+        let divided: Vec<_> = fleet.iter().map(|sidecar| sidecar.counted("divided")).collect();
+        assert_eq!(divided.iter().sum::<u64>(), 100, "{divided:?}");
+        assert!(divided.iter().all(|count| (33..=34).contains(count)), "{divided:?}");
+        redis.revive();
+        // Whoever comes first does not get what the others have not told yet.
+        let mut more = 0;
+        until("Redis counts again", Duration::from_secs(15), async || {
+            let results = burst(&fleet, bill(1, None, Some(100)), 30).await;
+            more += passed(&results);
+            let by_redis = |result: &Result<_, Refusal>| match result {
+                Err(Refusal::Limited(standing)) => standing.counted == Counted::Redis,
+                _ => false,
+            };
+            results.iter().all(by_redis)
+        })
+        .await;
+        assert_eq!((more, used(&redis, 1, "day")), (0, 100), "{config:?}");
+        assert_eq!(passed(&burst(&fleet, bill(1, None, Some(150)), 300).await), 50, "{config:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_wants_no_guesses_denies_while_redis_is_lost() {
+    let mut redis = Redis::start();
+    let config = SharedConfig { on_loss: RateLimitOnLoss::Deny, ..LEASED };
+    let fleet = three(&redis.url(), config).await;
+    redis.kill();
+    let results = burst(&fleet, bill(1, Some(100), None), 30).await;
+    assert!(results.iter().all(|result| *result == Err(Refusal::Unavailable)), "{results:?}");
+    assert_eq!(fleet.iter().map(|sidecar| sidecar.counted("unavailable")).sum::<u64>(), 30);
+    redis.revive();
+    counted_by_redis(&fleet).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_never_heard_of_the_others_does_not_guess_its_part() {
+    let sidecar = Sidecar::start(&format!("redis://127.0.0.1:{}", free_port()), LEASED, TIMEOUT);
+    assert_eq!(sidecar.charge(bill(1, Some(100), None)).await, Err(Refusal::Unavailable));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_flush_forgot_is_put_back() {
+    for config in [EXACT, LEASED] {
+        let redis = Redis::start();
+        let fleet = three(&redis.url(), config).await;
+        seconds_left(20).await;
+        let bill = bill(1, Some(1_000), Some(100));
+        assert_eq!(passed(&burst(&fleet, bill, 60).await), 60);
+        redis.command(&["FLUSHALL"]);
+        until("Redis is told", Duration::from_secs(5), async || used(&redis, 1, "day") >= 60).await;
+        counted_by_redis(&fleet).await;
+        until("all shares are used or given back", Duration::from_secs(15), async || {
+            burst(&fleet, bill, 60).await;
+            used(&redis, 1, "day") == 100
+        })
+        .await;
+        let all: u64 = fleet
+            .iter()
+            .map(|sidecar| ["allowed", "leased", "divided"].map(|result| sidecar.counted(result)))
+            .map(|counts| counts.iter().sum::<u64>())
+            .sum();
+        let others = fleet.iter().map(|sidecar| sidecar.counted("limited")).sum::<u64>();
+        assert!(others > 0);
+        // Beside the hundred: what `counted_by_redis` asked for.
+        let probes = used(&redis, 999, "minute") as u64;
+        assert!(all <= 100 + probes.max(3) * 2, "{all} with {probes} probes, {config:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn promoted_replica_goes_on_where_the_lost_server_was() {
+    let mut old = Redis::start();
+    let replicates = format!("replicaof 127.0.0.1 {}", old.address().port());
+    let new = Redis::with(&[&replicates]);
+    until("it replicates", Duration::from_secs(20), async || {
+        new.command(&["INFO", "replication"]).contains("master_link_status:up")
+    })
+    .await;
+    let proxy = Proxy::before(old.address()).await;
+    let fleet = three(&format!("redis://{}", proxy.address), LEASED).await;
+    let bill = bill(1, None, Some(100));
+    assert_eq!(passed(&burst(&fleet, bill, 50).await), 50);
+    until("it is replicated", Duration::from_secs(5), async || used(&new, 1, "day") >= 50).await;
+    old.kill();
+    new.command(&["REPLICAOF", "NO", "ONE"]);
+    proxy.turn_to(new.address());
+    // Meanwhile each goes on with its part.
+    let meanwhile = passed(&burst(&fleet, bill, 6).await);
+    counted_by_redis(&fleet).await;
+    let mut later = 0;
+    until("the limit is used up", Duration::from_secs(15), async || {
+        later += passed(&burst(&fleet, bill, 30).await);
+        used(&new, 1, "day") == 100
+    })
+    .await;
+    later += passed(&burst(&fleet, bill, 300).await);
+    assert!(50 + meanwhile + later <= 100, "{meanwhile} and {later}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn counts_that_redis_evicts_are_put_back() {
+    let redis = Redis::with(&["maxmemory 3mb", "maxmemory-policy allkeys-lru"]);
+    let fleet = three(&redis.url(), LEASED).await;
+    seconds_left(20).await;
+    let bill = bill(1, Some(1_000), Some(100));
+    assert_eq!(passed(&burst(&fleet, bill, 60).await), 60);
+    let filling =
+        "for i = 1, 2000 do redis.call('SET', 'other:' .. ARGV[1] .. ':' .. i, string.rep('x', 1000)) end";
+    let mut round = 0;
+    until("it is evicted", Duration::from_secs(10), async || {
+        round += 1;
+        redis.command(&["EVAL", filling, "0", &round.to_string()]);
+        redis.command(&["EXISTS", "keystile:{1}:limit:day"]) == "0"
+    })
+    .await;
+    let mut more = 0;
+    for _ in 0..20 {
+        more += passed(&burst(&fleet, bill, 30).await);
+    }
+    assert!(60 + more <= 100 + 3, "{more} more");
+}
+
+/// A Keystile that counts in Redis, and a key with a hundred a day.
+async fn keystile(redis: &Redis, settings: &[(&str, &str)]) -> (Keystile, Key) {
+    let setup = Setup::new();
+    setup.create_user("ada");
+    let key = setup.create_key("ada", &["--rate-limit-per-day", "100"]);
+    let url = redis.url();
+    let base =
+        [("KEYSTILE_RATE_LIMIT", "redis"), ("KEYSTILE_REDIS_URL", &url), ("KEYSTILE_REDIS_TIMEOUT", "200ms")];
+    (setup.start(&[&base[..], settings].concat()).await, key)
+}
+
+/// By whom the limits were counted, as Envoy's access log can show it.
+fn counted(answer: &CheckResponse) -> Option<String> {
+    let fields = &answer.dynamic_metadata.as_ref().unwrap().fields;
+    match &fields.get("rate_limit_counted")?.kind {
+        Some(value::Kind::StringValue(text)) => Some(text.clone()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outage_is_told_in_metadata_metrics_and_log() {
+    let mut redis = Redis::start();
+    let (keystile, key) = keystile(&redis, &[]).await;
+    let channel = channel(keystile.setup.tcp).await;
+    until("Redis counts", Duration::from_secs(10), async || {
+        counted(&ask(&channel, &key.credential).await).as_deref() == Some("redis")
+    })
+    .await;
+    // Until it has heard that it is alone, it knows no part of its own.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    redis.kill();
+    until("it goes on alone", Duration::from_secs(10), async || {
+        let answer = ask(&channel, &key.credential).await;
+        assert_eq!(status(&answer), 200);
+        counted(&answer).as_deref() == Some("divided")
+    })
+    .await;
+    assert!(keystile.setup.metrics().await.contains("keystile_rate_limit_total{result=\"divided\"} "));
+    assert_eq!(keystile.setup.log().matches("rate limits are no longer counted by Redis").count(), 1);
+    redis.revive();
+    until("Redis counts again", Duration::from_secs(15), async || {
+        counted(&ask(&channel, &key.credential).await).as_deref() == Some("redis")
+    })
+    .await;
+    assert!(keystile.setup.log().contains("rate limits are counted by Redis"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn key_that_nobody_counts_is_denied_and_not_left_to_envoy() {
+    let mut redis = Redis::start();
+    let settings = [("KEYSTILE_RATE_LIMIT_ON_LOSS", "deny"), ("KEYSTILE_ON_FAILURE", "defer")];
+    let (keystile, key) = keystile(&redis, &settings).await;
+    let free = keystile.setup.create_key("ada", &[]);
+    redis.kill();
+    let channel = channel(keystile.setup.tcp).await;
+    let answer = ask(&channel, &key.credential).await;
+    assert_eq!((status(&answer), code(&answer).as_deref()), (503, Some("unavailable")));
+    assert_eq!(status(&ask(&channel, &free.credential).await), 200, "no limits, nothing to count");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_lost_and_back_in_the_middle_of_traffic_is_told_all_that_passed() {
+    for config in [EXACT, LEASED] {
+        let mut redis = Redis::start();
+        let fleet = three(&redis.url(), config).await;
+        let bill = bill(1, Some(1_000_000), Some(1_000_000));
+        let mut total = 0;
+        let begun = Instant::now();
+        let mut is_lost = false;
+        while begun.elapsed() < Duration::from_secs(6) {
+            let lost = (2..4).contains(&begun.elapsed().as_secs());
+            match (is_lost, lost) {
+                (false, true) => redis.kill(),
+                (true, false) => redis.revive(),
+                _ => {}
+            }
+            is_lost = lost;
+            total += passed(&burst(&fleet, bill, 30).await);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let divided: u64 = fleet.iter().map(|sidecar| sidecar.counted("divided")).sum();
+        assert!(divided > 100, "{divided} while Redis was lost");
+        counted_by_redis(&fleet).await;
+        until("Redis knows all that passed, and no more", Duration::from_secs(10), async || {
+            used(&redis, 1, "day") == total
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn process_that_is_told_to_stop_gives_back_its_shares() {
+    let redis = Redis::start();
+    let (mut keystile, key) = keystile(&redis, &[]).await;
+    let busy = keystile.setup.create_key("ada", &["--rate-limit-per-day", "100000"]);
+    let channel = channel(keystile.setup.tcp).await;
+    assert_eq!(status(&ask(&channel, &key.credential).await), 200);
+    let mut taken = 0;
+    for asked in 1.. {
+        assert_eq!(status(&ask(&channel, &busy.credential).await), 200);
+        taken = used(&redis, busy.id, "day");
+        if taken > asked + 10 {
+            assert!(keystile.process.wait(Duration::ZERO).is_none());
+            keystile.process.signal(Signal::TERM);
+            assert_eq!(keystile.process.wait(Duration::from_secs(10)), Some(0));
+            assert_eq!(used(&redis, busy.id, "day"), asked);
+            break;
+        }
+    }
+    assert!(taken > 10);
+    assert_eq!(redis.command(&["ZCARD", "keystile:sidecars"]), "0");
+}
