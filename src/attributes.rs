@@ -12,23 +12,30 @@ use route::{Misconfigured, RouteSettings};
 
 /// One request, parsed once at the edge.
 #[derive(Debug)]
-pub struct Attributes {
+pub struct Attributes<'a> {
     /// The credential presented, or what is wrong with it.
     pub credential: Result<Credential, Reason>,
-    /// The request's id, for the caller and the logs; empty when Envoy gave none.
-    pub request_id: String,
+    /// The request's id, for the caller and the logs, as it was sent; empty when Envoy gave none.
+    pub request_id: &'a str,
     /// Envoy's own id of the request, the same when it asks again; empty when it gave none.
-    pub stream_id: String,
+    pub stream_id: &'a str,
     /// `GET`, `POST` and so on.
-    pub method: String,
+    pub method: &'a str,
     /// The path without its query, which may hold a key.
-    pub path: String,
+    pub path: &'a str,
     /// Who sent the request, as far as that can be trusted.
     pub client: Option<IpAddr>,
     /// Whether a gRPC client asks, which reads no bodies.
     pub is_grpc: bool,
     /// What Envoy sent of the body.
-    pub body: Body,
+    pub body: Body<'a>,
     /// What the route asks for.
     pub route: Result<RouteSettings, Misconfigured>,
+}
+
+impl Attributes<'_> {
+    /// The request's id, as far as it can be shown to anybody.
+    pub fn printable_request_id(&self) -> String {
+        self.request_id.chars().filter(char::is_ascii_graphic).take(128).collect()
+    }
 }

@@ -34,7 +34,7 @@ impl<S: KeyStore, L: RateLimiter> Authorizer<S, L> {
     /// when nothing said allow: the one way to a [`Permit`] is through every step.
     pub async fn check(
         &self,
-        attributes: &Attributes,
+        attributes: &Attributes<'_>,
         now: Moment,
         deadline: Instant,
     ) -> Result<Permit, Denial> {

@@ -15,8 +15,13 @@ pub const MIN_LEN: usize = Prefix::LEN;
 /// Most bytes a credential may have: bcrypt reads no further, so a longer one would not be proven whole.
 pub const MAX_LEN: usize = 72;
 
-/// The whole string that a caller presents as API key. Its `Debug` shows nothing of it.
-pub struct Credential(Zeroizing<Box<str>>);
+/// The whole string that a caller presents as API key. Its `Debug` shows nothing of it. It lies in place, so
+/// that no check allocates for it.
+#[derive(Clone)]
+pub struct Credential {
+    bytes: Zeroizing<[u8; MAX_LEN]>,
+    len: u8,
+}
 
 /// The first eight characters of a credential: finds records, proves nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -55,39 +60,35 @@ impl Credential {
         if !(MIN_LEN..=MAX_LEN).contains(&bytes.len()) || !bytes.iter().all(allowed) {
             return Err(Malformed);
         }
-        let text = std::str::from_utf8(bytes).map_err(|_| Malformed)?;
-        Ok(Self(Zeroizing::new(text.into())))
+        let mut copy = Zeroizing::new([0; MAX_LEN]);
+        copy[..bytes.len()].copy_from_slice(bytes);
+        Ok(Self { bytes: copy, len: bytes.len() as u8 })
     }
 
     /// The part that finds records.
     pub fn prefix(&self) -> Prefix {
         let mut prefix = [0; Prefix::LEN];
-        prefix.copy_from_slice(&self.0.as_bytes()[..Prefix::LEN]);
+        prefix.copy_from_slice(&self.bytes[..Prefix::LEN]);
         Prefix(prefix)
     }
 
     /// What proofs of this credential are remembered by.
     pub fn digest(&self, secret: &CacheSecret) -> Digest {
         let mut mac = secret.0.clone();
-        mac.update(self.0.as_bytes());
+        mac.update(self.expose().as_bytes());
         Digest(mac.finalize().into_bytes().into())
     }
 
     /// The secret itself: for bcrypt, and for showing a new key once.
     pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl Clone for Credential {
-    fn clone(&self) -> Self {
-        Self(Zeroizing::new((**self.0).into()))
+        // Only `parse` makes credentials, from ASCII.
+        std::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or_default()
     }
 }
 
 impl PartialEq for Credential {
     fn eq(&self, other: &Self) -> bool {
-        self.0.as_bytes().ct_eq(other.0.as_bytes()).into()
+        self.expose().as_bytes().ct_eq(other.expose().as_bytes()).into()
     }
 }
 

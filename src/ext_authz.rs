@@ -2,9 +2,12 @@
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use envoy_types::ext_authz::v3::pb::{Authorization, CheckRequest, CheckResponse};
+use bytes::Bytes;
+use envoy_types::ext_authz::v3::pb::CheckResponse;
 use futures_util::FutureExt;
-use tonic::{Request, Response, Status, metadata::MetadataMap};
+use http::HeaderMap;
+use prost::Message;
+use tonic::Status;
 use tracing::{debug, error, warn};
 
 use crate::{
@@ -23,14 +26,19 @@ mod client_headers;
 mod counts;
 pub mod headers;
 mod metadata;
+mod rendered;
 mod request;
 mod response;
+mod service;
+mod wire;
 
 use counts::Counts;
 use headers::Told;
 use metadata::Said;
 pub use request::Reading;
 use request::{Parsed, Strip};
+pub use service::{Answer, CHECK_PATH};
+pub use wire::{Check, Http, Malformed};
 
 /// Descriptors of the service, for gRPC reflection.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!("ext_authz/descriptor.bin");
@@ -95,37 +103,39 @@ impl<S, L> Clone for ExtAuthz<S, L> {
     }
 }
 
-#[tonic::async_trait]
-impl<S: KeyStore, L: RateLimiter> Authorization for ExtAuthz<S, L> {
-    /// A panic anywhere on the way is a denial of this request alone, whatever the mode.
-    async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
-        let handled = AssertUnwindSafe(self.0.handle(request)).catch_unwind().await;
-        let answer = handled.unwrap_or_else(|_| {
+impl<S: KeyStore, L: RateLimiter> ExtAuthz<S, L> {
+    /// Answers one `CheckRequest` by an encoded `CheckResponse`, framed as gRPC has it. A panic anywhere on the
+    /// way is a denial of this request alone, whatever the mode.
+    ///
+    /// # Errors
+    /// The gRPC status where the message cannot be read, or the decision is left to Envoy.
+    pub async fn answer(&self, metadata: &HeaderMap, message: &[u8]) -> Result<Bytes, Status> {
+        let handled = AssertUnwindSafe(self.0.handle(metadata, message)).catch_unwind().await;
+        handled.unwrap_or_else(|_| {
             error!("a check panicked and was denied");
             self.0.counts.panicked();
-            Ok(response::panicked(self.0.config.deny_format))
-        });
-        answer.map(Response::new)
+            Ok(encoded(&response::panicked(self.0.config.deny_format)))
+        })
     }
 }
 
 impl<S: KeyStore, L: RateLimiter> Inner<S, L> {
-    async fn handle(&self, request: Request<CheckRequest>) -> Result<CheckResponse, Status> {
+    async fn handle(&self, metadata: &HeaderMap, message: &[u8]) -> Result<Bytes, Status> {
         let now = Moment::now();
-        let deadline = now.monotonic + allowed_time(request.metadata(), self.config.timeout);
-        let (metadata, _, request) = request.into_parts();
-        let parsed = Parsed::new(request, &metadata, &self.config.reading);
+        let deadline = now.monotonic + allowed_time(metadata, self.config.timeout);
+        let parsed = Parsed::read(message, metadata, &self.config.reading);
+        let parsed = parsed.map_err(|error| Status::internal(error.to_string()))?;
         let checked = self.authorizer.check(&parsed.attributes, now, deadline).await;
         let decision = self.decide(checked, &parsed.attributes);
         if let Some(proven) = decision.lets_through() {
-            self.usage.count(proven.record.id, &parsed.attributes.stream_id, now.wall);
+            self.usage.count(proven.record.id, parsed.attributes.stream_id, now.wall);
         }
         self.counts.count(&decision, now.monotonic.elapsed());
         log(&decision, &parsed.attributes);
         self.answer(&decision, parsed)
     }
 
-    fn decide(&self, checked: Result<Permit, Denial>, attributes: &Attributes) -> Decision {
+    fn decide(&self, checked: Result<Permit, Denial>, attributes: &Attributes<'_>) -> Decision {
         let denial = match checked {
             Ok(permit) => return Decision::Allow(permit),
             Err(denial) => denial,
@@ -143,8 +153,14 @@ impl<S: KeyStore, L: RateLimiter> Inner<S, L> {
         }
     }
 
-    fn answer(&self, decision: &Decision, parsed: Parsed) -> Result<CheckResponse, Status> {
+    fn answer(&self, decision: &Decision, parsed: Parsed<'_>) -> Result<Bytes, Status> {
         let Parsed { attributes, strip } = parsed;
+        let strip = if self.config.forward_credential { Strip::default() } else { strip };
+        if let Decision::Allow(Permit::Key(proven)) = decision
+            && rendered::is_usual(proven)
+        {
+            return Ok(rendered::allow(proven, &strip));
+        }
         let fields = self.config.rate_limit_fields;
         let said = Said {
             decision: if matches!(decision, Decision::Deny(_)) { "deny" } else { "allow" },
@@ -158,17 +174,24 @@ impl<S: KeyStore, L: RateLimiter> Inner<S, L> {
                 let record = said.proven.map(|proven| &*proven.record);
                 let standing = said.proven.and_then(|proven| proven.standing.as_ref());
                 let told = Told { result: said.result, record, standing };
-                let strip = if self.config.forward_credential { Strip::default() } else { strip };
-                Ok(response::allow(told, said.to_struct(), strip, fields))
+                Ok(encoded(&response::allow(told, said.to_struct(), &strip, fields)))
             }
             Decision::Deny(denial) => {
                 let format = self.config.deny_format;
-                Ok(response::deny(denial, said.to_struct(), &attributes, format, fields))
+                Ok(encoded(&response::deny(denial, said.to_struct(), &attributes, format, fields)))
             }
             // Envoy takes any gRPC error for a failure of the service, whatever its code.
             Decision::Defer(denial) => Err(Status::unavailable(denial.reason.code())),
         }
     }
+}
+
+/// An answer as gRPC sends it.
+fn encoded(answer: &CheckResponse) -> Bytes {
+    service::framed(answer.encoded_len(), |message| {
+        // A vector grows as it must.
+        let _ = answer.encode(message);
+    })
 }
 
 impl Decision {
@@ -206,7 +229,7 @@ impl Decision {
 }
 
 /// The check's own time, or what Envoy leaves less a tenth for the way back, whichever is shorter.
-fn allowed_time(metadata: &MetadataMap, timeout: Duration) -> Duration {
+fn allowed_time(metadata: &HeaderMap, timeout: Duration) -> Duration {
     let envoys = metadata.get("grpc-timeout").and_then(|value| grpc_timeout(value.to_str().ok()?));
     envoys.map_or(timeout, |envoys| timeout.min(envoys - envoys / 10))
 }
@@ -229,7 +252,7 @@ fn grpc_timeout(value: &str) -> Option<Duration> {
     }
 }
 
-fn log(decision: &Decision, attributes: &Attributes) {
+fn log(decision: &Decision, attributes: &Attributes<'_>) {
     if let Err(error) = &attributes.route {
         warn!(%error, path = attributes.path, "a route is misconfigured in Envoy");
     }
@@ -238,7 +261,7 @@ fn log(decision: &Decision, attributes: &Attributes) {
         result = decision.result(),
         key_id = proven.map(|proven| proven.record.id.0),
         tier = proven.map(|proven| proven.tier.name()),
-        request_id = attributes.request_id,
+        request_id = attributes.printable_request_id(),
         method = attributes.method,
         path = attributes.path,
         "checked"

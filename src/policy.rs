@@ -21,7 +21,7 @@ pub struct Facts<'a> {
     /// The key.
     pub record: &'a KeyRecord,
     /// The request.
-    pub attributes: &'a Attributes,
+    pub attributes: &'a Attributes<'a>,
     /// What the request's route asks for.
     pub route: &'a RouteSettings,
     /// The time.
@@ -142,8 +142,8 @@ fn endpoint_passes(facts: &Facts<'_>) -> bool {
     if !endpoints.restricts() {
         return true;
     }
-    let Ok(path) = NormalPath::parse(&facts.attributes.path) else { return false };
-    endpoints.allows(|endpoint| endpoint.matches(&facts.attributes.method, &path))
+    let Ok(path) = NormalPath::parse(facts.attributes.path) else { return false };
+    endpoints.allows(|endpoint| endpoint.matches(facts.attributes.method, &path))
 }
 
 /// The body is looked at for restricted keys only, and not where the route has no model.
@@ -164,7 +164,7 @@ fn segment_passes(facts: &Facts<'_>, segment: Option<PathSegment>, allowed: &All
         (AllowList::Unreadable, _) => false,
         (AllowList::Only(_), None) => true,
         (AllowList::Only(entries), Some(segment)) => {
-            segment.of(&facts.attributes.path).is_some_and(|name| entries.contains(&name))
+            segment.of(facts.attributes.path).is_some_and(|name| entries.contains(&name))
         }
     }
 }
@@ -176,7 +176,7 @@ fn segment_seen(
     allowed: &AllowList<String>,
 ) -> String {
     let Some(segment) = segment else { return format!("allowed_{what}: {allowed}; left to the upstream") };
-    let name = segment.of(&facts.attributes.path).map_or("none".to_owned(), |name| format!("{name:?}"));
+    let name = segment.of(facts.attributes.path).map_or("none".to_owned(), |name| format!("{name:?}"));
     format!("named by the path: {name}; allowed_{what}: {allowed}")
 }
 

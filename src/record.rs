@@ -14,11 +14,13 @@ pub mod model;
 pub mod network;
 pub mod path;
 mod period_budget;
+mod rendered;
 
 pub use allowed::{AllowList, Allowed};
 pub use budget::Budget;
 pub use hash::{HashTag, KeyHash, UnacceptedHash};
 pub use period_budget::{BudgetId, PeriodBudget, PeriodBudgets, UnreadableBudget};
+pub use rendered::{Rendered, Slot};
 
 #[cfg(test)]
 pub(crate) mod sample;
@@ -64,6 +66,8 @@ pub struct KeyRecord {
     pub budget: Budget,
     /// What it may spend in a time, alone or together with its user's other keys.
     pub period_budgets: PeriodBudgets,
+    /// The answer for it, once there is one.
+    pub rendered: Slot,
 }
 
 /// One row of `users`, as far as a decision or an upstream needs it.

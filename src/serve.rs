@@ -3,12 +3,10 @@
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use envoy_types::{
-    ext_authz::v3::pb::AuthorizationServer, pb::envoy::service::auth::v3::authorization_server::SERVICE_NAME,
-};
+use envoy_types::pb::envoy::service::auth::v3::authorization_server::SERVICE_NAME;
 use tokio::{net::TcpListener, task::JoinSet, time::interval};
 use tokio_util::sync::CancellationToken;
-use tonic::{service::Routes, transport::Server};
+use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tracing::{info, warn};
 
@@ -31,6 +29,7 @@ use crate::{
     verifier::{Verifier, VerifierConfig},
 };
 
+mod connection;
 mod listener;
 
 use listener::Listener;
@@ -38,8 +37,8 @@ use listener::Listener;
 /// How often the database is asked whether it is there, and histograms are folded.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
-/// Streams that one of Envoy's connections may have open: it opens one connection per worker.
-const MAX_STREAMS: u32 = 8192;
+/// What answers checks.
+type Checks = ExtAuthz<Memory<Below>, Limiter>;
 
 /// Serves until `shutdown` resolves, then drains.
 ///
@@ -75,12 +74,11 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
 
     let health = Health::starting();
     let stop = CancellationToken::new();
-    let routes = grpc(service, &health)?;
+    let routes = beside_checks(&health)?;
     let mut servers = JoinSet::new();
     for listener in listeners {
         info!(address = %listener.address(), "answering checks");
-        let server = Server::builder().max_concurrent_streams(MAX_STREAMS).add_routes(routes.clone());
-        servers.spawn(listener.serve(server, stop.clone()));
+        servers.spawn(listener.serve(service.clone(), routes.clone(), stop.clone()));
     }
     info!(address = %admin_listener.local_addr()?, "admin");
     // None of these is drained: they tell how the rest is doing.
@@ -134,8 +132,8 @@ pub fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Checks, gRPC health and reflection, as every listener serves them.
-fn grpc(service: ExtAuthz<Memory<Below>, Limiter>, health: &Health) -> anyhow::Result<Routes> {
+/// gRPC health and reflection, which every listener serves beside checks.
+fn beside_checks(health: &Health) -> anyhow::Result<Routes> {
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let mut changes = health.changes();
     tokio::spawn(async move {
@@ -155,8 +153,7 @@ fn grpc(service: ExtAuthz<Memory<Below>, Limiter>, health: &Health) -> anyhow::R
         tonic_reflection::server::Builder::configure(),
         tonic_reflection::server::Builder::register_encoded_file_descriptor_set,
     );
-    let checks = AuthorizationServer::new(service).max_decoding_message_size(ext_authz::MAX_MESSAGE_SIZE);
-    Ok(Routes::new(checks).add_service(health_service).add_service(reflection.build_v1()?))
+    Ok(Routes::new(health_service).add_service(reflection.build_v1()?))
 }
 
 async fn watch_database(database: Database, health: Health, metrics: Metrics) {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use envoy_types::{
-    ext_authz::v3::pb::{Authorization, CheckRequest, CheckResponse, HttpResponse},
+    ext_authz::v3::pb::{CheckRequest, CheckResponse, HttpResponse},
     pb::envoy::service::auth::v3::{
         AttributeContext,
         attribute_context::{self, HttpRequest},
@@ -18,32 +18,33 @@ use envoy_types::{
 use keystile::{
     attributes::route::RouteSettings,
     authorizer::Authorizer,
-    config::{ClientAddress, DenyFormat, Mode, OnFailure},
+    config::{ClientAddress, DenyFormat, Mode, OnFailure, RateLimitFields},
     credential::{CacheSecret, CacheSecrets, MIN_LEN, Prefix},
     decision::Tier,
     ext_authz::{ExtAuthz, ExtAuthzConfig, Reading},
+    limiter::Limiter,
     metrics::Metrics,
     moment::Moment,
     store::{Found, KeyStore, StoreError},
     usage::Usage,
     verifier::{Verifier, VerifierConfig},
 };
+use http::HeaderMap;
 use libfuzzer_sys::fuzz_target;
 use prost::Message;
 use tokio::runtime::{Builder, Runtime};
-use tonic::Request;
 
 static SERVICE: LazyLock<Service> = LazyLock::new(Service::start);
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(request) = CheckRequest::decode(bytes) {
-        SERVICE.denies(request);
+        SERVICE.denies(bytes, request);
     }
 });
 
 struct Service {
     runtime: Runtime,
-    ext_authz: ExtAuthz<Empty>,
+    ext_authz: ExtAuthz<Empty, Limiter>,
     /// Denials of every kind that there is: what they hold is nobody's secret.
     words: Vec<u8>,
 }
@@ -78,11 +79,12 @@ impl Service {
             on_failure: OnFailure::Deny,
             mode: Mode::Enforce,
             deny_format: DenyFormat::Problem,
+            rate_limit_fields: RateLimitFields::None,
         };
         let verifier = Verifier::new(CacheSecrets::one(CacheSecret::random()), proofs, |_, _| (), &metrics);
         let mut service = Self {
             runtime: Builder::new_current_thread().enable_time().build().expect("a runtime"),
-            ext_authz: ExtAuthz::new(Authorizer::new(Empty, verifier), Usage::new(true, &metrics), config, &metrics),
+            ext_authz: ExtAuthz::new(Authorizer::new(Empty, verifier, Limiter::Off), Usage::new(true, &metrics), config, &metrics),
             words: Vec::new(),
         };
         for kind in ["application/json", "application/grpc"] {
@@ -106,17 +108,18 @@ impl Service {
             context_extensions: setting.map(|name| (name.to_owned(), String::new())).into_iter().collect(),
             ..AttributeContext::default()
         };
-        shown(self.ask(CheckRequest { attributes: Some(context) }))
+        shown(self.ask(&CheckRequest { attributes: Some(context) }.encode_to_vec()))
     }
 
-    fn ask(&self, request: CheckRequest) -> CheckResponse {
-        let answer = self.runtime.block_on(self.ext_authz.check(Request::new(request)));
-        answer.expect("a denial is an answer").into_inner()
+    fn ask(&self, message: &[u8]) -> CheckResponse {
+        let answer = self.runtime.block_on(self.ext_authz.answer(&HeaderMap::new(), message));
+        let answer = answer.expect("a denial is an answer");
+        CheckResponse::decode(&answer[5..]).expect("a message behind its prefix")
     }
 
-    fn denies(&self, request: CheckRequest) {
-        let sent = request.clone().attributes.unwrap_or_default();
-        let answer = self.ask(request);
+    fn denies(&self, message: &[u8], request: CheckRequest) {
+        let sent = request.attributes.unwrap_or_default();
+        let answer = self.ask(message);
         let status = answer.status.as_ref().expect("an explicit status").code;
         match &answer.http_response {
             Some(HttpResponse::OkResponse(_)) => {

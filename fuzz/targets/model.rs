@@ -17,7 +17,7 @@ const NOT_UNDERSTOOD: [&str; 5] = [
 ];
 
 fuzz_target!(|bytes: &[u8]| {
-    let Ok(model) = Body::Whole(bytes.to_vec()).model() else { return };
+    let Ok(model) = Body::Whole(bytes.into()).model() else { return };
     let text = std::str::from_utf8(bytes).expect("UTF-8");
     match serde_json::from_str::<Value>(text) {
         Ok(document) => {

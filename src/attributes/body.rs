@@ -1,19 +1,19 @@
 //! The model that a JSON body names, read in one pass without building a document.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
 /// The body of a request, as far as Envoy let it be seen.
 #[derive(Clone, PartialEq, Eq, Default)]
-pub enum Body {
+pub enum Body<'a> {
     /// Envoy sent none: the request has none, or the route does not send it.
     #[default]
     Absent,
     /// Only its beginning, or in an encoding other than plain JSON in UTF-8.
     Unreadable,
     /// All of it.
-    Whole(Vec<u8>),
+    Whole(Cow<'a, [u8]>),
 }
 
 /// No model can be read from the body with certainty.
@@ -30,7 +30,7 @@ pub enum NoModel {
     NotOne,
 }
 
-impl Body {
+impl Body<'_> {
     /// The value of `model` of the top-level object.
     ///
     /// # Errors
@@ -51,7 +51,7 @@ impl Body {
     }
 }
 
-impl fmt::Debug for Body {
+impl fmt::Debug for Body<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Absent => f.write_str("Absent"),
@@ -129,7 +129,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn model(body: impl AsRef<[u8]>) -> Result<String, NoModel> {
-        Body::Whole(body.as_ref().to_vec()).model()
+        Body::Whole(body.as_ref().into()).model()
     }
 
     #[test]

@@ -104,13 +104,16 @@ impl Explain {
     fn explain(&self, proven: Proven) -> Explanation {
         let route =
             RouteSettings::parse(self.route.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-        let body = self.model.as_ref().map(|model| Body::Whole(json!({ "model": model }).to_string().into()));
+        let body = self
+            .model
+            .as_ref()
+            .map(|model| Body::Whole(json!({ "model": model }).to_string().into_bytes().into()));
         let attributes = Attributes {
             credential: Err(Reason::MissingCredential),
-            request_id: String::new(),
-            stream_id: String::new(),
-            method: self.method.clone(),
-            path: self.path.clone(),
+            request_id: "",
+            stream_id: "",
+            method: &self.method,
+            path: &self.path,
             client: self.client,
             is_grpc: false,
             body: body.unwrap_or_default(),

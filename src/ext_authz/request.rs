@@ -1,16 +1,10 @@
 //! Reads Envoy's `CheckRequest`: what is asked for, by whom, and where the credential was.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
-use envoy_types::{
-    ext_authz::v3::pb::CheckRequest,
-    pb::envoy::{
-        config::core::v3::{Address, address::Address as Kind},
-        service::auth::v3::{AttributeContext, attribute_context::HttpRequest},
-    },
-};
-use tonic::metadata::MetadataMap;
+use http::HeaderMap;
 
+use super::wire::{Check, Http, Malformed};
 use crate::{
     attributes::{Attributes, body::Body, route::RouteSettings},
     config::{ClientAddress, CredentialSource},
@@ -23,11 +17,11 @@ pub(super) use search::Strip;
 
 /// A `CheckRequest`, read once.
 #[derive(Debug)]
-pub(super) struct Parsed {
+pub(super) struct Parsed<'a> {
     /// What the decision is about.
-    pub(super) attributes: Attributes,
+    pub(super) attributes: Attributes<'a>,
     /// Where the credential was, so that it goes no further.
-    pub(super) strip: Strip,
+    pub(super) strip: Strip<'a>,
 }
 
 /// How requests are to be read.
@@ -39,66 +33,63 @@ pub struct Reading {
     pub client_address: ClientAddress,
 }
 
-impl Parsed {
+impl<'a> Parsed<'a> {
     /// Reads a request and the metadata that came with it. What Envoy left out is empty.
-    pub(super) fn new(request: CheckRequest, metadata: &MetadataMap, reading: &Reading) -> Self {
-        let context = request.attributes.unwrap_or_default();
-        let client = client(&context, metadata, reading.client_address);
-        let extensions =
-            context.context_extensions.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        let route = RouteSettings::parse(extensions);
-        let mut http = context.request.and_then(|request| request.http).unwrap_or_default();
-        let body = body(&mut http);
+    ///
+    /// # Errors
+    /// [`Malformed`] when the message cannot be read.
+    pub(super) fn read(
+        message: &'a [u8],
+        metadata: &HeaderMap,
+        reading: &'a Reading,
+    ) -> Result<Self, Malformed> {
+        let Check { source, http, extensions } = Check::read(message)?;
         let (credential, strip) = Search::all(&http, &reading.credential_sources);
-        let path = http.path.split_once('?').map_or(http.path.as_str(), |(path, _)| path).to_owned();
         let attributes = Attributes {
             credential,
             request_id: request_id(&http),
-            path,
-            client,
+            path: http.path.split_once('?').map_or(http.path, |(path, _)| path),
+            client: client(source, metadata, reading.client_address),
             is_grpc: is_grpc(&http),
-            body,
-            route,
+            body: body(&http),
+            route: RouteSettings::parse(last_of_each(extensions)),
             stream_id: http.id,
             method: http.method,
         };
-        Self { attributes, strip }
+        Ok(Self { attributes, strip })
     }
+}
+
+/// Of a name that comes twice, the last value counts.
+fn last_of_each<'a>(pairs: Vec<(&'a str, &'a str)>) -> impl IntoIterator<Item = (&'a str, &'a str)> {
+    let map: BTreeMap<_, _> = pairs.into_iter().collect();
+    map
 }
 
 /// Envoy's word for the client's address, which respects the proxies that it trusts, comes as gRPC
 /// metadata that no client can forge. Without it, the peer of the connection is the client.
-fn client(context: &AttributeContext, metadata: &MetadataMap, source: ClientAddress) -> Option<IpAddr> {
-    let told = metadata.get("x-client-ip").filter(|_| source == ClientAddress::Auto);
-    if let Some(told) = told {
-        return told.to_str().ok()?.parse().ok();
+fn client(source: Option<&str>, metadata: &HeaderMap, from: ClientAddress) -> Option<IpAddr> {
+    match metadata.get("x-client-ip").filter(|_| from == ClientAddress::Auto) {
+        Some(told) => told.to_str().ok()?.parse().ok(),
+        None => source?.parse().ok(),
     }
-    let Address { address: Some(Kind::SocketAddress(socket)) } = context.source.as_ref()?.address.as_ref()?
-    else {
-        return None;
-    };
-    socket.address.parse().ok()
 }
 
 /// The id that the caller and the access log know the request by: the header where Envoy sends it
 /// here, else the stream's id.
-fn request_id(http: &HttpRequest) -> String {
-    let id = text(http, "x-request-id").filter(|id| !id.is_empty()).unwrap_or(&http.id);
-    id.chars().filter(char::is_ascii_graphic).take(128).collect()
+fn request_id<'a>(http: &Http<'a>) -> &'a str {
+    text(http, "x-request-id").filter(|id| !id.is_empty()).unwrap_or(http.id)
 }
 
 /// By the rule that Envoy answers gRPC callers by.
-fn is_grpc(http: &HttpRequest) -> bool {
+fn is_grpc(http: &Http<'_>) -> bool {
     let rest = text(http, "content-type").and_then(|kind| kind.strip_prefix("application/grpc"));
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('+'))
 }
 
-/// Takes the body out, if it is all there and is what it looks like.
-fn body(http: &mut HttpRequest) -> Body {
-    let bytes = match std::mem::take(&mut http.raw_body) {
-        raw if raw.is_empty() => std::mem::take(&mut http.body).into_bytes(),
-        raw => raw,
-    };
+/// The body, if it is all there and is what it looks like.
+fn body<'a>(http: &Http<'a>) -> Body<'a> {
+    let bytes = if http.raw_body.is_empty() { http.body } else { http.raw_body };
     if bytes.is_empty() {
         return Body::Absent;
     }
@@ -109,13 +100,13 @@ fn body(http: &mut HttpRequest) -> Body {
     let upgraded = values(http, "upgrade").next().is_some();
     match partial || cut || encoded || upgraded || !is_plain_json(http) {
         true => Body::Unreadable,
-        false => Body::Whole(bytes),
+        false => Body::Whole(bytes.into()),
     }
 }
 
 /// Whether nothing says that the body is to be read as anything but JSON in UTF-8. What is JSON can
 /// be a form as well, and name another model there: `{"a": "&model=b&", "model": "c"}`.
-fn is_plain_json(http: &HttpRequest) -> bool {
+fn is_plain_json(http: &Http<'_>) -> bool {
     let mut kinds =
         values(http, "content-type").map(|kind| String::from_utf8_lossy(kind).to_ascii_lowercase());
     kinds.all(|kind| {
@@ -130,20 +121,15 @@ fn is_plain_json(http: &HttpRequest) -> bool {
 }
 
 /// The first value of a header, if it is text.
-fn text<'a>(http: &'a HttpRequest, name: &str) -> Option<&'a str> {
+fn text<'a>(http: &Http<'a>, name: &str) -> Option<&'a str> {
     values(http, name).next().and_then(|value| std::str::from_utf8(value).ok())
 }
 
 /// Every value of a header, from whichever form Envoy sent: `headers`, or with
 /// `encode_raw_headers` the `header_map`, whose bytes are untouched.
-fn values<'a>(http: &'a HttpRequest, name: &str) -> impl Iterator<Item = &'a [u8]> {
-    let joined = http.headers.get(name).map(String::as_bytes);
-    let raw = http.header_map.iter().flat_map(|map| &map.headers);
-    let raw = raw.filter(move |header| header.key.eq_ignore_ascii_case(name));
-    joined.into_iter().chain(raw.map(|header| match header.raw_value.as_slice() {
-        [] => header.value.as_bytes(),
-        raw => raw,
-    }))
+fn values<'a>(http: &Http<'a>, name: &str) -> impl Iterator<Item = &'a [u8]> {
+    let raw = http.header_map.iter().filter(move |(key, _)| key.eq_ignore_ascii_case(name));
+    http.header(name).map(str::as_bytes).into_iter().chain(raw.map(|(_, value)| *value))
 }
 
 #[cfg(test)]

@@ -29,29 +29,17 @@ mod body;
 pub(super) fn allow(
     told: Told<'_>,
     metadata: Struct,
-    strip: Strip,
+    strip: &Strip<'_>,
     fields: RateLimitFields,
 ) -> CheckResponse {
-    let mut set = Vec::with_capacity(headers::TABLE.len() + 1);
-    let mut remove = strip.headers;
+    let mut ok = stripped(strip);
     for header in headers::TABLE {
         match header.value(&told) {
-            Some(value) => set.push(overwrite(header.name, value)),
-            None => remove.push(header.name.to_owned()),
+            Some(value) => ok.headers.push(overwrite(header.name, value)),
+            None => ok.headers_to_remove.push(header.name.to_owned()),
         }
     }
-    match strip.cookie {
-        Some(rest) if rest.is_empty() => remove.push("cookie".to_owned()),
-        Some(rest) => set.push(overwrite("cookie", rest)),
-        None => {}
-    }
-    let ok = OkHttpResponse {
-        headers: set,
-        headers_to_remove: remove,
-        query_parameters_to_remove: strip.query_parameters,
-        response_headers_to_add: limits(told.standing, fields),
-        ..OkHttpResponse::default()
-    };
+    ok.response_headers_to_add = limits(told.standing, fields);
     CheckResponse {
         status: Some(status(Code::Ok)),
         dynamic_metadata: Some(metadata),
@@ -59,12 +47,28 @@ pub(super) fn allow(
     }
 }
 
+/// Takes the credential out of the request, wherever it was, and does nothing else.
+pub(super) fn stripped(strip: &Strip<'_>) -> OkHttpResponse {
+    let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let mut ok = OkHttpResponse {
+        headers_to_remove: owned(&strip.headers),
+        query_parameters_to_remove: owned(&strip.query_parameters),
+        ..OkHttpResponse::default()
+    };
+    match &strip.cookie {
+        Some(rest) if rest.is_empty() => ok.headers_to_remove.push("cookie".to_owned()),
+        Some(rest) => ok.headers.push(overwrite("cookie", rest.as_str())),
+        None => {}
+    }
+    ok
+}
+
 /// Turns the request away. What the caller is told depends on the reason, and on what is left of the
 /// key's limits where these are the reason.
 pub(super) fn deny(
     denial: &Denial,
     metadata: Struct,
-    attributes: &Attributes,
+    attributes: &Attributes<'_>,
     format: DenyFormat,
     fields: RateLimitFields,
 ) -> CheckResponse {
@@ -77,7 +81,7 @@ pub(super) fn deny(
     let standing = denial.proven.as_ref().and_then(|proven| proven.standing.as_ref());
     set.extend(limits(standing, fields));
     // Also for HEAD: Envoy keeps the body to itself, and answers with its type and length.
-    let mut body = body::write(format, reason, &attributes.request_id);
+    let mut body = body::write(format, reason, &attributes.printable_request_id());
     if attributes.is_grpc {
         // Envoy makes a gRPC answer of ours, with the body as its message, and would guess the code.
         set.push(overwrite("grpc-status", i32::from(code(reason)).to_string()));

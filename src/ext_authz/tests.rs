@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use envoy_types::{
-    ext_authz::v3::pb::HttpResponse,
+    ext_authz::v3::pb::{CheckRequest, HttpResponse},
     pb::{
         envoy::service::auth::v3::{
             AttributeContext,
@@ -14,6 +14,8 @@ use envoy_types::{
 };
 
 use std::time::Instant;
+
+use tonic::Request;
 
 use super::*;
 use crate::{
@@ -110,9 +112,19 @@ fn summary(answer: &CheckResponse) -> (i32, i32, String) {
     }
 }
 
+/// Asks as Envoy does, by encoded messages.
+async fn check(
+    service: &ExtAuthz<Scripted, Limiter>,
+    request: Request<CheckRequest>,
+) -> Result<CheckResponse, Status> {
+    let (metadata, _, message) = request.into_parts();
+    let answer = service.answer(&metadata.into_headers(), &message.encode_to_vec()).await?;
+    Ok(CheckResponse::decode(&answer[5..]).expect("a message"))
+}
+
 async fn ask(behaviour: Behaviour, request: Request<CheckRequest>) -> CheckResponse {
-    let answer = service(behaviour, OnFailure::Deny).check(request).await;
-    answer.expect("an answer, whatever happens").into_inner()
+    let service = service(behaviour, OnFailure::Deny);
+    check(&service, request).await.expect("an answer, whatever happens")
 }
 
 fn denied(grpc: Code, http: i32, code: &str) -> (i32, i32, String) {
@@ -226,13 +238,13 @@ async fn denial_carries_the_request_id_and_no_credential() {
 
 #[tokio::test]
 async fn deferred_failure_is_a_grpc_error_and_only_of_the_store() {
-    let failed = service(Behaviour::Fail, OnFailure::Defer).check(good_request()).await;
+    let failed = check(&service(Behaviour::Fail, OnFailure::Defer), good_request()).await;
     assert_eq!(failed.expect_err("deferred").code(), Code::Unavailable);
     let wrong =
-        service(Behaviour::Know, OnFailure::Defer).check(request(&[("x-api-key", "ks_samplX")])).await;
-    assert_eq!(summary(wrong.expect("denied").get_ref()).1, 401);
-    let panicked = service(Behaviour::Panic, OnFailure::Defer).check(good_request()).await;
-    assert_eq!(summary(panicked.expect("denied").get_ref()).1, 503);
+        check(&service(Behaviour::Know, OnFailure::Defer), request(&[("x-api-key", "ks_samplX")])).await;
+    assert_eq!(summary(&wrong.expect("denied")).1, 401);
+    let panicked = check(&service(Behaviour::Panic, OnFailure::Defer), good_request()).await;
+    assert_eq!(summary(&panicked.expect("denied")).1, 503);
 }
 
 #[tokio::test]

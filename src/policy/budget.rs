@@ -25,7 +25,7 @@ pub(super) fn seen(facts: &Facts<'_>) -> String {
 /// Whether the request may be charged to this budget. The body is looked at for those of some
 /// models only.
 fn is_about(budget: &PeriodBudget, facts: &Facts<'_>) -> bool {
-    concerns_path(&budget.endpoints, &facts.attributes.path) && concerns_model(&budget.models, facts)
+    concerns_path(&budget.endpoints, facts.attributes.path) && concerns_model(&budget.models, facts)
 }
 
 /// A path that servers read in different ways may be any: it must be no way around a budget.

@@ -5,13 +5,16 @@ use std::{
     io::{self, ErrorKind},
     os::unix::fs::{FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio_stream::wrappers::UnixListenerStream;
+use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::{Router, TcpIncoming};
+use tonic::service::Routes;
+use tracing::{debug, warn};
 
+use super::{Checks, connection};
 use crate::config::Listen;
 
 /// A bound address.
@@ -49,19 +52,61 @@ impl Listener {
     }
 
     /// Serves until `stop`, then lets the calls under way end.
-    pub(super) async fn serve(self, router: Router, stop: CancellationToken) -> anyhow::Result<()> {
-        let stopped = stop.cancelled_owned();
-        match self {
-            Self::Tcp(listener) => {
-                let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-                router.serve_with_incoming_shutdown(incoming, stopped).await?;
-            }
-            Self::Unix(listener, _file) => {
-                router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopped).await?;
+    pub(super) async fn serve(
+        self,
+        checks: Checks,
+        routes: Routes,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let graceful = GracefulShutdown::new();
+        while let Some(accepted) = stop.run_until_cancelled(self.accept()).await {
+            match accepted {
+                Ok(Accepted::Tcp(stream)) => {
+                    stream.set_nodelay(true)?;
+                    watch(connection::serve(stream, checks.clone(), routes.clone()), &graceful);
+                }
+                Ok(Accepted::Unix(stream)) => {
+                    watch(connection::serve(stream, checks.clone(), routes.clone()), &graceful);
+                }
+                // Out of file descriptors, or a connection that broke at once: the others go on.
+                Err(error) => {
+                    warn!(%error, address = self.address(), "a connection could not be accepted");
+                    tokio::time::sleep(PAUSE).await;
+                }
             }
         }
+        graceful.shutdown().await;
         Ok(())
     }
+
+    async fn accept(&self) -> io::Result<Accepted> {
+        match self {
+            Self::Tcp(listener) => Ok(Accepted::Tcp(listener.accept().await?.0)),
+            Self::Unix(listener, _) => Ok(Accepted::Unix(listener.accept().await?.0)),
+        }
+    }
+}
+
+/// A connection, of either kind.
+enum Accepted {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// How long nothing is accepted after a failure.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves a connection in a task of its own, and has it end in order when it is time to.
+fn watch(
+    connection: impl GracefulConnection<Error = hyper::Error> + Send + 'static,
+    graceful: &GracefulShutdown,
+) {
+    let watched = graceful.watch(connection);
+    tokio::spawn(async move {
+        if let Err(error) = watched.await {
+            debug!(%error, "a connection broke");
+        }
+    });
 }
 
 /// Removes the socket that a process which is gone left behind; leaves everything else alone.

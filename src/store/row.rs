@@ -2,7 +2,7 @@
 
 use crate::{
     credential::Prefix,
-    record::{Allowed, Budget, Expiry, KeyHash, KeyId, KeyRecord, Limits, Lock, User, UserId},
+    record::{Allowed, Budget, Expiry, KeyHash, KeyId, KeyRecord, Limits, Lock, Slot, User, UserId},
 };
 
 use super::{
@@ -108,6 +108,7 @@ fn decode_with(
             hour: key.read("rate_limit_per_hour", cell::count)?,
             day: key.read("rate_limit_per_day", cell::count)?,
         },
+        rendered: Slot::default(),
         budget: Budget {
             unlimited: key.read("is_unlimited", cell::boolean)?,
             limit_cents: key.read("budget_limit_cents", cell::integer)?,

@@ -13,7 +13,9 @@ const RIGHTS: &str =
 
 /// A key that one sidecar has seen is known to another that asks nobody else.
 async fn shares(url: &str, settings: &[(&str, &str)]) {
-    let settings = [settings, &[("KEYSTILE_REDIS_URL", url), ("KEYSTILE_CACHE_SECRET", SECRET)]].concat();
+    let redis =
+        [("KEYSTILE_REDIS_URL", url), ("KEYSTILE_CACHE_SECRET", SECRET), ("KEYSTILE_REDIS_TIMEOUT", "2s")];
+    let settings = [settings, &redis].concat();
     let mut fleet = Fleet::start(1, &settings).await;
     let keys: Vec<Key> = (0..5).map(|_| fleet.key(&[])).collect();
     fleet.add(&fleet.schema.url(), &settings).await;

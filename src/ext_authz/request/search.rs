@@ -1,43 +1,42 @@
 //! Looks for the credential in a request, and notes where it was.
 
-use envoy_types::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
 use percent_encoding::percent_decode_str;
 
 use super::values;
-use crate::{config::CredentialSource, credential::Credential, decision::Reason};
+use crate::{config::CredentialSource, credential::Credential, decision::Reason, ext_authz::wire::Http};
 
 /// What to take out of the request so that the upstream does not see the credential.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(in crate::ext_authz) struct Strip {
+pub(in crate::ext_authz) struct Strip<'a> {
     /// Header names.
-    pub(in crate::ext_authz) headers: Vec<String>,
+    pub(in crate::ext_authz) headers: Vec<&'a str>,
     /// Query parameter names.
-    pub(in crate::ext_authz) query_parameters: Vec<String>,
+    pub(in crate::ext_authz) query_parameters: Vec<&'a str>,
     /// What the `cookie` header is to become.
     pub(in crate::ext_authz) cookie: Option<String>,
 }
 
 /// A search under way.
-pub(super) struct Search<'a> {
-    http: &'a HttpRequest,
+pub(super) struct Search<'h, 'a> {
+    http: &'h Http<'h>,
     credential: Result<Credential, Reason>,
-    strip: Strip,
+    strip: Strip<'a>,
 }
 
-impl<'a> Search<'a> {
+impl<'a> Search<'_, 'a> {
     /// Looks in all sources, as a set.
-    pub(super) fn all(
-        http: &'a HttpRequest,
-        sources: &[CredentialSource],
-    ) -> (Result<Credential, Reason>, Strip) {
-        let mut search = Self { http, credential: Err(Reason::MissingCredential), strip: Strip::default() };
+    pub(super) fn all<'s>(
+        http: &Http<'_>,
+        sources: &'s [CredentialSource],
+    ) -> (Result<Credential, Reason>, Strip<'s>) {
+        let mut search = Search { http, credential: Err(Reason::MissingCredential), strip: Strip::default() };
         for source in sources {
             search.look_in(source);
         }
         (search.credential, search.strip)
     }
 
-    fn look_in(&mut self, source: &CredentialSource) {
+    fn look_in(&mut self, source: &'a CredentialSource) {
         match source {
             CredentialSource::Bearer => self.look_in_authorization(),
             CredentialSource::Header(name) => self.look_in_header(name),
@@ -56,7 +55,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn look_in_header(&mut self, name: &str) {
+    fn look_in_header(&mut self, name: &'a str) {
         for value in values(self.http, name) {
             self.present(trim_blanks(value));
             self.strip_header(name);
@@ -65,13 +64,13 @@ impl<'a> Search<'a> {
 
     /// Names are compared as they stand, not decoded: Envoy removes parameters by the name as it
     /// stands, and a key that cannot be removed must not be accepted.
-    fn look_in_query(&mut self, name: &str) {
+    fn look_in_query(&mut self, name: &'a str) {
         let (_, query) = self.http.path.split_once('?').unwrap_or_default();
         for (key, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
             if key == name {
                 self.present(&percent_decode_str(value).collect::<Vec<u8>>());
-                if !self.strip.query_parameters.iter().any(|other| other == name) {
-                    self.strip.query_parameters.push(name.to_owned());
+                if !self.strip.query_parameters.contains(&name) {
+                    self.strip.query_parameters.push(name);
                 }
             }
         }
@@ -109,14 +108,14 @@ impl<'a> Search<'a> {
         };
     }
 
-    fn strip_header(&mut self, name: &str) {
-        if !self.strip.headers.iter().any(|other| other == name) {
-            self.strip.headers.push(name.to_owned());
+    fn strip_header(&mut self, name: &'a str) {
+        if !self.strip.headers.contains(&name) {
+            self.strip.headers.push(name);
         }
     }
 }
 
-fn cookie_header(http: &HttpRequest) -> Vec<u8> {
+fn cookie_header(http: &Http<'_>) -> Vec<u8> {
     values(http, "cookie").collect::<Vec<_>>().join(&b"; "[..])
 }
 

@@ -1,10 +1,17 @@
 //! Facts about where credentials are found, in both forms in which Envoy sends headers.
 
-use envoy_types::pb::envoy::{
-    config::core::v3::{HeaderMap, HeaderValue},
-    service::auth::v3::{AttributeContext, attribute_context::Request},
+use envoy_types::{
+    ext_authz::v3::pb::CheckRequest,
+    pb::envoy::{
+        config::core::v3::{HeaderMap as RawHeaders, HeaderValue, address::Address as Kind},
+        service::auth::v3::{
+            AttributeContext,
+            attribute_context::{HttpRequest, Request},
+        },
+    },
 };
 use proptest::prelude::*;
+use prost::Message;
 
 use super::*;
 use crate::{credential::Credential, decision::Reason};
@@ -30,14 +37,20 @@ fn raw(headers: &[(&str, &str)]) -> HttpRequest {
         raw_value: value.as_bytes().to_vec(),
         ..HeaderValue::default()
     };
-    let header_map = HeaderMap { headers: headers.iter().map(header).collect() };
+    let header_map = RawHeaders { headers: headers.iter().map(header).collect() };
     HttpRequest { header_map: Some(header_map), ..HttpRequest::default() }
 }
 
-fn parsed(http: HttpRequest, sources: &str) -> Parsed {
+fn parsed(http: HttpRequest, sources: &str) -> Parsed<'static> {
     let credential_sources = sources.split(',').map(|source| source.parse().expect("a source")).collect();
     let reading = Reading { credential_sources, client_address: ClientAddress::Auto };
-    Parsed::new(check_request(http), &MetadataMap::new(), &reading)
+    read(&check_request(http), &HeaderMap::new(), reading)
+}
+
+/// Reads a message by way of its bytes, which are left to the end of the tests: what is read borrows from them.
+fn read(request: &CheckRequest, metadata: &HeaderMap, reading: Reading) -> Parsed<'static> {
+    let (message, reading) = (request.encode_to_vec().leak(), Box::leak(Box::new(reading)));
+    Parsed::read(message, metadata, reading).expect("a message")
 }
 
 fn found(http: HttpRequest, sources: &str) -> Result<String, Reason> {
@@ -160,7 +173,7 @@ fn path_is_kept_without_its_query() {
 
 #[test]
 fn request_id_is_envoys_and_safe_to_show() {
-    let id = |http: HttpRequest| parsed(http, "bearer").attributes.request_id;
+    let id = |http: HttpRequest| parsed(http, "bearer").attributes.printable_request_id();
     let stream = HttpRequest { id: "stream-1".into(), ..raw(&[("x-request-id", "abc\u{1b}[31m-\u{e9}1")]) };
     assert_eq!(id(stream), "abc[31m-1");
     assert_eq!(id(HttpRequest { id: "stream-1".into(), ..HttpRequest::default() }), "stream-1");
@@ -180,11 +193,11 @@ fn client_is_whom_envoy_names_and_else_the_peer() {
         // Never read: which hops to trust is Envoy's to decide.
         let request = Request { http: Some(joined(&[("x-forwarded-for", "1.1.1.1")])), ..Request::default() };
         let context = AttributeContext { source, request: Some(request), ..AttributeContext::default() };
-        let mut metadata = MetadataMap::new();
+        let mut metadata = HeaderMap::new();
         told.map(|told| metadata.insert("x-client-ip", told.parse().expect("a value")));
         metadata.insert("x-forwarded-for", "2.2.2.2".parse().expect("a value"));
         let reading = Reading { credential_sources: vec![], client_address };
-        Parsed::new(CheckRequest { attributes: Some(context) }, &metadata, &reading).attributes.client
+        read(&CheckRequest { attributes: Some(context) }, &metadata, reading).attributes.client
     };
     let address = |text: &str| Some(text.parse::<IpAddr>().expect("an address"));
     assert_eq!(client(Some("203.0.113.9"), ClientAddress::Auto), address("203.0.113.9"));
@@ -199,7 +212,7 @@ fn body_is_whole_or_not_looked_at() {
         let http = HttpRequest { raw_body: b"{}".to_vec(), size, ..raw(headers) };
         parsed(http, "bearer").attributes.body
     };
-    let whole = Body::Whole(b"{}".to_vec());
+    let whole = Body::Whole(b"{}".to_vec().into());
     assert_eq!(sent(&[], 2), whole);
     assert_eq!(sent(&[], -1), whole);
     assert_eq!(sent(&[("x-envoy-auth-partial-body", "false")], 2), whole);
@@ -243,9 +256,7 @@ fn route_settings_are_context_extensions() {
         let context =
             AttributeContext { context_extensions: extensions.into(), ..AttributeContext::default() };
         let reading = Reading { credential_sources: vec![], client_address: ClientAddress::Auto };
-        Parsed::new(CheckRequest { attributes: Some(context) }, &MetadataMap::new(), &reading)
-            .attributes
-            .route
+        read(&CheckRequest { attributes: Some(context) }, &HeaderMap::new(), reading).attributes.route
     };
     assert_eq!(context("keystile.scopes", "a b").expect("readable").scopes, ["a", "b"]);
     assert!(context("keystile.scope", "a b").is_err());

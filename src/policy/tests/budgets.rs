@@ -125,14 +125,14 @@ fn budget_that_nobody_can_read_denies() {
 
 #[test]
 fn budget_of_some_models_is_about_these_alone() {
-    let body = |body: Body| move |case: &mut Case| case.attributes.body = body;
-    let model = |name: &str| body(Body::Whole(format!(r#"{{"model":"{name}"}}"#).into_bytes()));
+    let body = |body: Body<'static>| move |case: &mut Case| case.attributes.body = body;
+    let model = |name: &str| body(Body::Whole(format!(r#"{{"model":"{name}"}}"#).into_bytes().into()));
     for (name, expected) in [("gpt-4o", DENIED), ("o1", DENIED), ("gpt-4o-mini", Ok(())), ("GPT-4o", Ok(()))]
     {
         assert_eq!(verdict_of(&["o1", "gpt-4o"], &[], model(name)), expected, "{name}");
     }
     assert_eq!(verdict_of(&["gpt-*"], &[], model("gpt-4o")), Ok(()), "no patterns here");
-    for unseen in [Body::Absent, Body::Unreadable, Body::Whole(b"{}".to_vec())] {
+    for unseen in [Body::Absent, Body::Unreadable, Body::Whole(b"{}".to_vec().into())] {
         assert_eq!(verdict_of(&["o1"], &[], body(unseen.clone())), DENIED, "{unseen:?} may be any");
         let no_model = |case: &mut Case| {
             case.attributes.body = unseen;
@@ -150,10 +150,7 @@ fn budget_of_some_models_is_about_these_alone() {
 
 #[test]
 fn budget_of_some_endpoints_is_about_these_alone() {
-    let path = |path: &str| {
-        let path = path.to_owned();
-        |case: &mut Case| case.attributes.path = path
-    };
+    let path = |path: &'static str| move |case: &mut Case| case.attributes.path = path;
     for (sent, expected) in [
         ("/v1/chat", DENIED),
         ("/v1/chats", Ok(())),
@@ -264,8 +261,8 @@ proptest! {
         let passes = reference(&budgets, model, path);
         let verdict = verdict(|case| {
             case.record.period_budgets.rows = budgets;
-            case.attributes.body = Body::Whole(format!(r#"{{"model":"{model}"}}"#).into_bytes());
-            case.attributes.path = path.to_owned();
+            case.attributes.body = Body::Whole(format!(r#"{{"model":"{model}"}}"#).into_bytes().into());
+            case.attributes.path = path.to_owned().leak();
         });
         prop_assert_eq!(verdict, if passes { Ok(()) } else { DENIED });
     }
