@@ -159,19 +159,30 @@ async fn caller_that_leaves_costs_nothing_but_its_turn() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn windows_of_a_key_stay_together_in_a_cluster() {
-    let redis = Redis::with(&["cluster-enabled yes", "cluster-announce-ip 127.0.0.1"]);
-    redis.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
-    until("the cluster is whole", Duration::from_secs(20), async || {
-        redis.command(&["CLUSTER", "INFO"]).contains("cluster_state:ok")
-    })
-    .await;
-    let url = format!("redis-cluster://{}", redis.address());
+    let nodes = Redis::cluster();
+    let url = format!("redis-cluster://{}?node={}", nodes[0].address(), nodes[1].address());
     let fleet = Sidecar::fleet(&url, LEASED, 3, Duration::from_secs(2)).await;
     // Keys in many slots, with three windows each.
     for id in 1..20 {
         let mut bill = bill(id, Some(100), Some(20));
         bill.limits.hour = Some(50);
-        assert_eq!(passed(&burst(&fleet, bill, 60).await), 20);
-        assert_eq!(used(&redis, id, "day"), 20);
+        let results = burst(&fleet, bill, 60).await;
+        assert_eq!(passed(&results), 20);
+        assert!(results.iter().flatten().all(|standing| standing.counted == Counted::Redis));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rights_that_are_documented_are_enough() {
+    let page = include_str!("../../docs/redis.md");
+    let rights = |line: &&str| line.starts_with("user keystile") || line.starts_with("+eval");
+    let user = page.lines().filter(rights).collect::<Vec<_>>().join(" ").replace("PASSWORD", "secret");
+    assert!(user.contains("+evalsha") && user.contains("~keystile:*"), "{user}");
+    let redis = Redis::with(&[&user]);
+    let url = format!("redis://keystile:secret@{}", redis.address());
+    let fleet = Sidecar::fleet(&url, LEASED, 2, Duration::from_secs(2)).await;
+    assert_eq!(passed(&burst(&fleet, bill(1, Some(1_000), Some(20)), 60).await), 20);
+    assert_eq!(used(&redis, 1, "day"), 20);
+    fleet[0].limiter.leave().await;
+    assert_eq!(redis.command(&["ZCARD", "keystile:sidecars"]), "1");
 }

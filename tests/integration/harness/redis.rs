@@ -42,10 +42,15 @@ impl Redis {
 
     /// Three that share the slots of a cluster, and know of each other.
     pub fn cluster() -> [Self; 3] {
-        let nodes = [(); 3].map(|()| Self::with(&["cluster-enabled yes", "cluster-announce-ip 127.0.0.1"]));
+        // The port among the nodes would be one that clients may have taken, too.
+        let buses = [(); 3].map(|()| free_port().to_string());
+        let nodes = buses.each_ref().map(|bus| {
+            let bus = format!("cluster-port {bus}");
+            Self::with(&["cluster-enabled yes", "cluster-announce-ip 127.0.0.1", &bus])
+        });
         for (node, (from, to)) in nodes.iter().zip([("0", "5460"), ("5461", "10922"), ("10923", "16383")]) {
             node.command(&["CLUSTER", "ADDSLOTSRANGE", from, to]);
-            node.command(&["CLUSTER", "MEET", "127.0.0.1", &nodes[0].port.to_string()]);
+            node.command(&["CLUSTER", "MEET", "127.0.0.1", &nodes[0].port.to_string(), &buses[0]]);
         }
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
         let is_whole = |node: &Self| {
