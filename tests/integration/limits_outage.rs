@@ -17,7 +17,6 @@ use crate::harness::{
     client::{ask, channel, code, status},
     limits::{EXACT, LEASED, Sidecar, bill, burst, passed, seconds_left},
     process::free_port,
-    proxy::Proxy,
     redis::Redis,
     service::{Key, Keystile, Setup},
     until,
@@ -130,31 +129,37 @@ async fn what_a_flush_forgot_is_put_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn promoted_replica_goes_on_where_the_lost_server_was() {
     let mut old = Redis::start();
-    let replicates = format!("replicaof 127.0.0.1 {}", old.address().port());
-    let new = Redis::with(&[&replicates]);
-    until("it replicates", Duration::from_secs(20), async || {
-        new.command(&["INFO", "replication"]).contains("master_link_status:up")
+    let new = Redis::with(&[&format!("replicaof 127.0.0.1 {}", old.address().port())]);
+    let sentinel = Redis::sentinel(&old);
+    until("the sentinel knows both", Duration::from_secs(30), async || {
+        sentinel.command(&["INFO", "sentinel"]).contains("slaves=1")
+            && new.command(&["INFO", "replication"]).contains("master_link_status:up")
     })
     .await;
-    let proxy = Proxy::before(old.address()).await;
-    let fleet = three(&format!("redis://{}", proxy.address), LEASED).await;
+    let url = format!("redis-sentinel://{}?sentinelServiceName=main", sentinel.address());
+    let fleet = three(&url, LEASED).await;
     let bill = bill(1, None, Some(100));
     assert_eq!(passed(&burst(&fleet, bill, 50).await), 50);
     until("it is replicated", Duration::from_secs(5), async || used(&new, 1, "day") >= 50).await;
     old.kill();
-    new.command(&["REPLICAOF", "NO", "ONE"]);
-    proxy.turn_to(new.address());
-    // Meanwhile each goes on with its part.
-    let meanwhile = passed(&burst(&fleet, bill, 6).await);
-    counted_by_redis(&fleet).await;
-    let mut later = 0;
-    until("the limit is used up", Duration::from_secs(15), async || {
-        later += passed(&burst(&fleet, bill, 30).await);
-        used(&new, 1, "day") == 100
+    // Until the sentinel has promoted it, each goes on with its part.
+    let mut later = passed(&burst(&fleet, bill, 6).await);
+    until("the replica is promoted", Duration::from_secs(30), async || {
+        later += passed(&burst(&fleet, bill, 3).await);
+        new.command(&["INFO", "replication"]).contains("role:master")
     })
     .await;
-    later += passed(&burst(&fleet, bill, 300).await);
-    assert!(50 + meanwhile + later <= 100, "{meanwhile} and {later}");
+    until("it counts", Duration::from_secs(30), async || {
+        let results = burst(&fleet, bill, 30).await;
+        later += passed(&results);
+        let by_redis = |result: &Result<_, Refusal>| match result {
+            Err(Refusal::Limited(standing)) => standing.counted == Counted::Redis,
+            _ => false,
+        };
+        results.iter().all(by_redis) && used(&new, 1, "day") == 100
+    })
+    .await;
+    assert_eq!(50 + later, 100);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,7 +16,6 @@ use tokio::{
 pub struct Proxy {
     pub address: SocketAddr,
     wire: watch::Sender<Wire>,
-    server: watch::Sender<SocketAddr>,
     task: AbortHandle,
 }
 
@@ -40,14 +39,8 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (wire, seen) = watch::channel(Wire::Whole);
-        let (server, present) = watch::channel(server);
-        let task = tokio::spawn(accept(listener, present, seen));
-        Self { address, wire, server, task: task.abort_handle() }
-    }
-
-    /// New connections are to another server.
-    pub fn turn_to(&self, server: SocketAddr) {
-        self.server.send_replace(server);
+        let task = tokio::spawn(accept(listener, server, seen));
+        Self { address, wire, task: task.abort_handle() }
     }
 
     pub fn set(&self, wire: Wire) {
@@ -76,7 +69,7 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, server: watch::Receiver<SocketAddr>, wire: watch::Receiver<Wire>) {
+async fn accept(listener: TcpListener, server: SocketAddr, wire: watch::Receiver<Wire>) {
     let address = listener.local_addr().unwrap();
     let mut listener = Some(listener);
     let mut seen = wire.clone();
@@ -93,10 +86,7 @@ async fn accept(listener: TcpListener, server: watch::Receiver<SocketAddr>, wire
             }
         };
         tokio::select! {
-            Ok((client, _)) = accepted => {
-                let server = *server.borrow();
-                tokio::spawn(forward(client, server, wire.clone()));
-            }
+            Ok((client, _)) = accepted => drop(tokio::spawn(forward(client, server, wire.clone()))),
             changed = seen.changed() => if changed.is_err() { return },
         }
     }
