@@ -184,7 +184,7 @@ impl Slot {
             self.dry = Some(Box::new(Dry { room: room.unwrap_or(0), until, limits, standing }));
             return;
         }
-        let numbers = self.windows.map(|seen| seen.number);
+        let numbers = reply.windows.map(|told| told.map_or(0, |told| told.number));
         if self.share.limits != bill.limits || self.share.numbers != numbers {
             self.give_back();
         }
@@ -209,7 +209,7 @@ impl Slot {
         let lines = order.windows.iter().zip(&reply.windows);
         for (seen, (line, told)) in self.windows.iter_mut().zip(lines) {
             let (Some(line), Some(told)) = (line, told) else { continue };
-            let known = if line.number == told.number { line.mine - line.back } else { 0 };
+            let known = if line.number == told.number { line.mine.saturating_sub(line.back) } else { 0 };
             seen.back += told.mine.saturating_sub(known + reply.grant);
         }
     }

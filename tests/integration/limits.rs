@@ -124,6 +124,10 @@ async fn busy_key_makes_few_round_trips_and_what_it_does_not_use_is_given_back()
     let share = used(&redis, 1, "minute") - 9_000;
     // Documented: about a second's worth at each sidecar, and less than half of what is left.
     assert!(share < 27_000, "{share} taken ahead");
+    // Each script was sent once or twice by each, and from then on named.
+    let stats = redis.command(&["INFO", "commandstats"]);
+    let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_eval:calls=")).unwrap();
+    assert!(line.split(',').next().unwrap().parse::<u32>().unwrap() <= 12, "{line}");
     until("it is given back", Duration::from_secs(5), async || used(&redis, 1, "minute") == 9_000).await;
 }
 
@@ -169,6 +173,21 @@ async fn windows_of_a_key_stay_together_in_a_cluster() {
         let results = burst(&fleet, bill, 60).await;
         assert_eq!(passed(&results), 20);
         assert!(results.iter().flatten().all(|standing| standing.counted == Counted::Redis));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_else_wrote_in_their_place_stops_no_counting() {
+    let redis = Redis::start();
+    redis.command(&["SET", "keystile:sidecars", "x"]);
+    redis.command(&["SET", "keystile:{1}:limit:day", "x"]);
+    redis.command(&["HSET", "keystile:{2}:limit:day", "number", "x", "used", "y"]);
+    let today = (Moment::now().wall.unix_timestamp() / 86_400).to_string();
+    redis.command(&["HSET", "keystile:{3}:limit:day", "number", &today, "used", "y"]);
+    let fleet = three(&redis, LEASED).await;
+    for id in 1..4 {
+        assert_eq!(passed(&burst(&fleet, bill(id, None, Some(20)), 60).await), 20);
+        assert_eq!(used(&redis, id, "day"), 20);
     }
 }
 

@@ -6,7 +6,10 @@ local me, silence, leaves = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1'
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - silence)
+if type(redis.pcall('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - silence)) == 'table' then
+  -- An error: it is something else, and not ours.
+  redis.call('DEL', KEYS[1])
+end
 if leaves then
   redis.call('ZREM', KEYS[1], me)
   return { 0 }

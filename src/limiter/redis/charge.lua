@@ -18,10 +18,11 @@ for i, key in ipairs(KEYS) do
   local known, mine, back = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5])
   local window = { key = key, span = span, number = math.floor(now / span), used = 0, mine = 0 }
 
-  local held = redis.call('HMGET', key, 'number', 'used', me)
+  -- What is no hash is not ours: it is dropped with the first charge.
+  local held = redis.pcall('HMGET', key, 'number', 'used', me)
   local number = tonumber(held[1])
   if number and number >= window.number then
-    window.used, window.mine = tonumber(held[2]), tonumber(held[3]) or 0
+    window.used, window.mine = tonumber(held[2]) or 0, tonumber(held[3]) or 0
     -- A clock that was set back a little: the window that was begun goes on. Set back a lot: what was
     -- used goes along, so that nothing is given twice, and nobody is locked out for as long.
     window.dated = number == window.number or number == window.number + 1

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use fred::interfaces::LuaInterface;
 use futures_util::FutureExt;
 use metrics::Histogram;
+use sha1::{Digest, Sha1};
 
 use crate::{
     gate::Turned,
@@ -48,7 +50,7 @@ impl Scripts {
     pub(super) fn new(redis: Redis, metrics: &Metrics) -> Self {
         let script = |source, operation| {
             let duration = metrics.store_duration(STORE, operation);
-            Script { source, sha1: fred::util::sha1_hash(source), duration }
+            Script { source, sha1: HEXLOWER.encode(&Sha1::digest(source)), duration }
         };
         Self {
             redis,
