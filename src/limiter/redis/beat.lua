@@ -18,8 +18,9 @@ local is_new = redis.call('ZADD', KEYS[1], now, me)
 redis.call('PEXPIRE', KEYS[1], silence)
 
 -- A place in an order that all agree on: who gets what is over when a limit is divided.
-local all, place = redis.call('ZRANGE', KEYS[1], 0, -1), 0
-for _, other in ipairs(all) do
-  if other < me then place = place + 1 end
+local all, place, awake = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES'), 0, 0
+for i = 1, #all, 2 do
+  if all[i] < me then place = place + 1 end
+  if tonumber(all[i + 1]) > now - 3000 then awake = awake + 1 end
 end
-return { tonumber(clock[1]), tonumber(clock[2]), is_new, #all, place }
+return { tonumber(clock[1]), tonumber(clock[2]), is_new, #all / 2, place, awake }

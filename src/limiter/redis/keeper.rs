@@ -44,7 +44,8 @@ impl Shared {
 
     async fn beat(&self) {
         let inner = &self.0;
-        let Ok(Beat { now, is_new, fleet }) = inner.notice(inner.scripts.beat().await) else { return };
+        let Ok(beat) = inner.notice(inner.scripts.beat().await) else { return };
+        let Beat { now, is_new, fleet, awake } = beat;
         inner.clock.set(now, Instant::now());
         let found = match inner.others.fleet() {
             // Nothing was let through that Redis would have to be told.
@@ -54,6 +55,9 @@ impl Shared {
         };
         if found {
             inner.resync.store(true, Ordering::Relaxed);
+        } else if inner.others.fleet().is_some_and(|before| awake < before.count) {
+            // Who is not back yet goes on with its part, of which Redis knows nothing.
+            inner.link.settle_on(Instant::now());
         }
         // A Redis that starts anew hears of the sidecars one by one. Until it has, their number is as it was.
         if inner.link.is_up(Instant::now()) {

@@ -7,6 +7,7 @@ use std::{
 
 use tracing::{info, warn};
 
+use super::script::SILENCE;
 use crate::{limiter::lease::Fleet, moment::Moment, redis::RedisError};
 
 /// Whether Redis counts at the moment.
@@ -17,6 +18,8 @@ pub(super) struct Link {
     start: Instant,
     /// Since the start, in milliseconds: from when on Redis counts.
     counts_from: AtomicU64,
+    /// The same: until when others are waited for.
+    waits_until: AtomicU64,
     settling: Duration,
 }
 
@@ -51,7 +54,12 @@ const LOST: u64 = u64::MAX;
 impl Link {
     /// Redis is taken to count until it fails to.
     pub(super) fn new(settling: Duration) -> Self {
-        Self { start: Instant::now(), counts_from: AtomicU64::new(0), settling }
+        Self {
+            start: Instant::now(),
+            counts_from: AtomicU64::new(0),
+            waits_until: AtomicU64::new(0),
+            settling,
+        }
     }
 
     pub(super) fn is_up(&self, now: Instant) -> bool {
@@ -72,8 +80,18 @@ impl Link {
         }
         let settling = if found == Found::First { Duration::ZERO } else { self.settling };
         self.counts_from.store(self.millis(now + settling), Ordering::Relaxed);
+        self.waits_until.store(self.millis(now + SILENCE), Ordering::Relaxed);
         info!(?found, ?settling, store = "redis", "rate limits are counted by Redis");
         true
+    }
+
+    /// Goes on settling, if it has not ended yet: not all that were there before are back. But not for
+    /// longer than it takes for them to be taken for gone.
+    pub(super) fn settle_on(&self, now: Instant) {
+        let until = self.millis(now + self.settling).min(self.waits_until.load(Ordering::Relaxed));
+        if !self.is_up(now) {
+            self.counts_from.fetch_max(until, Ordering::Relaxed);
+        }
     }
 
     fn millis(&self, now: Instant) -> u64 {
@@ -111,5 +129,34 @@ impl Others {
     pub(super) fn fleet(&self) -> Option<Fleet> {
         let count = self.count.load(Ordering::Acquire);
         (count > 0).then(|| Fleet { count, place: self.place.load(Ordering::Relaxed) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_an_outage_others_are_waited_for_and_not_for_ever() {
+        let (link, now) = (Link::new(Duration::from_secs(3)), Instant::now());
+        let after = |seconds| now + Duration::from_secs(seconds);
+        link.lose(&RedisError::Unavailable("as the test wants".into()));
+        assert!(!link.is_up(after(60)));
+        assert!(link.find(Found::Again, now));
+        for second in 1..10 {
+            assert!(!link.is_up(after(second)), "{second}");
+            link.settle_on(after(second));
+        }
+        assert!(link.is_up(after(SILENCE.as_secs())));
+        // Once it counts, nobody is waited for.
+        link.settle_on(after(11));
+        assert!(link.is_up(after(11)) && !link.find(Found::Again, after(12)));
+    }
+
+    #[test]
+    fn without_others_settling_ends_by_itself() {
+        let (link, now) = (Link::new(Duration::from_secs(3)), Instant::now());
+        assert!(link.find(Found::Forgetful, now));
+        assert!(!link.is_up(now + Duration::from_secs(2)) && link.is_up(now + Duration::from_secs(3)));
     }
 }

@@ -32,6 +32,8 @@ pub(super) struct Beat {
     /// Whether Redis did not know this sidecar.
     pub(super) is_new: bool,
     pub(super) fleet: Fleet,
+    /// How many sidecars have said so within the last few beats.
+    pub(super) awake: u64,
 }
 
 struct Script {
@@ -41,7 +43,7 @@ struct Script {
 }
 
 /// A sidecar is gone that was silent for so long.
-const SILENCE: Duration = Duration::from_secs(10);
+pub(super) const SILENCE: Duration = Duration::from_secs(10);
 
 /// In one place of a cluster, whatever keys are limited.
 const SIDECARS: &str = "keystile:sidecars";
@@ -79,11 +81,11 @@ impl Scripts {
     /// Says that this sidecar is there.
     pub(super) async fn beat(&self) -> Result<Beat, RedisError> {
         let numbers = self.run_beat(false).await?;
-        let [seconds, micros, is_new, count, place] = numbers[..] else {
+        let [seconds, micros, is_new, count, place, awake] = numbers[..] else {
             return Err(RedisError::Refused("an answer that is none".into()));
         };
         let fleet = Fleet { count: count.max(1), place };
-        Ok(Beat { now: clock(seconds, micros), is_new: is_new == 1, fleet })
+        Ok(Beat { now: clock(seconds, micros), is_new: is_new == 1, fleet, awake })
     }
 
     /// Says that it is not any more.
