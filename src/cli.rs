@@ -9,7 +9,7 @@ use clap::{
 };
 
 use crate::{
-    config::{DatabaseOptions, LogFormat, ServeOptions},
+    config::{DatabaseOptions, InjectOptions, LogFormat, ServeOptions},
     metrics::Metrics,
     serve,
     store::{Database, ManageError},
@@ -18,6 +18,7 @@ use crate::{
 
 mod explain;
 mod import;
+mod inject;
 mod keys;
 mod migrate;
 mod output;
@@ -49,6 +50,9 @@ enum Command {
     /// Make, see and disable the users whom keys belong to.
     #[command(subcommand)]
     Users(users::Command),
+
+    /// Add Keystile to Kubernetes pods that ask for it (admission webhook).
+    Inject(Box<InjectOptions>),
 }
 
 /// Flags whose values are not shown, not even when they are wrong.
@@ -85,6 +89,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Migrate(database) => migrate::run(database).await,
         Command::Keys(command) => keys::run(command).await,
         Command::Users(command) => users::run(command).await,
+        Command::Inject(options) => inject::run(*options).await,
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

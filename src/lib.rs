@@ -6,7 +6,8 @@
 //!   clock, no metrics;
 //! - logic: [`authorizer`] is the five steps of a check, [`verifier`] proves credentials, [`flight`]
 //!   does shared work once, [`moment`] is the time that is passed in, [`health`] the state of the process;
-//! - adapters: [`store`] (memory, SQLite, Postgres), [`ext_authz`] (gRPC), [`admin`] (HTTP);
+//! - adapters: [`store`] (memory, SQLite, Postgres), [`ext_authz`] (gRPC), [`admin`] (HTTP), [`injector`]
+//!   (Kubernetes' admission webhook);
 //! - the house: [`serve`] wires it and drains it, [`cli`] has every command, [`config`] every setting,
 //!   [`metrics`] every metric, [`telemetry`] the log.
 
@@ -24,6 +25,7 @@ pub mod verifier;
 
 pub mod admin;
 pub mod ext_authz;
+pub mod injector;
 pub mod store;
 
 pub mod cli;

@@ -10,6 +10,7 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod service;
+pub mod tls;
 pub mod upstream;
 
 /// Waits until something holds, and fails the test if it takes longer than that.

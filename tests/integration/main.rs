@@ -10,6 +10,7 @@ mod descriptor;
 mod docs;
 mod explain;
 mod gateway;
+mod injector;
 mod policy;
 mod postgres_tls;
 mod serve;
