@@ -22,6 +22,7 @@ mod inject;
 mod keys;
 mod migrate;
 mod output;
+mod probe;
 mod users;
 
 /// API-key authorization service for Envoy.
@@ -53,6 +54,9 @@ enum Command {
 
     /// Add Keystile to Kubernetes pods that ask for it (admission webhook).
     Inject(Box<InjectOptions>),
+
+    /// Ask a running `keystile serve` whether it is ready; for probes that run in its container.
+    Probe(probe::Probe),
 }
 
 /// Flags whose values are not shown, not even when they are wrong.
@@ -90,6 +94,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Keys(command) => keys::run(command).await,
         Command::Users(command) => users::run(command).await,
         Command::Inject(options) => inject::run(*options).await,
+        Command::Probe(probe) => probe::run(probe).await,
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

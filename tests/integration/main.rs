@@ -13,6 +13,7 @@ mod gateway;
 mod injector;
 mod policy;
 mod postgres_tls;
+mod probe;
 mod serve;
 mod store_contract;
 mod store_failures;
