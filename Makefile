@@ -41,6 +41,7 @@ tools: ## fetch what the tests run against
 	tools/need-postgres
 	tools/fetch-envoy $(ENVOY_VERSIONS)
 	tools/fetch-openai
+	tools/fetch-kubernetes
 
 clean: ## remove what was built and fetched
 	cargo clean
