@@ -11,6 +11,7 @@ pub mod process;
 pub mod proxy;
 pub mod service;
 pub mod tls;
+pub mod tools;
 pub mod upstream;
 
 /// Waits until something holds, and fails the test if it takes longer than that.

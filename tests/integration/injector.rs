@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{keystile, process::free_port, service::Process, tls::Client, until};
+use crate::harness::{keystile, process::free_port, service::Process, tls::Client, tools::promtool, until};
 
 const JSON: &str = "application/json";
 const SOON: Duration = Duration::from_secs(20);
@@ -157,6 +157,7 @@ async fn pod_is_injected_over_tls_and_not_twice() {
         let line = format!("keystile_injector_reviews_total{{result=\"{result}\"}} {count}");
         assert!(metrics.contains(&line), "{line} in:\n{metrics}");
     }
+    assert_eq!(promtool(&["check", "metrics"], &metrics).good().trim(), "");
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ mod docs;
 mod explain;
 mod gateway;
 mod injector;
+mod kubernetes;
 mod policy;
 mod postgres_tls;
 mod probe;
