@@ -3,3 +3,4 @@
 mod injected;
 mod manifests;
 mod monitoring;
+mod policies;
