@@ -1,8 +1,10 @@
 //! `keystile probe`, beside a Keystile that runs or does not.
 
+use std::time::Duration;
+
 use rustix::process::Signal;
 
-use crate::harness::{keystile, service::Setup};
+use crate::harness::{keystile, service::Setup, until};
 
 #[tokio::test]
 async fn probe_tells_whether_the_service_is_ready() {
@@ -29,8 +31,6 @@ async fn service_without_its_database_is_alive_and_not_ready() {
     let tcp = service.setup.tcp.to_string();
     let probe =
         |arguments: &[&str]| keystile::keystile(&[&["probe", "--address", &tcp], arguments].concat(), "", "");
-    while probe(&["--alive"]).status != 0 {
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
+    until("it is alive", Duration::from_secs(20), async || probe(&["--alive"]).status == 0).await;
     assert!(probe(&[]).failed(1).contains("not ready"));
 }
