@@ -5,6 +5,7 @@
 
 use serde_json::Value;
 
+use super::injected::IMAGE;
 use crate::harness::tools::{self, helm, kustomize, python, read, repository, yaml};
 
 /// Overlays that the oldest supported Kubernetes takes, and those for newer ones alone.
@@ -152,8 +153,8 @@ fn template(rendered: &str) -> String {
     let body = documents.collect::<Vec<_>>().join("---\n");
     let replaced = body
         .replace("keystile-system", "{{ .Release.Namespace }}")
-        .replace("image: keystile:0.1.0", "image: {{ .Values.image }}")
-        .replace("value: keystile:0.1.0", "value: {{ .Values.image }}")
+        .replace(&format!("image: {IMAGE}"), "image: {{ .Values.image }}")
+        .replace(&format!("value: {IMAGE}"), "value: {{ .Values.image }}")
         .replace("replicas: 2", "replicas: {{ .Values.replicas }}")
         .replace(last_variable, &(last_variable.to_owned() + settings));
     head.to_owned() + &replaced
