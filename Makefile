@@ -42,6 +42,7 @@ tools: ## fetch what the tests run against
 	tools/need-redis
 	tools/fetch-envoy $(ENVOY_VERSIONS)
 	tools/fetch-openai
+	tools/fetch-kubernetes
 
 clean: ## remove what was built and fetched
 	cargo clean

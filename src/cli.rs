@@ -9,7 +9,7 @@ use clap::{
 };
 
 use crate::{
-    config::{DatabaseOptions, LogFormat, ServeOptions},
+    config::{DatabaseOptions, InjectOptions, LogFormat, ServeOptions},
     metrics::Metrics,
     serve,
     store::{Database, ManageError},
@@ -18,10 +18,12 @@ use crate::{
 
 mod explain;
 mod import;
+mod inject;
 mod invalidate;
 mod keys;
 mod migrate;
 mod output;
+mod probe;
 mod users;
 
 /// API-key authorization service for Envoy.
@@ -53,6 +55,12 @@ enum Command {
     /// Make, see and disable the users whom keys belong to.
     #[command(subcommand)]
     Users(users::Command),
+
+    /// Add Keystile to Kubernetes pods that ask for it (admission webhook).
+    Inject(Box<InjectOptions>),
+
+    /// Ask a running `keystile serve` whether it is ready; for probes that run in its container.
+    Probe(probe::Probe),
 }
 
 /// Flags whose values are not shown, not even when they are wrong.
@@ -90,6 +98,8 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Invalidate(args) => invalidate::run(args).await,
         Command::Keys(command) => keys::run(command).await,
         Command::Users(command) => users::run(command).await,
+        Command::Inject(options) => inject::run(*options).await,
+        Command::Probe(probe) => probe::run(probe).await,
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

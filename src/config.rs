@@ -6,8 +6,12 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
+mod inject;
+mod quantity;
 mod values;
 
+pub use inject::InjectOptions;
+pub use quantity::Quantity;
 pub use values::{CredentialSource, DatabaseUrl, Listen, RedisUrl, Secret, Secrets};
 
 /// Where the keys are: shared by every command that touches them.

@@ -8,7 +8,8 @@
 //!   is old from counting, [`change_feed`] hears of changes, [`usage`] counts what was used, [`flight`]
 //!   does shared work once, [`moment`] is the time that is passed in, [`health`] the state of the process;
 //! - adapters: [`store`] (memory, Redis, SQLite, Postgres), [`limiter`] (memory, Redis), [`redis`] and [`gate`]
-//!   before every call, [`ext_authz`] (gRPC), [`admin`] (HTTP);
+//!   before every call, [`ext_authz`] (gRPC), [`admin`] (HTTP), [`injector`] (Kubernetes'
+//!   admission webhook);
 //! - the house: [`serve`] wires it and drains it, [`cli`] has every command, [`config`] every setting,
 //!   [`metrics`] every metric, [`telemetry`] the log.
 
@@ -32,6 +33,7 @@ pub mod verifier;
 
 pub mod admin;
 pub mod ext_authz;
+pub mod injector;
 pub mod limiter;
 pub mod redis;
 pub mod store;

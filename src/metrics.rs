@@ -47,6 +47,28 @@ pub struct RateLimits {
     pub unavailable: Counter,
 }
 
+/// `keystile_injector_reviews_total` and their duration.
+pub struct InjectorReviews {
+    /// The pod got a patch.
+    pub injected: Counter,
+    /// Let in as it came.
+    pub untouched: Counter,
+    /// The pod was not let in.
+    pub refused: Counter,
+    /// It was no question that can be answered.
+    pub malformed: Counter,
+    /// Time to the answer.
+    pub duration: Histogram,
+}
+
+/// What is exported of the injector's certificate.
+pub struct InjectorCertificate {
+    /// When it ends, in seconds since 1970.
+    pub not_after: Gauge,
+    /// Looks at its files that failed.
+    pub errors: Counter,
+}
+
 /// What a metric counts in.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Kind {
@@ -94,6 +116,10 @@ const REVOCATION_LAG: &str = "keystile_revocation_lag_seconds";
 const USAGE_PENDING: &str = "keystile_usage_pending";
 const USAGE_LOST: &str = "keystile_usage_lost_total";
 const RATE_LIMIT: &str = "keystile_rate_limit_total";
+const INJECTOR_REVIEWS: &str = "keystile_injector_reviews_total";
+const INJECTOR_REVIEW_DURATION: &str = "keystile_injector_review_duration_seconds";
+const INJECTOR_CERTIFICATE_NOT_AFTER: &str = "keystile_injector_certificate_not_after_seconds";
+const INJECTOR_CERTIFICATE_ERRORS: &str = "keystile_injector_certificate_errors_total";
 const UNDECODABLE_ROWS: &str = "keystile_undecodable_rows_total";
 const BUILD_INFO: &str = "keystile_build_info";
 
@@ -174,6 +200,26 @@ pub const TABLE: &[Metric] = &[
         name: UNDECODABLE_ROWS,
         kind: Kind::Counter,
         help: "Key rows read that could not be decoded, or had a list or a budget that is not one; each denies its key alone.",
+    },
+    Metric {
+        name: INJECTOR_REVIEWS,
+        kind: Kind::Counter,
+        help: "Questions of the API server answered by keystile inject, by result (injected, untouched, refused, malformed).",
+    },
+    Metric {
+        name: INJECTOR_REVIEW_DURATION,
+        kind: Kind::Histogram(STORE_SECONDS),
+        help: "Time that keystile inject took for an answer.",
+    },
+    Metric {
+        name: INJECTOR_CERTIFICATE_NOT_AFTER,
+        kind: Kind::Gauge,
+        help: "When the certificate of keystile inject ends, in seconds since 1970.",
+    },
+    Metric {
+        name: INJECTOR_CERTIFICATE_ERRORS,
+        kind: Kind::Counter,
+        help: "Looks of keystile inject at its certificate's files that failed; the certificate in use stays.",
     },
     Metric { name: BUILD_INFO, kind: Kind::Gauge, help: "Always 1; version and commit are its labels." },
 ];
@@ -306,6 +352,27 @@ impl Metrics {
     /// `keystile_undecodable_rows_total`.
     pub fn undecodable_rows(&self) -> Counter {
         self.with(|| metrics::counter!(UNDECODABLE_ROWS))
+    }
+
+    /// The injector's reviews.
+    pub fn injector_reviews(&self) -> InjectorReviews {
+        let reviews =
+            |result: &'static str| self.with(|| metrics::counter!(INJECTOR_REVIEWS, "result" => result));
+        InjectorReviews {
+            injected: reviews("injected"),
+            untouched: reviews("untouched"),
+            refused: reviews("refused"),
+            malformed: reviews("malformed"),
+            duration: self.with(|| metrics::histogram!(INJECTOR_REVIEW_DURATION)),
+        }
+    }
+
+    /// The injector's certificate.
+    pub fn injector_certificate(&self) -> InjectorCertificate {
+        InjectorCertificate {
+            not_after: self.with(|| metrics::gauge!(INJECTOR_CERTIFICATE_NOT_AFTER)),
+            errors: self.with(|| metrics::counter!(INJECTOR_CERTIFICATE_ERRORS)),
+        }
     }
 
     fn describe(&self) {

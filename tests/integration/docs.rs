@@ -9,7 +9,7 @@ use std::{
 
 use clap::{Arg, Args, Command};
 use keystile::{
-    config::ServeOptions,
+    config::{InjectOptions, ServeOptions},
     decision::Reason,
     ext_authz::headers,
     metrics::{self, Kind},
@@ -17,19 +17,19 @@ use keystile::{
 
 #[test]
 fn readme_lists_every_setting() {
-    let command = ServeOptions::augment_args(Command::new("serve"));
-    let rows = command.get_arguments().map(|argument| {
-        let variable = argument.get_env().expect("every flag has a variable").to_string_lossy().into_owned();
-        let flag = argument.get_long().expect("every setting is a flag");
-        format!("| `{variable}` | `--{flag}` | {} | {} |", default(argument), help(argument))
-    });
-    compare("settings", "| variable | flag | default | meaning |\n|---|---|---|---|", rows);
+    compare_settings("README.md", "settings", &ServeOptions::augment_args(Command::new("serve")));
+}
+
+#[test]
+fn kubernetes_page_lists_every_setting_of_the_injector() {
+    let command = InjectOptions::augment_args(Command::new("inject"));
+    compare_settings("docs/kubernetes.md", "inject-settings", &command);
 }
 
 #[test]
 fn readme_lists_every_header() {
     let rows = headers::TABLE.iter().map(|header| format!("| `{}` | {} |", header.name, header.about));
-    compare("headers", "| header | value |\n|---|---|", rows);
+    compare("README.md", "headers", "| header | value |\n|---|---|", rows);
 }
 
 #[test]
@@ -37,12 +37,12 @@ fn readme_lists_every_denial() {
     let rows = Reason::ALL.iter().map(|reason| {
         format!("| `{}` | {} | {} |", reason.code(), reason.status(), reason.sentence().replace('|', "\\|"))
     });
-    compare("denials", "| code | status | what the caller reads |\n|---|---|---|", rows);
+    compare("README.md", "denials", "| code | status | what the caller reads |\n|---|---|---|", rows);
 }
 
 #[test]
 fn every_denial_has_its_cause_and_mend() {
-    let text = std::fs::read_to_string(readme().with_file_name("docs/denials.md")).unwrap();
+    let text = std::fs::read_to_string(file("docs/denials.md")).unwrap();
     let documented: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("## ")).collect();
     assert_eq!(documented, Reason::ALL.map(Reason::code));
     for (reason, section) in Reason::ALL.iter().zip(text.split("\n## ").skip(1)) {
@@ -60,7 +60,16 @@ fn readme_lists_every_metric() {
         };
         format!("| `{}` | {kind} | {} |", metric.name, metric.help)
     });
-    compare("metrics", "| metric | kind | meaning |\n|---|---|---|", rows);
+    compare("README.md", "metrics", "| metric | kind | meaning |\n|---|---|---|", rows);
+}
+
+fn compare_settings(document: &str, name: &str, command: &Command) {
+    let rows = command.get_arguments().map(|argument| {
+        let variable = argument.get_env().expect("every flag has a variable").to_string_lossy().into_owned();
+        let flag = argument.get_long().expect("every setting is a flag");
+        format!("| `{variable}` | `--{flag}` | {} | {} |", default(argument), help(argument))
+    });
+    compare(document, name, "| variable | flag | default | meaning |\n|---|---|---|---|", rows);
 }
 
 fn default(argument: &Arg) -> String {
@@ -73,24 +82,27 @@ fn help(argument: &Arg) -> String {
 }
 
 /// Compares what stands between `<!-- NAME -->` and `<!-- /NAME -->` with the table.
-fn compare(name: &str, head: &str, rows: impl Iterator<Item = String>) {
-    // One at a time: each of these tests may write the file.
-    static README: Mutex<()> = Mutex::new(());
-    let _alone = README.lock().unwrap_or_else(PoisonError::into_inner);
-    let path = readme();
-    let text = std::fs::read_to_string(&path).expect("README.md is readable");
+fn compare(document: &str, name: &str, head: &str, rows: impl Iterator<Item = String>) {
+    // One at a time: each of these tests may write a file.
+    static DOCUMENTS: Mutex<()> = Mutex::new(());
+    let _alone = DOCUMENTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let path = file(document);
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{document}: {error}"));
     let (open, close) = (format!("<!-- {name} -->\n"), format!("\n<!-- /{name} -->"));
-    let start = text.find(&open).unwrap_or_else(|| panic!("README.md has no {open}")) + open.len();
-    let end = start + text[start..].find(&close).unwrap_or_else(|| panic!("README.md has no {close}"));
+    let start = text.find(&open).unwrap_or_else(|| panic!("{document} has no {open}")) + open.len();
+    let end = start + text[start..].find(&close).unwrap_or_else(|| panic!("{document} has no {close}"));
     let expected = std::iter::once(head.to_owned()).chain(rows).collect::<Vec<_>>().join("\n");
     if std::env::var_os("KEYSTILE_BLESS").is_some() {
-        std::fs::write(path, format!("{}{expected}{}", &text[..start], &text[end..]))
-            .expect("README.md is writable");
+        std::fs::write(path, format!("{}{expected}{}", &text[..start], &text[end..])).expect("writable");
         return;
     }
-    assert_eq!(&text[start..end], expected, "the table of {name} is out of date: see this file's head");
+    assert_eq!(
+        &text[start..end],
+        expected,
+        "the table of {name} in {document} is out of date: see this file's head"
+    );
 }
 
-fn readme() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")
+fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }

@@ -14,6 +14,8 @@ pub mod proxy;
 pub mod ratelimit;
 pub mod redis;
 pub mod service;
+pub mod tls;
+pub mod tools;
 pub mod upstream;
 
 /// Waits until something holds, and fails the test if it takes longer than that.

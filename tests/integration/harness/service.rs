@@ -20,7 +20,7 @@ pub struct Keystile {
 }
 
 /// A process of ours, killed when it is dropped.
-pub struct Process(Child);
+pub struct Process(pub Child);
 
 /// Where a Keystile runs, before it does.
 pub struct Setup {

@@ -1,0 +1,14 @@
+//! `keystile inject`
+
+use anyhow::Context;
+
+use crate::{
+    config::{InjectOptions, LogFormat},
+    injector, serve, telemetry,
+};
+
+pub(super) async fn run(options: InjectOptions) -> anyhow::Result<()> {
+    let json = options.log_format == LogFormat::Json;
+    telemetry::start(&options.log, json).with_context(|| format!("--log {}", options.log))?;
+    injector::run(options, serve::stop_signal()?).await
+}

@@ -1,0 +1,97 @@
+//! The Kubernetes sidecar injector: an admission webhook that adds Keystile to pods that ask.
+//!
+//! Nothing of the cluster is read: what a pod asks for is in the pod, and whether its namespace is
+//! enabled as a whole shows in the path that the API server asks at.
+
+use std::{future::Future, net::TcpListener, time::Duration};
+
+use anyhow::Context;
+use axum_server::Handle;
+use tokio::time::{interval, sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::{config::InjectOptions, metrics::Metrics};
+
+mod admin;
+mod admission;
+mod asked;
+mod certificate;
+mod patch;
+mod webhook;
+
+pub use asked::Scope;
+pub use patch::{Injection, Refused, Sidecar, review};
+
+use certificate::Source;
+
+/// How long connections with a question under way may take to end.
+const DRAIN: Duration = Duration::from_secs(5);
+/// How long a connection may take to ask: slow ones must not pile up.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
+
+/// Answers the API server until `shutdown` resolves, then drains.
+///
+/// # Errors
+/// What keeps the injector from starting, by flag and value, or a listener that broke.
+pub async fn run(options: InjectOptions, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let metrics = Metrics::new()?;
+    let draining = CancellationToken::new();
+    let source = Source::of(&options)?;
+    let certificate = source.load(&metrics)?;
+    let tls = certificate.tls();
+    let webhook = listen(&options)?;
+    let admin_listener = tokio::net::TcpListener::bind(options.admin_listen)
+        .await
+        .with_context(|| format!("--admin-listen {}", options.admin_listen))?;
+
+    let routes = admin::router(source.authority(), draining.clone(), metrics.clone());
+    let admin = tokio::spawn(axum::serve(admin_listener, routes).into_future());
+    let upkeep = tokio::spawn(fold(metrics.clone()));
+    let renewal = tokio::spawn(certificate.keep_fresh(source, options.tls_interval));
+
+    let handle = Handle::new();
+    let service = webhook::router(Sidecar::from(&options), &metrics);
+    let server = axum_server::from_tcp_rustls(webhook, tls)?
+        .first_request_timeout(FIRST_REQUEST)
+        .handle(handle.clone())
+        .serve(service.into_make_service());
+    let mut server = tokio::spawn(server);
+    info!(address = %options.listen, image = options.image, "answering the API server");
+
+    let broken = tokio::select! {
+        () = shutdown => None,
+        ended = &mut server => Some(ended),
+    };
+    draining.cancel();
+    if broken.is_none() {
+        info!(delay = ?options.drain_delay, "draining");
+        // The API server asks here until the endpoints that it knows have changed.
+        sleep(options.drain_delay).await;
+        handle.graceful_shutdown(Some(DRAIN));
+    }
+    let ended = match broken {
+        Some(ended) => ended,
+        None => server.await,
+    };
+    for task in [upkeep, renewal] {
+        task.abort();
+    }
+    admin.abort();
+    ended.context("the webhook's listener panicked")?.context("the webhook's listener broke")
+}
+
+fn listen(options: &InjectOptions) -> anyhow::Result<TcpListener> {
+    let listener =
+        TcpListener::bind(options.listen).with_context(|| format!("--listen {}", options.listen))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+async fn fold(metrics: Metrics) {
+    let mut tick = interval(Duration::from_secs(1));
+    loop {
+        tick.tick().await;
+        metrics.upkeep();
+    }
+}

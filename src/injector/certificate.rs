@@ -1,0 +1,163 @@
+//! The webhook's certificate: from files that are read again when they change, or made at start.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context;
+use axum_server::tls_rustls::RustlsConfig;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+};
+use rustls::{
+    ServerConfig,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+use time::OffsetDateTime;
+use tokio::time::interval;
+use tracing::{info, warn};
+
+use crate::{
+    config::InjectOptions,
+    metrics::{InjectorCertificate, Metrics},
+};
+
+/// How long a self-signed certificate is good.
+const SELF_SIGNED: time::Duration = time::Duration::days(365);
+
+/// Where the certificate comes from.
+pub(super) enum Source {
+    Files { certificate: PathBuf, key: PathBuf },
+    Made { pem: Pem, authority: String },
+}
+
+/// A chain and its key, as text.
+#[derive(PartialEq)]
+pub(super) struct Pem {
+    chain: Vec<u8>,
+    key: zeroize::Zeroizing<Vec<u8>>,
+}
+
+/// The certificate in use.
+pub(super) struct Certificate {
+    pem: Pem,
+    tls: RustlsConfig,
+    metrics: InjectorCertificate,
+}
+
+impl Source {
+    pub(super) fn of(options: &InjectOptions) -> anyhow::Result<Self> {
+        match (&options.self_signed, &options.tls_cert, &options.tls_key) {
+            (Some(names), _, _) => make(names).with_context(|| format!("--self-signed {}", names.join(","))),
+            (None, Some(certificate), Some(key)) => {
+                Ok(Self::Files { certificate: certificate.clone(), key: key.clone() })
+            }
+            _ => anyhow::bail!("name --tls-cert and --tls-key, or --self-signed"),
+        }
+    }
+
+    /// The CA, where it is ours to give.
+    pub(super) fn authority(&self) -> Option<String> {
+        match self {
+            Self::Files { .. } => None,
+            Self::Made { authority, .. } => Some(authority.clone()),
+        }
+    }
+
+    pub(super) fn load(&self, metrics: &Metrics) -> anyhow::Result<Certificate> {
+        let pem = self.read()?;
+        let (config, not_after) = server_config(&pem).context("--tls-cert and --tls-key")?;
+        let metrics = metrics.injector_certificate();
+        metrics.not_after.set(not_after as f64);
+        Ok(Certificate { pem, tls: RustlsConfig::from_config(config), metrics })
+    }
+
+    fn read(&self) -> anyhow::Result<Pem> {
+        match self {
+            Self::Files { certificate, key } => Ok(Pem {
+                chain: read("--tls-cert", certificate)?,
+                key: zeroize::Zeroizing::new(read("--tls-key", key)?),
+            }),
+            Self::Made { pem, .. } => Ok(Pem { chain: pem.chain.clone(), key: pem.key.clone() }),
+        }
+    }
+}
+
+impl Certificate {
+    /// What the listener takes; follows every change.
+    pub(super) fn tls(&self) -> RustlsConfig {
+        self.tls.clone()
+    }
+
+    /// Looks at the source again and again. Their content counts: the kubelet swaps a link.
+    pub(super) async fn keep_fresh(mut self, source: Source, period: Duration) {
+        let mut tick = interval(period);
+        loop {
+            tick.tick().await;
+            if let Err(error) = self.refresh(&source) {
+                self.metrics.errors.increment(1);
+                warn!(error = format!("{error:#}"), "the certificate is not read anew; the one in use stays");
+            }
+        }
+    }
+
+    fn refresh(&mut self, source: &Source) -> anyhow::Result<()> {
+        let pem = source.read()?;
+        if pem == self.pem {
+            return Ok(());
+        }
+        // Between the writing of two files they may not fit; the next look finds them whole.
+        let (config, not_after) = server_config(&pem)?;
+        self.tls.reload_from_config(config);
+        self.metrics.not_after.set(not_after as f64);
+        self.pem = pem;
+        info!("the certificate has changed");
+        Ok(())
+    }
+}
+
+fn read(flag: &str, path: &Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("{flag} {}", path.display()))
+}
+
+/// TLS with this certificate, and when that ends, in seconds since 1970.
+fn server_config(pem: &Pem) -> anyhow::Result<(Arc<ServerConfig>, i64)> {
+    let chain = CertificateDer::pem_slice_iter(&pem.chain).collect::<Result<Vec<_>, _>>()?;
+    let leaf = chain.first().context("there is no certificate in the file")?;
+    let (_, parsed) = x509_parser::parse_x509_certificate(leaf).context("the certificate cannot be read")?;
+    let not_after = parsed.validity().not_after.timestamp();
+    let key = PrivateKeyDer::from_pem_slice(&pem.key).context("there is no private key in the file")?;
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    Ok((Arc::new(config), not_after))
+}
+
+/// A CA whose key is forgotten at once, and a certificate by it.
+fn make(names: &[String]) -> anyhow::Result<Source> {
+    let now = OffsetDateTime::now_utc();
+    let params = |names: &[String], common_name: &str| -> anyhow::Result<CertificateParams> {
+        let mut params = CertificateParams::new(names)?;
+        params.distinguished_name.push(DnType::CommonName, common_name);
+        // Clocks of other machines may be a little behind.
+        params.not_before = now - time::Duration::hours(1);
+        params.not_after = now + SELF_SIGNED;
+        Ok(params)
+    };
+    let mut authority = params(&[], "keystile inject --self-signed")?;
+    authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
+    let mut leaf = params(names, "keystile inject")?;
+    leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let key = KeyPair::generate()?;
+    let leaf = leaf.signed_by(&key, &authority)?;
+    let pem = Pem {
+        chain: leaf.pem().into_bytes(),
+        key: zeroize::Zeroizing::new(key.serialize_pem().into_bytes()),
+    };
+    Ok(Source::Made { pem, authority: authority.pem() })
+}

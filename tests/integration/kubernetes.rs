@@ -1,0 +1,6 @@
+//! What is in `k8s/`, checked by the tools of its field.
+
+mod injected;
+mod manifests;
+mod monitoring;
+mod policies;
