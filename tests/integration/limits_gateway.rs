@@ -147,10 +147,13 @@ async fn three(redis: &Redis, charge: &str, limit: &str) -> (Vec<Gateway>, Key) 
             ("KEYSTILE_RATE_LIMIT_CHARGE", charge),
             ("KEYSTILE_REDIS_URL", &url),
             // Three Envoys, three sidecars and a thousand clients share this machine's cores.
-            ("KEYSTILE_REDIS_TIMEOUT", "2s"),
-            ("KEYSTILE_DATABASE_TIMEOUT", "5s"),
+            ("KEYSTILE_REDIS_TIMEOUT", "10s"),
+            ("KEYSTILE_DATABASE_TIMEOUT", "10s"),
+            ("KEYSTILE_TIMEOUT", "30s"),
         ];
-        gateways.push(Gateway::start(VERSIONS[1], "uds.yaml", setup, &settings).await);
+        let patient = [("timeout: 2s", "timeout: 30s"), ("max_interval: 2s", "max_interval: 30s")];
+        let keystile = setup.start(&settings).await;
+        gateways.push(Gateway::before(VERSIONS[1], "uds.yaml", keystile, &patient).await);
     }
     (gateways, key)
 }
