@@ -21,6 +21,11 @@ pub use redis::{Shared, SharedConfig};
 
 /// Charges requests against the limits of their keys.
 pub trait RateLimiter: Send + Sync + 'static {
+    /// Whether anything is counted here at all.
+    fn counts(&self) -> bool {
+        true
+    }
+
     /// Charges all windows of the key that have a limit, or none of them.
     ///
     /// `None` is an answer: nothing is counted here.
@@ -72,6 +77,10 @@ impl Limiter {
 }
 
 impl RateLimiter for Limiter {
+    fn counts(&self) -> bool {
+        !matches!(self, Self::Off)
+    }
+
     async fn charge(&self, bill: Bill, now: Moment) -> Result<Option<Standing>, Refusal> {
         match self {
             Self::Off => Ok(None),
