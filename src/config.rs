@@ -103,6 +103,20 @@ pub struct ServeOptions {
     #[arg(long, env = "KEYSTILE_MODE", default_value = "enforce", help_heading = "Checks")]
     pub mode: Mode,
 
+    /// Which headers tell the upstream who is calling: `all`, or names by comma. The others are removed all the same, so that no client's own copy passes.
+    #[arg(
+        long,
+        env = "KEYSTILE_UPSTREAM_HEADERS",
+        default_value = "all",
+        value_delimiter = ',',
+        help_heading = "Checks"
+    )]
+    pub upstream_headers: Vec<String>,
+
+    /// What Envoy is told in dynamic metadata: `full`, or `brief`, which leaves out what user and key are beside their ids.
+    #[arg(long, env = "KEYSTILE_METADATA", default_value = "full", help_heading = "Checks")]
+    pub metadata: MetadataDetail,
+
     /// Form of a denial's body: `problem` (RFC 9457), `openai` (as OpenAI's client libraries read it), `text`.
     #[arg(long, env = "KEYSTILE_DENY_FORMAT", default_value = "problem", help_heading = "Checks")]
     pub deny_format: DenyFormat,
@@ -252,6 +266,15 @@ pub enum RateLimitOnLoss {
     Divide,
     /// They are denied.
     Deny,
+}
+
+/// How much Envoy is told in dynamic metadata.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MetadataDetail {
+    /// Everything.
+    Full,
+    /// The decision, ids and limits.
+    Brief,
 }
 
 /// Which further fields tell clients of their limits.

@@ -13,7 +13,7 @@ use tracing::{debug, error, warn};
 use crate::{
     attributes::Attributes,
     authorizer::Authorizer,
-    config::{DenyFormat, Mode, OnFailure, RateLimitFields},
+    config::{DenyFormat, MetadataDetail, Mode, OnFailure, RateLimitFields},
     decision::{Denial, Permit, Proven, Reason},
     limiter::RateLimiter,
     metrics::Metrics,
@@ -33,7 +33,7 @@ mod service;
 mod wire;
 
 use counts::Counts;
-use headers::Told;
+use headers::{Chosen, Told};
 use metadata::Said;
 pub use request::Reading;
 use request::{Parsed, Strip};
@@ -66,6 +66,10 @@ pub struct ExtAuthzConfig {
     pub deny_format: DenyFormat,
     /// Which further fields tell clients of their limits.
     pub rate_limit_fields: RateLimitFields,
+    /// Which headers are sent to the upstream.
+    pub upstream_headers: Chosen,
+    /// How much Envoy is told.
+    pub metadata: MetadataDetail,
 }
 
 struct Inner<S, L> {
@@ -156,10 +160,11 @@ impl<S: KeyStore, L: RateLimiter> Inner<S, L> {
     fn answer(&self, decision: &Decision, parsed: Parsed<'_>) -> Result<Bytes, Status> {
         let Parsed { attributes, strip } = parsed;
         let strip = if self.config.forward_credential { Strip::default() } else { strip };
+        let (chosen, detail) = (&self.config.upstream_headers, self.config.metadata);
         if let Decision::Allow(Permit::Key(proven)) = decision
             && rendered::is_usual(proven)
         {
-            return Ok(rendered::allow(proven, &strip));
+            return Ok(rendered::allow(proven, &strip, chosen, detail));
         }
         let fields = self.config.rate_limit_fields;
         let said = Said {
@@ -174,11 +179,11 @@ impl<S: KeyStore, L: RateLimiter> Inner<S, L> {
                 let record = said.proven.map(|proven| &*proven.record);
                 let standing = said.proven.and_then(|proven| proven.standing.as_ref());
                 let told = Told { result: said.result, record, standing };
-                Ok(encoded(&response::allow(told, said.to_struct(), &strip, fields)))
+                Ok(encoded(&response::allow(told, said.to_struct(detail), &strip, chosen, fields)))
             }
             Decision::Deny(denial) => {
                 let format = self.config.deny_format;
-                Ok(encoded(&response::deny(denial, said.to_struct(), &attributes, format, fields)))
+                Ok(encoded(&response::deny(denial, said.to_struct(detail), &attributes, format, fields)))
             }
             // Envoy takes any gRPC error for a failure of the service, whatever its code.
             Decision::Defer(denial) => Err(Status::unavailable(denial.reason.code())),

@@ -16,7 +16,7 @@ use crate::{
     change_feed::ChangeFeed,
     config::{RateLimit, RedisOptions, ServeOptions},
     credential::{CacheSecret, CacheSecrets, Prefix},
-    ext_authz::{self, ExtAuthz, ExtAuthzConfig, Reading},
+    ext_authz::{self, ExtAuthz, ExtAuthzConfig, Reading, headers::Chosen},
     fence::Fence,
     health::Health,
     limiter::{self, Limiter},
@@ -63,7 +63,7 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
     let limiter = limiter(&options, redis.as_ref(), &metrics)?;
     let authorizer = Authorizer::new(memory.clone(), verifier, limiter.clone());
     let usage = Usage::new(!options.usage_interval.is_zero(), &metrics);
-    let service = ExtAuthz::new(authorizer, usage.clone(), ext_authz_config(&options), &metrics);
+    let service = ExtAuthz::new(authorizer, usage.clone(), ext_authz_config(&options)?, &metrics);
     let feed = ChangeFeed::new(database.clone(), fence, move |prefixes| memory.forget(prefixes), &metrics);
     let stats = Stats {
         metrics: metrics.clone(),
@@ -260,8 +260,13 @@ fn verifier_config(options: &ServeOptions) -> VerifierConfig {
     }
 }
 
-fn ext_authz_config(options: &ServeOptions) -> ExtAuthzConfig {
-    ExtAuthzConfig {
+fn ext_authz_config(options: &ServeOptions) -> anyhow::Result<ExtAuthzConfig> {
+    let upstream_headers = Chosen::parse(&options.upstream_headers).map_err(|unknown| {
+        anyhow::anyhow!(
+            "--upstream-headers: {unknown} is none of the headers that Keystile sends; see the README"
+        )
+    })?;
+    Ok(ExtAuthzConfig {
         reading: Reading {
             credential_sources: options.credential_sources.clone(),
             client_address: options.client_address,
@@ -272,5 +277,7 @@ fn ext_authz_config(options: &ServeOptions) -> ExtAuthzConfig {
         mode: options.mode,
         deny_format: options.deny_format,
         rate_limit_fields: options.rate_limit_fields,
-    }
+        upstream_headers,
+        metadata: options.metadata,
+    })
 }

@@ -18,10 +18,10 @@ use envoy_types::{
 use keystile::{
     attributes::route::RouteSettings,
     authorizer::Authorizer,
-    config::{ClientAddress, DenyFormat, Mode, OnFailure, RateLimitFields},
+    config::{ClientAddress, DenyFormat, MetadataDetail, Mode, OnFailure, RateLimitFields},
     credential::{CacheSecret, CacheSecrets, MIN_LEN, Prefix},
     decision::Tier,
-    ext_authz::{ExtAuthz, ExtAuthzConfig, Reading},
+    ext_authz::{ExtAuthz, ExtAuthzConfig, Reading, headers::Chosen},
     limiter::Limiter,
     metrics::Metrics,
     moment::Moment,
@@ -80,6 +80,8 @@ impl Service {
             mode: Mode::Enforce,
             deny_format: DenyFormat::Problem,
             rate_limit_fields: RateLimitFields::None,
+            upstream_headers: Chosen::all(),
+            metadata: MetadataDetail::Full,
         };
         let verifier = Verifier::new(CacheSecrets::one(CacheSecret::random()), proofs, |_, _| (), &metrics);
         let mut service = Self {

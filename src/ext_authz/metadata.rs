@@ -6,6 +6,7 @@ use envoy_types::pb::google::protobuf::{ListValue, Struct, Value, value::Kind};
 
 use crate::{
     attributes::route::Misconfigured,
+    config::MetadataDetail,
     decision::{Proven, Reason},
     limits::Standing,
     record::{KeyRecord, Limits, User},
@@ -29,7 +30,7 @@ pub(super) struct Said<'a> {
 
 impl Said<'_> {
     /// As Envoy takes it.
-    pub(super) fn to_struct(self) -> Struct {
+    pub(super) fn to_struct(self, detail: MetadataDetail) -> Struct {
         let mut fields = vec![("decision", text(self.decision)), ("result", text(self.result))];
         fields.extend(self.reason.map(|reason| ("reason", text(reason.code()))));
         fields.extend(self.route_error.map(|error| ("route_error", text(&error.to_string()))));
@@ -39,8 +40,10 @@ impl Said<'_> {
             // A string: Envoy's rate-limit filters take no other kind as a descriptor.
             fields.push(("key_id", text(&record.id.0.to_string())));
             fields.push(("user_id", text(&record.user.id.0.to_string())));
-            fields.push(("user", object(user(&record.user))));
-            fields.push(("key", object(key(record))));
+            if detail == MetadataDetail::Full {
+                fields.push(("user", object(user(&record.user))));
+                fields.push(("key", object(key(record))));
+            }
             fields.push(("rate_limit", object(rate_limit(&record.limits))));
             fields.extend(overrides(&record.limits));
             fields.extend(standing.iter().flat_map(left));

@@ -8,7 +8,7 @@ use envoy_types::ext_authz::v3::pb::{CheckResponse, HttpResponse};
 use prost::Message;
 
 use super::{
-    headers::Told,
+    headers::{Chosen, Told},
     metadata::Said,
     request::Strip,
     response,
@@ -16,7 +16,7 @@ use super::{
     wire::{put_bytes, put_length},
 };
 use crate::{
-    config::RateLimitFields,
+    config::{MetadataDetail, RateLimitFields},
     decision::{Proven, Tier},
     record::Rendered,
 };
@@ -31,8 +31,8 @@ pub(super) fn is_usual(proven: &Proven) -> bool {
 }
 
 /// Lets the request pass as this key.
-pub(super) fn allow(proven: &Proven, strip: &Strip<'_>) -> Bytes {
-    let Rendered { rest, ok } = proven.record.rendered.get_or_make(|| render(proven));
+pub(super) fn allow(proven: &Proven, strip: &Strip<'_>, chosen: &Chosen, detail: MetadataDetail) -> Bytes {
+    let Rendered { rest, ok } = proven.record.rendered.get_or_make(|| render(proven, chosen, detail));
     let own = own(strip);
     framed(rest.len() + ok.len() + own.len() + 8, |message| {
         message.extend_from_slice(rest);
@@ -54,11 +54,12 @@ fn own(strip: &Strip<'_>) -> Vec<u8> {
 }
 
 /// Encodes what every answer for the record has.
-fn render(proven: &Proven) -> Rendered {
+fn render(proven: &Proven, chosen: &Chosen, detail: MetadataDetail) -> Rendered {
     let said =
         Said { decision: "allow", result: "allow", reason: None, proven: Some(proven), route_error: None };
     let told = Told { result: "allow", record: Some(&proven.record), standing: None };
-    let answer = response::allow(told, said.to_struct(), &Strip::default(), RateLimitFields::None);
+    let metadata = said.to_struct(detail);
+    let answer = response::allow(told, metadata, &Strip::default(), chosen, RateLimitFields::None);
     let CheckResponse { status, dynamic_metadata, http_response } = answer;
     let ok = match http_response {
         Some(HttpResponse::OkResponse(ok)) => ok.encode_to_vec(),
@@ -107,10 +108,11 @@ mod tests {
             Strip { cookie: Some(String::new()), ..Strip::default() },
         ];
         for strip in strips {
-            let whole = response::allow(told, said.to_struct(), &strip, RateLimitFields::None);
+            let (chosen, detail) = (Chosen::all(), MetadataDetail::Full);
+            let whole = response::allow(told, said.to_struct(detail), &strip, &chosen, RateLimitFields::None);
             // Twice: the second time from what was kept.
             for _ in 0..2 {
-                let message = allow(&proven, &strip);
+                let message = allow(&proven, &strip, &chosen, detail);
                 assert_eq!(message[..5], [&[0], &(message.len() as u32 - 5).to_be_bytes()[..]].concat());
                 let together = CheckResponse::decode(&message[5..]).expect("a message");
                 assert_eq!(sorted(together), sorted(whole.clone()), "{strip:?}");

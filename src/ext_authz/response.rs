@@ -13,7 +13,7 @@ use tonic::Code;
 
 use super::{
     client_headers,
-    headers::{self, Told},
+    headers::{Chosen, Told},
     request::Strip,
 };
 use crate::{
@@ -30,11 +30,12 @@ pub(super) fn allow(
     told: Told<'_>,
     metadata: Struct,
     strip: &Strip<'_>,
+    chosen: &Chosen,
     fields: RateLimitFields,
 ) -> CheckResponse {
     let mut ok = stripped(strip);
-    for header in headers::TABLE {
-        match header.value(&told) {
+    for (header, is_chosen) in chosen.each() {
+        match header.value(&told).filter(|_| is_chosen) {
             Some(value) => ok.headers.push(overwrite(header.name, value)),
             None => ok.headers_to_remove.push(header.name.to_owned()),
         }

@@ -77,6 +77,8 @@ fn service(behaviour: Behaviour, on_failure: OnFailure) -> ExtAuthz<Scripted, Li
         mode: Mode::Enforce,
         deny_format: DenyFormat::Problem,
         rate_limit_fields: RateLimitFields::None,
+        upstream_headers: Chosen::all(),
+        metadata: MetadataDetail::Full,
     };
     ExtAuthz::new(
         Authorizer::new(Scripted(behaviour), verifier, Limiter::Off),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use envoy_types::ext_authz::v3::pb::HttpResponse;
 use rustix::process::Signal;
 
 use crate::harness::{
@@ -129,6 +130,32 @@ async fn sqlite_change_is_seen_when_the_record_is_read_again() {
         status(&ask(&channel, &key.credential).await) == 401
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn upstream_and_envoy_are_told_what_was_chosen_and_no_forged_header_passes() {
+    let setup = Setup::new();
+    setup.create_user("ada");
+    let key = setup.create_key("ada", &[]);
+    let chosen =
+        [("KEYSTILE_UPSTREAM_HEADERS", "X-Auth-User-Id,x-auth-result"), ("KEYSTILE_METADATA", "brief")];
+    let Keystile { setup, process: _process } = setup.start(&chosen).await;
+    let channel = channel(setup.tcp).await;
+    // From the database, and then from memory.
+    for _ in 0..2 {
+        let answer = ask(&channel, &key.credential).await;
+        let Some(HttpResponse::OkResponse(ok)) = &answer.http_response else { panic!("{answer:?}") };
+        let mut set: Vec<_> =
+            ok.headers.iter().map(|option| option.header.as_ref().unwrap().key.as_str()).collect();
+        set.sort_unstable();
+        assert_eq!(set, ["x-auth-result", "x-auth-user-id"]);
+        assert!(
+            ok.headers_to_remove.iter().any(|name| name == "x-auth-user-email"),
+            "a forged one is removed"
+        );
+        let metadata = answer.dynamic_metadata.unwrap().fields;
+        assert!(metadata.contains_key("key_id") && !metadata.contains_key("user"), "{metadata:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -306,6 +333,7 @@ async fn what_keeps_it_from_starting_is_named() {
         ("KEYSTILE_CREDENTIAL_SOURCES", "bearer,form:key", "form:key"),
         ("KEYSTILE_RECORD_TTL", "soon", "--record-ttl"),
         ("KEYSTILE_LOG", "keystile=loud", "--log"),
+        ("KEYSTILE_UPSTREAM_HEADERS", "x-auth-user-id,x-auth-shoe-size", "x-auth-shoe-size"),
     ] {
         let told = complaint(&[(variable, value)]);
         assert!(told.contains(expected), "{variable}={value}: {told}");
