@@ -83,7 +83,7 @@ impl<S: KeyStore, L: RateLimiter> Authorizer<S, L> {
             Err(ProofError::Unhashed) => {}
             proof => return Ok(found.proven(proof?)),
         }
-        let found = self.store.hashed(credential.prefix(), now).await?;
+        let found = Box::pin(self.store.hashed(credential.prefix(), now)).await?;
         let proof = self.verifier.prove(credential, &found, now).await;
         Ok(found.proven(proof?))
     }

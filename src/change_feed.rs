@@ -170,6 +170,8 @@ impl ChangeFeed {
 
     async fn look(&mut self) -> Result<(), StoreError> {
         if self.looked_for_log.is_none_or(|at| at.elapsed() > LOOK_FOR_LOG) {
+            // A new file has its tables, and its log, from the first time that anybody asks for them.
+            self.database.ping().await?;
             let log = self.database.log_state().await?;
             self.turn_to(log).await?;
             self.looked_for_log = Some(Instant::now());

@@ -85,7 +85,7 @@ impl RateLimiter for Limiter {
         match self {
             Self::Off => Ok(None),
             Self::Local(local) => local.charge(bill, now).await,
-            Self::Shared(shared) => shared.charge(bill, now).await,
+            Self::Shared(shared) => Box::pin(shared.charge(bill, now)).await,
         }
     }
 }

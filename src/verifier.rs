@@ -16,7 +16,7 @@ use metrics::Gauge;
 use quick_cache::sync::Cache;
 
 use crate::{
-    credential::{CacheSecrets, Credential, Prefix},
+    credential::{CacheSecrets, Credential, Digest, Prefix},
     flight::Flights,
     metrics::{CacheLookups, Metrics},
     moment::Moment,
@@ -134,15 +134,27 @@ impl Verifier {
             self.0.remember_proof(claim(record), until);
             return Ok(Arc::clone(record));
         }
+        // Apart, so that a check of a proven key is not the size of one that waits for bcrypt.
+        Box::pin(self.compute(credential, digest, found, now.monotonic)).await
+    }
+
+    async fn compute(
+        &self,
+        credential: &Credential,
+        digest: Digest,
+        found: &Found,
+        now: Instant,
+    ) -> Result<Arc<KeyRecord>, ProofError> {
         for record in found.records.iter() {
-            if self.verify(claim(record), credential, &record.hash, now.monotonic).await? {
+            let claim = Claim { digest, key: Some(record.id), hash: record.hash.tag() };
+            if self.verify(claim, credential, &record.hash, now).await? {
                 return Ok(Arc::clone(record));
             }
         }
         if found.records.is_empty() {
             let hash = self.0.decoy.hash();
             let claim = Claim { digest, key: None, hash: hash.tag() };
-            self.verify(claim, credential, &hash, now.monotonic).await?;
+            self.verify(claim, credential, &hash, now).await?;
         }
         Err(ProofError::Mismatch)
     }

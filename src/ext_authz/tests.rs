@@ -279,3 +279,15 @@ fn grpc_timeouts_are_read_in_every_unit() {
         assert_eq!(grpc_timeout(value), expected, "{value}");
     }
 }
+
+/// It is moved when its task is made: kilobytes of room for what hardly ever happens would be copied each time.
+#[test]
+fn future_of_a_check_is_small() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("builds");
+    let _entered = runtime.enter();
+    let service = service(Behaviour::Know, OnFailure::Deny);
+    let metadata = HeaderMap::new();
+    let size = std::mem::size_of_val(&service.answer(&metadata, &[]));
+    println!("{size} bytes");
+    assert!(size < 3 * 1024, "{size} bytes");
+}
