@@ -1,0 +1,148 @@
+"""Servers that the measurements start, on free ports and in a scratch folder, and what the system says of them."""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import socket
+import sqlite3
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
+# Secret of nothing: what is cached under it ends with the scratch folder.
+CACHE_SECRET = "the cache secret of the benchmarks and of nothing else"
+
+
+class Programs:
+    """What was built, by cargo profile."""
+
+    def __init__(self, profile, tools=None):
+        folder = lambda name: TARGET / ("debug" if name == "dev" else name)
+        self.keystile = folder(profile) / "keystile"
+        self.null, self.load, self.keys = (
+            folder(tools or profile) / "examples" / f"bench-{name}" for name in ("null", "load", "keys")
+        )
+
+
+class Process:
+    """A server of ours. Its log is in the scratch folder, and is shown if it ends too early."""
+
+    def __init__(self, name, command, scratch, env=None):
+        self.name, self.log = name, scratch / f"{name}.log"
+        # Nothing of the caller's settings, so that each run measures the same.
+        kept = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
+        with open(self.log, "wb") as log:
+            self.child = subprocess.Popen(
+                [str(word) for word in command], env=kept | (env or {}), stdout=log, stderr=log, cwd=scratch
+            )
+        self.pid = self.child.pid
+
+    def stop(self, patience=60):
+        self.child.terminate()
+        try:
+            return self.child.wait(patience)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            return self.child.wait()
+
+    def check(self):
+        if self.child.poll() is not None:
+            tail = self.log.read_text(errors="replace")[-2000:]
+            raise RuntimeError(f"{self.name} ended with {self.child.returncode}:\n{tail}")
+
+    def cpu(self):
+        """Seconds of CPU, of all threads, in user and system mode."""
+        tasks = pathlib.Path("/proc", str(self.pid), "task")
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir()) / 1e9
+
+    def resident(self):
+        """Bytes of memory."""
+        status = pathlib.Path("/proc", str(self.pid), "status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) * 1024
+
+
+class Keystile(Process):
+    """`keystile serve` on a TCP port and a Unix socket, ready."""
+
+    def __init__(self, programs, scratch, database, name="keystile", settings=None, wrapper=()):
+        port, self.admin = free_port(), free_port()
+        self.tcp, self.unix = f"127.0.0.1:{port}", f"unix:{scratch}/{name}.sock"
+        base = {
+            "KEYSTILE_DATABASE_URL": database,
+            "KEYSTILE_DATABASE_TIMEOUT": "5s",
+            "KEYSTILE_LISTEN": f"{self.tcp},{self.unix}",
+            "KEYSTILE_ADMIN_LISTEN": f"127.0.0.1:{self.admin}",
+            "KEYSTILE_CACHE_SECRET": CACHE_SECRET,
+            "KEYSTILE_RECORD_TTL": "1h",
+            "KEYSTILE_BCRYPT_COST": "4",
+            "KEYSTILE_LOG": "warn",
+        }
+        begun = time.monotonic()
+        super().__init__(name, [*wrapper, programs.keystile, "serve"], scratch, base | (settings or {}))
+        self.wait_until_ready()
+        self.seconds_to_ready = time.monotonic() - begun
+
+    def wait_until_ready(self):
+        def ready():
+            self.check()
+            with contextlib.suppress(OSError, urllib.error.HTTPError):
+                return urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/readyz", timeout=5).status == 200
+
+        until(ready, "Keystile is ready", interval=0.002)
+
+
+@contextlib.contextmanager
+def scratch_folder():
+    """A folder in memory if there is one, so that no disk has a say."""
+    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="keystile-bench-", dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def make_database(programs, path, count, cost=4, redis=None, edits=()):
+    """A SQLite file with this many keys, of which the statements in `edits` then change some."""
+    url = f"sqlite:{path}"
+    subprocess.run([programs.keystile, "migrate", "--database-url", url], check=True, stdout=subprocess.DEVNULL)
+    shared = ["--redis", redis, "--cache-secret", CACHE_SECRET] if redis else []
+    command = [programs.keys, "--database", path, "--count", str(count), "--cost", str(cost), *shared]
+    subprocess.run(command, check=True)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        for statement, values in edits:
+            connection.execute(statement, values)
+        connection.commit()
+    return url
+
+
+def load(programs, target, *options, check=None):
+    """Runs the load generator to its end, for what it reports. An answer that is not the expected one is a failure."""
+    kind = ["--check", check] if check else []
+    command = [programs.load, "--target", target, *kind, *options]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(map(str, command))}: {done.stderr}")
+    report = json.loads(done.stdout)
+    if report["unexpected"]:
+        raise RuntimeError(f"{' '.join(map(str, command))}: {report['unexpected']} answers were not as expected")
+    return report
+
+
+def until(condition, what, patience=120, interval=0.02):
+    deadline = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"waited {patience} s in vain until {what}")
+        time.sleep(interval)
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]

@@ -1,0 +1,100 @@
+"""Where the instructions of a check are, from what callgrind wrote:
+
+    python3 benches/shares.py target/instructions/callgrind.stock CHECKS
+
+CHECKS is how many were answered in that run, 8000 unless told. By step: a function with all that it calls, so that steps within steps count twice. By source: each instruction once, by the
+crate or the library that its line is written in, wherever it was inlined.
+"""
+
+import collections
+import re
+import sys
+
+# What stands for each step, in the order in which a check goes through them. Indented: part of the one before.
+STEPS = [
+    ("connection: frames read, streams opened, answers written", r"serve_connection::\{\{closure\}\}$"),
+    ("request: from its task to its answer's last frame", r"H2Stream<.*>? as .*Future>::poll$"),
+    ("  CheckRequest decoded", r"ProstDecoder<U> as tonic::codec::Decoder>::decode$"),
+    ("  check: from CheckRequest to CheckResponse", r"AssertUnwindSafe<F> as core::future::future::Future>::poll$"),
+    ("    attributes read", r"request::Parsed::new$"),
+    ("    records, from memory", r"memory::Inner<S>::recall$"),
+    ("    proof", r"verifier::Verifier::prove::\{\{closure\}\}$"),
+    ("      digest of the key", r"credential::Credential::digest$"),
+    ("    policy", r"policy::check$"),
+    ("    metrics", r"counts::Counts::count$"),
+    ("    usage", r"usage::Usage::count$"),
+    ("    headers of the answer", r"response::allow$"),
+    ("    metadata of the answer", r"metadata::Said::to_struct$"),
+    ("  CheckResponse encoded", r"ProstEncoder<T> as tonic::codec::Encoder>::encode$"),
+    ("  CheckResponse dropped", r"drop_in_place<envoy_types::generated::envoy::service::auth::v3::CheckResponse>$"),
+    ("  CheckRequest dropped", r"drop_in_place<.*auth::v3::CheckRequest>$"),
+    ("memory: taken", r"^malloc$"),
+    ("memory: given back", r"^free$"),
+]
+
+
+def main(path, checks=8000):
+    self_by_source, inclusive, calls, total = read(path)
+    print(f"{total / int(checks):,.0f} instructions and {calls['malloc'] / int(checks):,.0f} allocations a check, start and stop included")
+    print("\nby step, inclusive:")
+    for step, pattern in STEPS:
+        matching = [cost for name, cost in inclusive.items() if re.search(pattern, name)]
+        print(f"  {max(matching) / total:6.1%}  {step}" if matching else f"       -  {step}")
+    print("\nby source:")
+    for source, cost in self_by_source.most_common():
+        if cost > total / 200:
+            print(f"  {cost / total:6.1%}  {source}")
+
+
+def read(path):
+    """Own instructions by source, instructions by function with all that it calls, calls by function, all instructions."""
+    names = {"fl": {}, "fn": {}}
+    self_by_source, own, called, calls = (collections.Counter() for _ in range(4))
+    source = function = callee = None
+    is_call = False
+    for line in open(path, errors="replace"):
+        if match := re.match(r"(c?f[lien]|c?ob)=\((\d+)\)(?: (.*))?$", line):
+            key, number, name = match.groups()
+            kind = {"fl": "fl", "fi": "fl", "fe": "fl", "cfi": "fl", "cfl": "fl", "fn": "fn", "cfn": "fn"}.get(key)
+            if kind is None:
+                continue
+            name = names[kind].setdefault(number, name)
+            if key in ("fl", "fi", "fe"):
+                source = name
+            elif key == "fn":
+                function = name
+            elif key == "cfn":
+                callee = name
+        elif line.startswith("calls="):
+            is_call = True
+            calls[plain(callee)] += int(line[6:].split()[0])
+        elif re.match(r"[+*\-\d]", line) and (fields := line.split()) and len(fields) > 1:
+            cost = int(fields[1])
+            if is_call:
+                called[plain(callee)] += cost
+            else:
+                self_by_source[origin(source)] += cost
+                own[plain(function)] += cost
+            is_call = False
+    total = sum(self_by_source.values())
+    # What is called counts by its calls; what starts a thread is called by nobody.
+    inclusive = {name: called[name] or own[name] for name in own.keys() | called.keys()}
+    return self_by_source, {name: cost for name, cost in inclusive.items() if cost <= total}, calls, total
+
+
+def plain(name):
+    """Without the mark that callgrind gives to recursion."""
+    return name if name is None else re.sub(r"'\d+$", "", name)
+
+
+def origin(source):
+    for pattern in (r"/registry/src/[^/]+/(.+?)-\d[^/]*/", r"/rustc/\w+/library/(\w+/src/\w+)", r"/rust/deps/(\w+)-", r"\./(malloc)/"):
+        if match := re.search(pattern, source or ""):
+            return match[1]
+    if source and re.search(r"(^|/)src/", source):
+        return "keystile " + re.sub(r"^.*?src/", "src/", source)
+    return source or "unknown"
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
