@@ -8,11 +8,11 @@ LOCKED ?=
 ENVOY_VERSIONS := 1.40.0 1.36.4
 ENVOY := .tools/envoy-$(firstword $(ENVOY_VERSIONS))/envoy
 
-.PHONY: help demo check fmt clippy doc test fuzz tools clean
+.PHONY: help demo check fmt clippy doc test fuzz bench instructions tools clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: ## run Keystile behind Envoy and show it at work (DEMO=once ends by itself)
 	cargo build $(LOCKED)
@@ -36,6 +36,20 @@ test: tools ## all tests, with real Envoy, Postgres and Redis
 fuzz: ## look for inputs that break the parsers, FUZZ_SECONDS=60 each
 	tools/fetch-cargo-fuzz
 	fuzz/run
+
+bench: ## measure what the README claims, side by side (BENCH=quick for a glance)
+	tools/need-postgres
+	tools/need-redis
+	tools/need-wrk
+	tools/fetch-envoy $(firstword $(ENVOY_VERSIONS))
+	cargo build $(LOCKED) --release --bin keystile --examples
+	python3 benches/bench.py $(BENCH)
+
+instructions: ## count those of a hot check, and fail if there are more than recorded (RECORD=yes records)
+	tools/need-valgrind
+	cargo build $(LOCKED) --profile instructions --bin keystile
+	cargo build $(LOCKED) --examples
+	python3 benches/instructions.py $(if $(RECORD),--record)
 
 tools: ## fetch what the tests run against
 	tools/need-postgres

@@ -3,56 +3,69 @@
     python3 benches/capture.py ENVOY LOAD        (the two programs)
 
 check-lean.bin is what it sends with envoy/tcp.yaml; check-stock.bin with the same less `allowed_headers` and
-`encode_raw_headers`, which is what most configurations are: all headers, in a map. In place of Keystile there is just
-enough HTTP/2 to be sent one message. Only a new version of Envoy or of that file asks for this to be run again.
+`encode_raw_headers`, which is what most configurations are: all headers, in a map; check-body.bin is what it sends with
+envoy/body.yaml, for a chat of 4 KB. In place of Keystile there is just enough HTTP/2 to be sent one message. Only a new
+version of Envoy or of those files asks for this to be run again.
 """
 
+import http.client
+import json
 import pathlib
 import re
 import socket
 import subprocess
 import sys
-import tempfile
-import time
+
+import gateway
+import running
 
 HERE = pathlib.Path(__file__).resolve().parent
 CLIENT_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, SETTINGS = 0, 4
+SERVICE = "socket_address: {address: 127.0.0.1, port_value: 9191}"
 # As long as the real one, which is a random number: benches/load puts another into each check.
 STREAM_ID = b"0" * 19
 
 
 def main(envoy, load):
-    for name, edit in {"check-lean.bin": lambda config: config, "check-stock.bin": stock}.items():
-        message = capture(envoy, load, edit)
-        (HERE / name).write_bytes(message)
-        print(f"{name}: {len(message)} bytes")
+    get = lambda port: subprocess.Popen([load, "--target", f"127.0.0.1:{port}", "--count", "1"])
+    tcp, body = ((HERE.parent / "envoy" / name).read_text() for name in ("tcp.yaml", "body.yaml"))
+    body = replace(body, "pipe: {path: /run/keystile/keystile.sock}", SERVICE)
+    for name, config, ask in [("lean", tcp, get), ("stock", stock(tcp), get), ("body", body, post)]:
+        message = capture(envoy, config, ask)
+        (HERE / f"check-{name}.bin").write_bytes(message)
+        print(f"check-{name}.bin: {len(message)} bytes")
 
 
-def capture(envoy, load, edit):
-    with socket.create_server(("127.0.0.1", 0)) as listener, tempfile.TemporaryDirectory() as folder:
-        ingress, admin = free_port(), free_port()
-        config = (HERE.parent / "envoy/tcp.yaml").read_text()
-        config = replace(config, "0.0.0.0, port_value: 8080", f"127.0.0.1, port_value: {ingress}")
-        config = replace(config, "port_value: 9901", f"port_value: {admin}")
-        config = replace(config, "port_value: 9191", f"port_value: {listener.getsockname()[1]}")
+def post(port):
+    """A chat in which the model is named at the end, as it may be."""
+    text = "What is the answer to life, the universe and everything? " * 72
+    body = json.dumps({"messages": [{"role": "user", "content": text[:4000]}], "model": "gpt-4o-mini"})
+    headers = {"x-api-key": gateway.HEADERS["x-api-key"], "content-type": "application/json"}
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    connection.request("POST", "/v1/chat/completions", body, headers)
+    return connection
+
+
+def capture(binary, config, ask):
+    with socket.create_server(("127.0.0.1", 0)) as listener, running.scratch_folder() as scratch:
+        config = replace(config, SERVICE, SERVICE.replace("9191", str(listener.getsockname()[1])))
         # Nobody here would pass one.
-        config = re.sub(r"    health_checks:\n(    [- ] .*\n)+", "", config)
-        path = pathlib.Path(folder, "envoy.yaml")
-        path.write_text(edit(config))
-        command = [envoy, "-c", path, "--use-dynamic-base-id", "--concurrency", "1", "--log-level", "error"]
-        running = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        try:
-            wait_for_port(ingress)
-            # It will not be answered; what matters is what Envoy asks.
-            asking = subprocess.Popen([load, "--target", f"127.0.0.1:{ingress}", "--count", "1"])
-            message = receive(listener.accept()[0])
-            asking.kill()
-            asking.wait()
-        finally:
-            running.terminate()
-            running.wait()
+        config = gateway.without(config, "health_checks:")
+        envoy = gateway.Envoy(pathlib.Path(binary).resolve(), scratch, "envoy", config)
+        # It will not be answered; what matters is what Envoy asks.
+        asking = ask(envoy.port)
+        message = receive(listener.accept()[0])
+        close(asking)
     return anonymous(message)
+
+
+def close(asking):
+    if isinstance(asking, subprocess.Popen):
+        asking.kill()
+        asking.wait()
+    else:
+        asking.close()
 
 
 def receive(connection):
@@ -80,8 +93,7 @@ def anonymous(message):
 
 def stock(config):
     """As if nothing had been said about which headers to send, and how."""
-    all_sent = re.sub(r"              allowed_headers:\n                patterns:\n(                .*\n)+", "", config)
-    assert all_sent != config
+    all_sent = gateway.without(config, "allowed_headers:")
     return replace(all_sent, "encode_raw_headers: true", "encode_raw_headers: false")
 
 
@@ -92,20 +104,6 @@ def replace(text, old, new):
 
 def frame(kind, flags):
     return bytes([0, 0, 0, kind, flags, 0, 0, 0, 0])
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
-def wait_for_port(port):
-    for _ in range(200):
-        try:
-            return socket.create_connection(("127.0.0.1", port)).close()
-        except ConnectionRefusedError:
-            time.sleep(0.05)
-    sys.exit(f"nobody listens on port {port}")
 
 
 if __name__ == "__main__":

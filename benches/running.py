@@ -25,13 +25,15 @@ class Programs:
     def __init__(self, profile, tools=None):
         folder = lambda name: TARGET / ("debug" if name == "dev" else name)
         self.keystile = folder(profile) / "keystile"
-        self.null, self.load, self.keys = (
-            folder(tools or profile) / "examples" / f"bench-{name}" for name in ("null", "load", "keys")
+        self.null, self.load, self.keys, self.bcrypt = (
+            folder(tools or profile) / "examples" / f"bench-{name}" for name in ("null", "load", "keys", "bcrypt")
         )
 
 
 class Process:
-    """A server of ours. Its log is in the scratch folder, and is shown if it ends too early."""
+    """A server of ours, stopped with the scratch folder. Its log is in there, and is shown if it ends too early."""
+
+    running = []
 
     def __init__(self, name, command, scratch, env=None):
         self.name, self.log = name, scratch / f"{name}.log"
@@ -42,8 +44,10 @@ class Process:
                 [str(word) for word in command], env=kept | (env or {}), stdout=log, stderr=log, cwd=scratch
             )
         self.pid = self.child.pid
+        self.running.append(self)
 
     def stop(self, patience=60):
+        self.running.remove(self)
         self.child.terminate()
         try:
             return self.child.wait(patience)
@@ -97,6 +101,26 @@ class Keystile(Process):
         until(ready, "Keystile is ready", interval=0.002)
 
 
+class Null(Process):
+    """The null service, on a TCP port and a Unix socket."""
+
+    def __init__(self, programs, scratch):
+        self.tcp, self.unix = f"127.0.0.1:{free_port()}", f"unix:{scratch}/null.sock"
+        super().__init__("null", [programs.null, self.tcp, self.unix], scratch)
+        wait_for_port(self, self.tcp)
+
+
+class Redis(Process):
+    """An empty Redis."""
+
+    def __init__(self, scratch):
+        self.address = f"127.0.0.1:{free_port()}"
+        port = self.address.split(":")[1]
+        settings = ["--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", scratch]
+        super().__init__("redis", ["redis-server", *settings], scratch)
+        wait_for_port(self, self.address)
+
+
 @contextlib.contextmanager
 def scratch_folder():
     """A folder in memory if there is one, so that no disk has a say."""
@@ -105,6 +129,8 @@ def scratch_folder():
     try:
         yield folder
     finally:
+        for process in reversed(Process.running[:]):
+            process.stop()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -122,6 +148,11 @@ def make_database(programs, path, count, cost=4, redis=None, edits=()):
     return url
 
 
+def fetch(port, path):
+    """What an HTTP server on this machine says."""
+    return urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5).read().decode()
+
+
 def load(programs, target, *options, check=None):
     """Runs the load generator to its end, for what it reports. An answer that is not the expected one is a failure."""
     kind = ["--check", check] if check else []
@@ -133,6 +164,18 @@ def load(programs, target, *options, check=None):
     if report["unexpected"]:
         raise RuntimeError(f"{' '.join(map(str, command))}: {report['unexpected']} answers were not as expected")
     return report
+
+
+def wait_for_port(process, address):
+    host, port = address.split(":")
+
+    def answers():
+        process.check()
+        with contextlib.suppress(OSError):
+            socket.create_connection((host, int(port))).close()
+            return True
+
+    until(answers, f"{process.name} listens on {address}")
 
 
 def until(condition, what, patience=120, interval=0.02):

@@ -1,0 +1,101 @@
+"""Measures what the README claims, side by side in one run: `make bench`.
+
+    python3 benches/bench.py            everything, into benches/results.json and the README
+    python3 benches/bench.py quick      a bit of it in a minute or two, to see that it works; shown, and kept nowhere
+
+Figures of different runs, or of different machines, say little about each other; the ratios within one do.
+"""
+
+import argparse
+import dataclasses
+import time
+
+import cold
+import direct
+import gateway
+import running
+import table
+import tiers
+from results import Results, log
+
+README, KEPT = running.ROOT / "README.md", running.ROOT / "benches/results.json"
+
+
+@dataclasses.dataclass
+class Extent:
+    """How much is measured."""
+
+    repetitions: int
+    # Of each subject and repetition: checks as fast as they are answered, then a second or two at a fixed rate.
+    checks: int
+    seconds: float
+    # Checks a second, and requests a second through Envoy: well below what a core or two can do.
+    rate: int = 4000
+    gateway_rate: int = 1000
+    million: int = 1_000_000
+    # Cold keys by bcrypt cost, and how often.
+    cold: dict = dataclasses.field(default_factory=lambda: {6: 10_000, 10: 100, 12: 24})
+    cold_repetitions: int = 3
+
+
+EXTENTS = {
+    "full": Extent(repetitions=7, checks=40_000, seconds=2.0),
+    "quick": Extent(
+        repetitions=2, checks=8000, seconds=0.5, million=5000, cold={6: 600, 10: 30, 12: 8}, cold_repetitions=1
+    ),
+}
+PARTS = ("checks", "threads", "cold", "envoy")
+
+
+def main():
+    options = parse()
+    results = Results(options.mode)
+    programs = running.Programs(options.profile, options.tools)
+    with running.scratch_folder() as scratch:
+        measure(programs, options, results, scratch)
+    took = time.monotonic() - results.begun
+    text = table.markdown(results)
+    print(f"\n{text}\n\nin {took / 60:.1f} minutes")
+    if options.mode == "full" and options.parts == list(PARTS):
+        results.write(KEPT)
+        table.put_into(README, "bench", text)
+        print(f"kept in {KEPT.relative_to(running.ROOT)} and {README.name}")
+    else:
+        results.write(running.TARGET / "bench.json")
+
+
+def measure(programs, options, results, scratch):
+    extent = EXTENTS[options.mode]
+    log("keys are made and proven")
+    keys = direct.ORDINARY + 2
+    database = running.make_database(programs, scratch / "keys.db", keys, edits=direct.edits())
+    null = running.Null(programs, scratch)
+    # Its keys are proven beforehand, so on all cores: how fast bcrypt is, is another matter.
+    keystile = running.Keystile(programs, scratch, database, settings={"KEYSTILE_BCRYPT_THREADS": "2"})
+    if "checks" in options.parts:
+        direct.warm(programs, keystile, direct.ORDINARY)
+        below = tiers.subjects(programs, scratch, database)
+        million = tiers.million(programs, results, scratch, extent.million)
+        subjects = [*direct.subjects(null, keystile), million, *below]
+        direct.run(programs, results, subjects, extent.repetitions, extent.checks, extent.rate, extent.seconds)
+    if "envoy" in options.parts:
+        extents = extent.repetitions, extent.seconds, extent.gateway_rate
+        gateway.run(programs, options.envoy, results, scratch, null, keystile, *extents)
+    if "threads" in options.parts:
+        direct.threads(programs, results, scratch, database, extent.repetitions, extent.checks)
+    if "cold" in options.parts:
+        cold.run(programs, results, scratch, extent.cold_repetitions, extent.cold)
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("mode", nargs="?", choices=EXTENTS, default="full")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--profile", default="release", help="the cargo profile that keystile was built with")
+    parser.add_argument("--tools", help="that of the other programs, if it is another")
+    parser.add_argument("--envoy", default=running.ROOT / ".tools/envoy-1.40.0/envoy")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

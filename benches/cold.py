@@ -1,0 +1,62 @@
+"""Keys that nobody has shown yet: bcrypt and, as far as possible, nothing else."""
+
+import json
+import subprocess
+
+import direct
+import running
+from results import log
+
+# Checks a second of a known key meanwhile.
+HOT_RATE = 500
+
+
+def run(programs, results, scratch, repetitions, keys_at_cost):
+    """Each repetition has a Keystile that knows none of the keys, and raw bcrypt before it."""
+    for cost, keys in keys_at_cost.items():
+        cold, raw = f"cold-{cost}", f"bcrypt-{cost}"
+        results.subject(raw, f"bcrypt alone, cost {cost}")
+        results.subject(cold, f"Keystile, unproven keys, cost {cost}", raw)
+        # One more, which is known.
+        database = running.make_database(programs, scratch / f"{cold}.db", keys + 1, cost)
+        for _ in range(repetitions):
+            results.add(raw, **bcrypt(programs, cost, max(4, keys // 4)))
+            keystile = running.Keystile(programs, scratch, database, cold, {"KEYSTILE_BCRYPT_COST": str(cost)})
+            try:
+                results.add(cold, **flood(programs, keystile, keys))
+            finally:
+                keystile.stop()
+        log(f"  cold, cost {cost}")
+
+
+def bcrypt(programs, cost, count):
+    """In one thread, as many as Keystile has for it on two cores."""
+    command = [programs.bcrypt, "--cost", str(cost), "--count", str(count), "--threads", "1"]
+    report = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return {"per_second": report["per_second"], "p50_us": 1e6 / report["per_second"]}
+
+
+def flood(programs, keystile, keys):
+    """A few keys one after the other, for what the first check takes; then all others as fast as they are proven, while
+    a known key goes on."""
+    cold = ("--in-turn", "--first", 1)
+    single = max(3, keys // 10)
+    first = running.load(programs, keystile.unix, *cold, "--keys", single, "--count", single, check=direct.LEAN)
+    running.load(programs, keystile.unix, check=direct.LEAN, *("--count", 1))
+    hot = ("--rate", HOT_RATE, "--count", HOT_RATE * 3)
+    alone = running.load(programs, keystile.unix, *hot, check=direct.LEAN)
+    rest = keys - single
+    options = ("--in-turn", "--first", 1 + single, "--keys", rest, "--count", rest, "--streams", 3)
+    command = [programs.load, "--target", keystile.unix, "--check", direct.LEAN, *options]
+    flood = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE)
+    meanwhile = running.load(programs, keystile.unix, *hot, check=direct.LEAN)
+    report = json.loads(flood.communicate()[0])
+    if flood.returncode or report["unexpected"]:
+        raise RuntimeError(f"cold keys: {report}")
+    return {
+        "per_second": report["answers"] / report["seconds"],
+        "p50_us": first["p50_us"],
+        "hot_p99_us_alone": alone["p99_us"],
+        "hot_p99_us_meanwhile": meanwhile["p99_us"],
+        "hot_p99_ratio": meanwhile["p99_us"] / alone["p99_us"],
+    }

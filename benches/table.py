@@ -1,0 +1,111 @@
+"""The tables of the README, of what was measured."""
+
+import statistics
+
+
+def markdown(results):
+    return "\n\n".join(filter(None, (checks(results), through_envoy(results), cold(results), others(results))))
+
+
+def checks(results):
+    rows = []
+    for name in results.labels:
+        if results.values[name].get("p999_us") and not name.startswith("envoy-"):
+            rows.append(
+                [
+                    results.labels[name],
+                    spread(results, name, "cpu_us", "{:.1f} us"),
+                    ratio(results, name, "cpu_us"),
+                    spread(results, name, "per_second", "{:,.0f}"),
+                    *(median(results, name, measure, "{:,.0f} us") for measure in ("p50_us", "p99_us", "p999_us")),
+                ]
+            )
+    heads = ["", "CPU a check", "of null's", "checks/s", "p50", "p99", "p99.9"]
+    return table(heads, rows)
+
+
+def through_envoy(results):
+    rows = [
+        [
+            results.labels[name],
+            spread(results, name, "cpu_us", "{:.1f} us"),
+            ratio(results, name, "cpu_us"),
+            median(results, name, "service_cpu_us", "{:.1f} us"),
+            ratio(results, name, "both_cpu_us"),
+            median(results, name, "per_second", "{:,.0f}"),
+            *(median(results, name, measure, "{:,.0f} us") for measure in ("p50_us", "p99_us", "p999_us")),
+        ]
+        for name in results.labels
+        if name.startswith("envoy-")
+    ]
+    heads = ["", "CPU of Envoy", "of null's", "CPU of the service", "both, of null's", "requests/s", "p50", "p99", "p99.9"]
+    return table(heads, rows)
+
+
+def cold(results):
+    rows = [
+        [
+            results.labels[name],
+            median(results, name, "per_second", "{:,.1f}"),
+            ratio(results, name, "per_second"),
+            median(results, name, "p50_us", "{:,.0f} us"),
+            median(results, name, "hot_p99_ratio", "{:.2f}x"),
+        ]
+        for name in results.labels
+        if name.startswith(("cold-", "bcrypt-"))
+    ]
+    return table(["", "keys/s", "of bcrypt's", "a key's first check, p50", "known keys' p99 meanwhile"], rows)
+
+
+def others(results):
+    rows = [
+        [results.labels[name], spread(results, name, "cpu_us", "{:.1f} us"), ratio(results, name, "cpu_us"),
+         median(results, name, "per_second", "{:,.0f}"), ratio(results, name, "per_second")]
+        for name in results.labels
+        if name.startswith("threads-")
+    ]
+    text = table(["", "CPU a check", "of one thread's", "checks/s", "of one thread's"], rows)
+    million = results.values.get("million")
+    if not million:
+        return text
+    said = {
+        "start to ready": median(results, "million", "ms_to_ready", "{:.0f} ms"),
+        "memory of 100,000 keys": f"{statistics.median(million['bytes_a_key']) / 10:,.0f} MB",
+        "keys loaded from Redis in a second": median(results, "million", "loaded_per_second", "{:,.0f}"),
+        "a known key's slowest check meanwhile": f"{million['hot_worst_us_meanwhile'][0] / 1000:.1f} ms",
+        "bcrypt runs meanwhile": median(results, "million", "bcrypt_runs", "{:.0f}"),
+    }
+    rows = [[what, value] for what, value in said.items()]
+    return "\n\n".join(filter(None, (text, table([results.labels["million"], ""], rows))))
+
+
+def table(heads, rows):
+    if not rows:
+        return ""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def median(results, name, measure, form):
+    value = results.median(name, measure)
+    return "" if value is None else form.format(value)
+
+
+def spread(results, name, measure, form):
+    """The median, and how far the repetitions are from it at the most."""
+    values = results.values[name][measure]
+    middle = statistics.median(values)
+    return f"{form.format(middle)} ±{max(abs(value / middle - 1) for value in values):.0%}"
+
+
+def ratio(results, name, measure):
+    value = results.ratio(name, measure)
+    return "" if value is None else f"**{value:.2f}x**"
+
+
+def put_into(path, name, text):
+    """Between the markers of this name."""
+    readme = path.read_text()
+    begin, end = f"<!-- {name} -->\n", f"\n<!-- /{name} -->"
+    head, rest = readme.split(begin)
+    path.write_text(head + begin + text + end + rest.split(end, 1)[1])

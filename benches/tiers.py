@@ -1,0 +1,88 @@
+"""Keys that are not in memory, and a million that are."""
+
+import concurrent.futures
+
+import direct
+import running
+from direct import LEAN, ORDINARY, Subject
+from postgres import Postgres
+from results import log
+
+
+def redis_tier(programs, scratch):
+    """Memory for next to nothing, so that nearly each check is answered by what stands in Redis: record and proof."""
+    redis = running.Redis(scratch)
+    database = running.make_database(programs, scratch / "redis-tier.db", ORDINARY, redis=redis.address)
+    settings = from_redis(redis) | {"KEYSTILE_MEMORY_CAPACITY": "16"}
+    keystile = running.Keystile(programs, scratch, database, "redis-tier", settings)
+    options = ("--keys", ORDINARY)
+    return Subject("redis", "Keystile, keys from Redis", keystile, keystile.unix, options=options, base="null-unix", share=0.2, tier="redis")
+
+
+def from_redis(redis):
+    """Keys that are proven nowhere but there must be found there, however busy the machine is."""
+    return {"KEYSTILE_REDIS_URL": f"redis://{redis.address}", "KEYSTILE_REDIS_TIMEOUT": "5s"}
+
+
+def database_tier(programs, scratch, database, name, label):
+    """Records are believed for a millisecond, so that each check asks the database; what is proven stays proven."""
+    keystile = running.Keystile(programs, scratch, database, f"{name}-tier", {"KEYSTILE_RECORD_TTL": "1ms"})
+    # Few, since each is proven by bcrypt before.
+    keys = 1000
+    direct.warm(programs, keystile, keys)
+    options = ("--keys", keys)
+    return Subject(name, label, keystile, keystile.unix, options=options, base="null-unix", share=0.2, tier="database")
+
+
+def subjects(programs, scratch, database):
+    """One for each tier below memory."""
+    postgres = Postgres(scratch)
+    postgres.fill(programs, database.removeprefix("sqlite:"))
+    return [
+        redis_tier(programs, scratch),
+        database_tier(programs, scratch, database, "sqlite", "Keystile, records from SQLite"),
+        database_tier(programs, scratch, postgres.url, "postgres", "Keystile, records from Postgres"),
+    ]
+
+
+def million(programs, results, scratch, keys):
+    """Loads that many keys by checks, from Redis as after a restart, while a known key goes on."""
+    redis = running.Redis(scratch)
+    log(f"  {keys:,} keys are made")
+    database = running.make_database(programs, scratch / "million.db", keys, redis=redis.address)
+    settings = from_redis(redis) | {"KEYSTILE_MEMORY_CAPACITY": str(keys + keys // 4)}
+    results.subject("million", f"Keystile with {keys:,} keys")
+    for _ in range(5):
+        keystile = running.Keystile(programs, scratch, database, "million", settings)
+        results.add("million", ms_to_ready=keystile.seconds_to_ready * 1000)
+        keystile.stop()
+    keystile = running.Keystile(programs, scratch, database, "million", settings)
+    running.load(programs, keystile.unix, *("--count", 1), check=LEAN)
+    empty, proven_before = keystile.resident(), bcrypt_runs(keystile)
+    log(f"  {keys:,} keys are loaded")
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        options = ("--in-turn", "--keys", keys, "--count", keys, "--connections", 2, "--streams", 8)
+        loading = pool.submit(running.load, programs, keystile.unix, *options, check=LEAN)
+        worst = 0.0
+        while not loading.done():
+            hot = running.load(programs, keystile.unix, "--rate", 500, "--count", 500, check=LEAN)
+            worst = max(worst, hot["max_us"])
+        loaded = loading.result()
+    results.add(
+        "million",
+        bytes_a_key=(keystile.resident() - empty) / keys,
+        loaded_per_second=loaded["answers"] / loaded["seconds"],
+        hot_worst_us_meanwhile=worst,
+        bcrypt_runs=bcrypt_runs(keystile) - proven_before,
+    )
+    redis.stop()
+    options = ("--keys", keys)
+    return Subject(
+        "keys-1m", f"Keystile, {keys:,} keys", keystile, keystile.unix, options=options, base="null-unix"
+    )
+
+
+def bcrypt_runs(keystile):
+    """How often it ran bcrypt: after a restart with Redis, not once."""
+    lines = running.fetch(keystile.admin, "/metrics").splitlines()
+    return sum(float(line.split()[1]) for line in lines if line.startswith("keystile_bcrypt_duration_seconds_count"))
