@@ -331,7 +331,7 @@ impl ChangeFeed {
         }
         tokio::spawn(async move {
             if let Err(error) = database.prune_changes().await {
-                debug!(%error, "the log of changes was not pruned");
+                warn!(%error, "the log of changes was not pruned, and grows");
             }
         });
     }
