@@ -137,3 +137,32 @@ async fn nothing_is_written_where_it_is_not_wanted() {
     tokio::time::sleep(2 * SECOND).await;
     assert_eq!(total(&fleet).await, 0);
 }
+
+/// The rights that the README names.
+#[tokio::test(flavor = "multi_thread")]
+async fn role_with_the_documented_rights_serves_counts_and_prunes() {
+    let fleet = Fleet::start(0, &[]).await;
+    let key = fleet.key(&[]);
+    let (schema, role) = (fleet.schema.name(), format!("server_{}", fleet.schema.name()));
+    fleet
+        .schema
+        .execute(&format!(
+            "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA {schema} TO {role};
+            GRANT SELECT ON api_keys, users TO {role}; GRANT SELECT, UPDATE, DELETE ON keystile_changes TO {role};
+            GRANT UPDATE (total_requests, last_used_at) ON api_keys TO {role}"
+        ))
+        .await;
+    let url = fleet.schema.url().replace("keystile@", &format!("{role}@"));
+    let setup = Setup::with_database(&url);
+    let Keystile { setup, process } = setup.start(&[("KEYSTILE_USAGE_INTERVAL", "1s")]).await;
+    let channel = channel(setup.tcp).await;
+    assert_eq!(status(&ask(&channel, &key.credential).await), 200);
+    until("its use is counted", 10 * SECOND, async || total(&fleet).await == 1).await;
+    assert_eq!(setup.stats().await["change_feed"]["up"], true);
+    let database = crate::harness::place::options(&url, 5_000);
+    let metrics = keystile::metrics::Metrics::new().unwrap();
+    let database = keystile::store::Database::connect(&database, &metrics).unwrap();
+    database.prune_changes().await.expect("allowed");
+    drop((process, database));
+    fleet.schema.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}
