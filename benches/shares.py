@@ -12,22 +12,17 @@ import sys
 
 # What stands for each step, in the order in which a check goes through them. Indented: part of the one before.
 STEPS = [
-    ("connection: frames read, streams opened, answers written", r"serve_connection::\{\{closure\}\}$"),
+    ("connection: frames read, streams opened, answers written", r"h2::proto::connection::Connection<T,P,B>::poll$"),
     ("request: from its task to its answer's last frame", r"H2Stream<.*>? as .*Future>::poll$"),
-    ("  CheckRequest decoded", r"ProstDecoder<U> as tonic::codec::Decoder>::decode$"),
-    ("  check: from CheckRequest to CheckResponse", r"AssertUnwindSafe<F> as core::future::future::Future>::poll$"),
-    ("    attributes read", r"request::Parsed::new$"),
+    ("  check: from the message to the answer", r"AssertUnwindSafe<F> as core::future::future::Future>::poll$"),
+    ("    attributes read", r"request::Parsed::read$"),
     ("    records, from memory", r"memory::Inner<S>::recall$"),
     ("    proof", r"verifier::Verifier::prove::\{\{closure\}\}$"),
     ("      digest of the key", r"credential::Credential::digest$"),
     ("    policy", r"policy::check$"),
     ("    metrics", r"counts::Counts::count$"),
     ("    usage", r"usage::Usage::count$"),
-    ("    headers of the answer", r"response::allow$"),
-    ("    metadata of the answer", r"metadata::Said::to_struct$"),
-    ("  CheckResponse encoded", r"ProstEncoder<T> as tonic::codec::Encoder>::encode$"),
-    ("  CheckResponse dropped", r"drop_in_place<envoy_types::generated::envoy::service::auth::v3::CheckResponse>$"),
-    ("  CheckRequest dropped", r"drop_in_place<.*auth::v3::CheckRequest>$"),
+    ("    answer put together", r"ext_authz::Inner<S,L>::answer$"),
     ("memory: taken", r"^malloc$"),
     ("memory: given back", r"^free$"),
 ]
