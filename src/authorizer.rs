@@ -111,9 +111,13 @@ async fn before<T>(deadline: Instant, step: impl Future<Output = T>) -> Result<T
 }
 
 impl From<StoreError> for Denial {
-    /// An outage is never an unknown key.
-    fn from(_: StoreError) -> Self {
-        Reason::Unavailable.into()
+    /// An outage is never an unknown key. What a flood of unknown keys could bring about is no outage, which an
+    /// operator may hand to Envoy's failure mode.
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Busy => Reason::Overloaded.into(),
+            _ => Reason::Unavailable.into(),
+        }
     }
 }
 
@@ -133,6 +137,7 @@ impl From<ProofError> for Denial {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gate::Turned;
 
     #[test]
     fn only_a_store_can_be_unavailable() {
@@ -142,5 +147,10 @@ mod tests {
             assert_ne!(Denial::from(error).reason, Reason::Unavailable, "{error:?}");
         }
         assert_eq!(Denial::from(StoreError::Timeout(std::time::Duration::ZERO)).reason, Reason::Unavailable);
+        assert_eq!(
+            Denial::from(StoreError::from(Turned::Full)).reason,
+            Reason::Overloaded,
+            "a flood can fill it"
+        );
     }
 }

@@ -113,6 +113,9 @@ pub enum StoreError {
     /// No answer within the deadline.
     #[error("no answer from the database within {}", humantime::format_duration(*.0))]
     Timeout(Duration),
+    /// More is asked of the database than it can be.
+    #[error("too much is asked of the database at the moment")]
+    Busy,
     /// The database cannot be reached or broke off.
     #[error("the database is unavailable: {0}")]
     Unavailable(Arc<str>),
@@ -128,7 +131,8 @@ impl From<Turned> for StoreError {
     fn from(turned: Turned) -> Self {
         match turned {
             Turned::Late(limit) => Self::Timeout(limit),
-            Turned::Full | Turned::Open(_) => Self::Unavailable(turned.to_string().into()),
+            Turned::Full => Self::Busy,
+            Turned::Open(_) => Self::Unavailable(turned.to_string().into()),
         }
     }
 }
