@@ -8,7 +8,6 @@
 use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 
 use fred::{
-    clients::Pipeline,
     interfaces::{HashesInterface, KeysInterface},
     types::{Expiration, Value},
 };
@@ -215,7 +214,7 @@ impl<S: KeyStore> Inner<S> {
             let () = pipeline.hset(&name, (&*field, &*entry)).await?;
             let () = pipeline.pexpire(&name, ttl, None).await?;
             let () = pipeline.hlen(&name).await?;
-            pipeline_end(&pipeline).await
+            pipeline.last::<usize>().await
         };
         match self.redis.call(&self.write, put()).await {
             Ok(fields) if fields <= PROOFS => Ok(()),
@@ -259,10 +258,6 @@ fn counted<T>(read: Option<Result<T, Odd>>, lookups: &CacheLookups) -> Option<T>
             None
         }
     }
-}
-
-async fn pipeline_end(pipeline: &Pipeline<fred::clients::Client>) -> Result<usize, fred::error::Error> {
-    pipeline.last().await
 }
 
 /// The braces make a cluster keep both entries of a prefix in one place.
