@@ -68,8 +68,14 @@ pub(crate) fn position(dialect: Dialect) -> &'static str {
     }
 }
 
-/// Before every change.
-const BEGINNING: &str = "3:3:";
+/// A position before every change.
+fn beginning(dialect: Dialect) -> &'static str {
+    match dialect {
+        // The first transaction that is anybody's own.
+        Dialect::Postgres => "3:3:",
+        Dialect::Sqlite => "1:1:",
+    }
+}
 
 impl Database {
     /// What was logged since `since`, or all that the log still has.
@@ -91,7 +97,7 @@ impl Database {
                 FROM (SELECT CAST(?1 AS INTEGER) AS since) s LEFT JOIN keystile_changes c ON c.id >= s.since"
             ),
         };
-        let since = since.map_or_else(|| BEGINNING.to_owned(), Snapshot::to_string);
+        let since = since.map_or_else(|| beginning(self.dialect()).to_owned(), Snapshot::to_string);
         let rows = self.check(Operation::Changes, Statement::new(sql, [Some(since)])).await?;
         let position = rows.first().and_then(|cells| cells.first()?.as_deref()?.parse().ok());
         let position =

@@ -46,8 +46,16 @@ contract! {
 mod budgets;
 
 mod newer {
-    use super::{locks_and_agents_are_read, role_is_read_from_its_column};
-    contract! { sqlite postgres: [locks_and_agents_are_read role_is_read_from_its_column] }
+    use super::{
+        first_reading_of_the_log_has_every_change, locks_and_agents_are_read, role_is_read_from_its_column,
+    };
+    contract! {
+        sqlite postgres: [
+            locks_and_agents_are_read
+            role_is_read_from_its_column
+            first_reading_of_the_log_has_every_change
+        ]
+    }
 }
 
 mod older {
@@ -220,6 +228,16 @@ async fn change_by_another_process_is_seen_at_once(place: &Place) {
     assert!(is_active().await);
     place.execute("UPDATE api_keys SET is_active = '0'").await;
     assert!(!is_active().await);
+}
+
+async fn first_reading_of_the_log_has_every_change(place: &Place) {
+    place.user().await;
+    place.key("1", &[]).await;
+    place.execute("UPDATE api_keys SET is_active = NULL").await;
+    let written = place.value("SELECT CAST(count(*) AS text) FROM keystile_changes").await.expect("a count");
+    assert_ne!(written, "0");
+    let changes = place.database().changes(None).await.expect("answers");
+    assert_eq!(changes.logged.len().to_string(), written);
 }
 
 async fn migrating_again_changes_nothing(place: &Place) {
