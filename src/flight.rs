@@ -4,10 +4,12 @@ use std::{
     collections::HashMap,
     future::Future,
     hash::Hash,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use tokio::sync::watch;
+
+use crate::mutex::lock;
 
 /// Work under way, by what it is about. Cheap to clone.
 #[derive(Debug)]
@@ -55,19 +57,19 @@ where
 
     /// Whoever asks for `key` from now on starts afresh; the work under way goes on for those who wait.
     pub fn forget(&self, key: &K) {
-        self.lock().remove(key);
+        lock(&self.under_way).remove(key);
     }
 
     /// The same for every key.
     pub fn forget_all(&self) {
-        self.lock().clear();
+        lock(&self.under_way).clear();
     }
 
     fn result_of<F>(&self, key: K, work: impl FnOnce() -> F) -> watch::Receiver<Option<V>>
     where
         F: Future<Output = V> + Send + 'static,
     {
-        let mut under_way = self.lock();
+        let mut under_way = lock(&self.under_way);
         if let Some(result) = under_way.get(&key) {
             return result.clone();
         }
@@ -82,10 +84,6 @@ where
             sender.send_replace(Some(value));
         });
         result
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<K, watch::Receiver<Option<V>>>> {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -106,7 +104,7 @@ where
     V: Clone + Send + Sync + 'static,
 {
     fn drop(&mut self) {
-        let mut under_way = self.flights.lock();
+        let mut under_way = lock(&self.flights.under_way);
         // Forgotten meanwhile, its place may be another's.
         if under_way.get(&self.key).is_some_and(|result| result.same_channel(&self.result)) {
             under_way.remove(&self.key);
@@ -139,7 +137,7 @@ mod tests {
         for caller in callers.collect::<Vec<_>>() {
             assert_eq!(caller.await.expect("no panic"), Ok(1));
         }
-        assert!(flights.lock().is_empty());
+        assert!(lock(&flights.under_way).is_empty());
     }
 
     #[tokio::test]
@@ -163,7 +161,7 @@ mod tests {
             let flights = flights.clone();
             async move { flights.join(1, || async { finished.await.map_or(0, |()| 1) }).await }
         });
-        while flights.lock().is_empty() {
+        while lock(&flights.under_way).is_empty() {
             tokio::task::yield_now().await;
         }
         flights.forget(&1);
@@ -172,15 +170,15 @@ mod tests {
             let flights = flights.clone();
             async move { flights.join(1, || async { second.await.map_or(0, |()| 2) }).await }
         });
-        while flights.lock().is_empty() {
+        while lock(&flights.under_way).is_empty() {
             tokio::task::yield_now().await;
         }
         finish.send(()).expect("waits");
         assert_eq!(first.await.expect("no panic"), Ok(1));
-        assert_eq!(flights.lock().len(), 1, "the second is under way still");
+        assert_eq!(lock(&flights.under_way).len(), 1, "the second is under way still");
         second_done.send(()).expect("waits");
         assert_eq!(second.await.expect("no panic"), Ok(2));
-        assert!(flights.lock().is_empty());
+        assert!(lock(&flights.under_way).is_empty());
     }
 
     #[tokio::test]

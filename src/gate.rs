@@ -2,14 +2,14 @@
 
 use std::{
     future::Future,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use metrics::{Counter, Gauge, Histogram};
 use tokio::{sync::Semaphore, time::timeout};
 
-use crate::metrics::Metrics;
+use crate::{metrics::Metrics, mutex::lock};
 
 mod breaker;
 
@@ -76,7 +76,7 @@ impl Gate {
             return Err(Turned::Full.into());
         };
         let started = Instant::now();
-        if !self.breaker().admits(started) {
+        if !lock(&self.breaker).admits(started) {
             return Err(Turned::Open(lock(&self.last).clone()).into());
         }
         let result = timeout(self.limit, call).await.unwrap_or_else(|_| Err(Turned::Late(self.limit).into()));
@@ -92,21 +92,13 @@ impl Gate {
 
     fn learn<E: CallError>(&self, error: Option<&E>) {
         let outage = error.is_some_and(E::is_outage);
-        self.breaker().learn(!outage, Instant::now());
+        lock(&self.breaker).learn(!outage, Instant::now());
         self.up.set(if error.is_none() { 1.0 } else { 0.0 });
         if let Some(error) = error {
             self.errors.increment(1);
             *lock(&self.last) = error.to_string().into();
         }
     }
-
-    fn breaker(&self) -> MutexGuard<'_, Breaker> {
-        lock(&self.breaker)
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

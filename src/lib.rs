@@ -28,6 +28,7 @@ pub mod flight;
 pub mod gate;
 pub mod health;
 pub mod moment;
+mod mutex;
 pub mod usage;
 pub mod verifier;
 

@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -13,7 +13,7 @@ use std::{
 use metrics::Counter;
 use time::OffsetDateTime;
 
-use crate::{metrics::Metrics, record::KeyId};
+use crate::{metrics::Metrics, mutex::lock, record::KeyId};
 
 mod recent;
 mod writer;
@@ -121,10 +121,6 @@ fn own_part() -> usize {
         static OWN: Cell<usize> = Cell::new(NEXT.fetch_add(1, Ordering::Relaxed) % PARTS);
     }
     OWN.get()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

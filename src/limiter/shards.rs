@@ -1,11 +1,8 @@
 //! What is held for each key, behind many short locks instead of one.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::HashMap, sync::Mutex};
 
-use crate::record::KeyId;
+use crate::{mutex::lock, record::KeyId};
 
 /// A value for each key that was seen. Only proven keys are: nobody else can fill it.
 #[derive(Debug)]
@@ -32,8 +29,4 @@ impl<T: Default> Shards<T> {
             lock(shard).retain(|key, value| keep(*key, value));
         }
     }
-}
-
-fn lock<T>(shard: &Mutex<T>) -> MutexGuard<'_, T> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }

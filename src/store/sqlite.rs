@@ -4,7 +4,7 @@ use std::{
     fs::OpenOptions,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -16,6 +16,7 @@ use super::{
     cell::Cell,
     sql::{Outcome, Patience, Progress, Rows, Statement},
 };
+use crate::mutex::lock;
 
 /// A database file. Cheap to clone.
 #[derive(Clone)]
@@ -75,7 +76,7 @@ impl Sqlite {
 
     /// Connections that are open and idle.
     pub(crate) fn connections(&self) -> u32 {
-        let idle = self.0.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = lock(&self.0.idle);
         u32::try_from(idle.len()).unwrap_or(u32::MAX)
     }
 
@@ -107,14 +108,14 @@ impl Sqlite {
 
 impl Inner {
     fn work<T>(&self, work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let idle = lock(&self.idle).pop();
         let mut connection = match idle {
             Some(connection) => connection,
             None => self.open()?,
         };
         // A connection that failed is closed: whatever state it was in goes with it.
         let result = work(&mut connection).map_err(|error| self.explain(&error))?;
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        lock(&self.idle).push(connection);
         Ok(result)
     }
 
