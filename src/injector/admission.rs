@@ -1,6 +1,6 @@
 //! `admission.k8s.io` AdmissionReview, in and out: what the API server asks, and how it is answered.
 
-use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use data_encoding::BASE64;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -113,7 +113,7 @@ impl Review {
                 // A patch type without a patch is an error to the API server.
                 if !patch.is_empty() {
                     response["patchType"] = json!("JSONPatch");
-                    response["patch"] = json!(BASE64.encode(json!(patch).to_string()));
+                    response["patch"] = json!(BASE64.encode(json!(patch).to_string().as_bytes()));
                 }
                 if !warnings.is_empty() {
                     response["warnings"] = json!(warnings);
@@ -206,7 +206,8 @@ mod tests {
         let review = review(|_| {}).expect("parses");
         let patch = vec![json!({ "op": "add", "path": "/a", "value": 1 })];
         let answer = review.answer(&Ok(Injection { patch: patch.clone(), warnings: vec!["so".into()] }));
-        let bytes = BASE64.decode(answer["response"]["patch"].as_str().expect("text")).expect("base64");
+        let bytes =
+            BASE64.decode(answer["response"]["patch"].as_str().expect("text").as_bytes()).expect("base64");
         assert_eq!(serde_json::from_slice::<Vec<Value>>(&bytes).expect("JSON"), patch);
         assert_eq!(answer["response"]["patchType"], "JSONPatch");
         assert_eq!(answer["response"]["warnings"], json!(["so"]));

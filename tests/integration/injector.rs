@@ -2,7 +2,7 @@
 
 use std::{fs, io, net::SocketAddr, path::Path, process::Stdio, time::Duration};
 
-use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use data_encoding::BASE64;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -117,7 +117,7 @@ fn pod() -> Value {
 
 /// The pod that an answer makes of a pod.
 fn patched(pod: &Value, answer: &Value) -> Value {
-    let bytes = BASE64.decode(answer["response"]["patch"].as_str().expect("a patch")).unwrap();
+    let bytes = BASE64.decode(answer["response"]["patch"].as_str().expect("a patch").as_bytes()).unwrap();
     let patch: json_patch::Patch = serde_json::from_slice(&bytes).unwrap();
     let mut pod = pod.clone();
     json_patch::patch(&mut pod, &patch).unwrap();
