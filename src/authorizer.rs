@@ -1,6 +1,6 @@
 //! The five steps of a check: what Keystile does. How is in the modules that it asks.
 
-use std::{future::Future, task::Poll, time::Instant};
+use std::{future::Future, sync::Arc, task::Poll, time::Instant};
 
 use tokio::time::error::Elapsed;
 
@@ -78,7 +78,7 @@ impl<S: KeyStore, L: RateLimiter> Authorizer<S, L> {
     }
 
     /// Proves the credential by what was found; where that has no hash and no proof, by what the database has.
-    async fn prove(&self, credential: &Credential, found: Found, now: Moment) -> Result<Proven, Denial> {
+    async fn prove(&self, credential: &Credential, found: Arc<Found>, now: Moment) -> Result<Proven, Denial> {
         match self.verifier.prove(credential, &found, now).await {
             Err(ProofError::Unhashed) => {}
             proof => return Ok(found.proven(proof?)),

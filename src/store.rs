@@ -49,10 +49,18 @@ pub trait KeyStore: Send + Sync + 'static {
     /// All records whose prefix is `prefix`, newest first, at most [`MAX_RECORDS`].
     ///
     /// None is an answer, not an error: the prefix is unknown.
-    fn records(&self, prefix: Prefix, now: Moment) -> impl Future<Output = Result<Found, StoreError>> + Send;
+    fn records(
+        &self,
+        prefix: Prefix,
+        now: Moment,
+    ) -> impl Future<Output = Result<Arc<Found>, StoreError>> + Send;
 
     /// The same, with the hash in every record, which bcrypt needs: no tier outside the process has them.
-    fn hashed(&self, prefix: Prefix, now: Moment) -> impl Future<Output = Result<Found, StoreError>> + Send {
+    fn hashed(
+        &self,
+        prefix: Prefix,
+        now: Moment,
+    ) -> impl Future<Output = Result<Arc<Found>, StoreError>> + Send {
         self.records(prefix, now)
     }
 }

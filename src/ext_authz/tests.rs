@@ -40,7 +40,7 @@ enum Behaviour {
 struct Scripted(Behaviour);
 
 impl KeyStore for Scripted {
-    async fn records(&self, prefix: Prefix, _: Moment) -> Result<Found, StoreError> {
+    async fn records(&self, prefix: Prefix, _: Moment) -> Result<Arc<Found>, StoreError> {
         let mut record = sample::record();
         match self.0 {
             Behaviour::Know => {}
@@ -50,7 +50,7 @@ impl KeyStore for Scripted {
             Behaviour::Revoked => record.is_active = false,
         }
         let records = if prefix == record.prefix { [Arc::new(record)].into() } else { Arc::default() };
-        Ok(Found::fresh(records, Tier::Database))
+        Ok(Arc::new(Found::fresh(records, Tier::Database)))
     }
 }
 

@@ -1,5 +1,7 @@
 //! What stands below memory: Redis before the database, or the database alone.
 
+use std::sync::Arc;
+
 use super::{Database, Found, KeyStore, Shared, StoreError};
 use crate::{credential::Prefix, moment::Moment};
 
@@ -12,14 +14,14 @@ pub enum Below {
 }
 
 impl KeyStore for Below {
-    async fn records(&self, prefix: Prefix, now: Moment) -> Result<Found, StoreError> {
+    async fn records(&self, prefix: Prefix, now: Moment) -> Result<Arc<Found>, StoreError> {
         match self {
             Self::Shared(shared) => shared.records(prefix, now).await,
             Self::Alone(database) => database.records(prefix, now).await,
         }
     }
 
-    async fn hashed(&self, prefix: Prefix, now: Moment) -> Result<Found, StoreError> {
+    async fn hashed(&self, prefix: Prefix, now: Moment) -> Result<Arc<Found>, StoreError> {
         match self {
             Self::Shared(shared) => shared.hashed(prefix, now).await,
             Self::Alone(database) => database.hashed(prefix, now).await,

@@ -1,7 +1,7 @@
 //! The store at the bottom: SQLite or Postgres, read by one decoder.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Instant,
 };
 
@@ -23,6 +23,7 @@ use crate::{
     gate::Gate,
     metrics::Metrics,
     moment::Moment,
+    mutex::lock,
     record::{KeyRecord, UnreadableBudget},
 };
 
@@ -106,7 +107,7 @@ impl Database {
 
     /// Looks at the tables anew, the next time that it matters: they were migrated.
     pub fn forget_tables(&self) {
-        *self.0.catalog.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&self.0.catalog) = None;
     }
 
     /// Its name in metrics.
@@ -129,7 +130,7 @@ impl Database {
 
     /// Read at the first success, and then kept.
     pub(super) async fn catalog(&self, patience: Patience) -> Result<Arc<Catalog>, StoreError> {
-        let kept = self.0.catalog.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let kept = lock(&self.0.catalog).clone();
         if let Some(catalog) = kept {
             return Ok(catalog);
         }
@@ -137,7 +138,7 @@ impl Database {
             self.create_in_empty_file().await?;
         }
         let catalog = Arc::new(Catalog::read(self.backend(), patience).await?.fit()?);
-        *self.0.catalog.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&catalog));
+        *lock(&self.0.catalog) = Some(Arc::clone(&catalog));
         Ok(catalog)
     }
 
@@ -194,7 +195,7 @@ pub(super) enum Operation {
 }
 
 impl KeyStore for Database {
-    async fn records(&self, prefix: Prefix, _: Moment) -> Result<Found, StoreError> {
+    async fn records(&self, prefix: Prefix, _: Moment) -> Result<Arc<Found>, StoreError> {
         let read = || async {
             let sql = Arc::clone(&self.catalog(Patience::Check).await?.records);
             let statement = Statement { sql, params: vec![Some(prefix.as_str().to_owned())] };
@@ -213,6 +214,7 @@ impl KeyStore for Database {
         let rows = self.0.gate.call(&self.0.durations.records, read).await?;
         let seen = rows.first().and_then(|cells| cells.get(row::COLUMNS.len())?.as_deref()?.parse().ok());
         let (records, rows) = self.decode(rows);
-        Ok(Found { seen: seen.map(Arc::new), rows: rows.into(), ..Found::fresh(records, Tier::Database) })
+        let found = Found::fresh(records, Tier::Database);
+        Ok(Arc::new(Found { seen: seen.map(Arc::new), rows: rows.into(), ..found }))
     }
 }

@@ -47,14 +47,14 @@ struct Inner<S> {
     known: Cache<Prefix, Held>,
     unknown: Cache<Prefix, Term>,
     /// What is asked for now, and whether with hashes.
-    flights: Flights<(Prefix, bool), Result<Found, StoreError>>,
+    flights: Flights<(Prefix, bool), Result<Arc<Found>, StoreError>>,
     lookups: CacheLookups,
     entries: Entries,
 }
 
 #[derive(Clone)]
 struct Held {
-    found: Found,
+    found: Arc<Found>,
     term: Term,
     usable_until: Instant,
 }
@@ -122,7 +122,7 @@ impl<S> Clone for Memory<S> {
 }
 
 impl<S: KeyStore> KeyStore for Memory<S> {
-    async fn records(&self, prefix: Prefix, now: Moment) -> Result<Found, StoreError> {
+    async fn records(&self, prefix: Prefix, now: Moment) -> Result<Arc<Found>, StoreError> {
         match self.0.recall(prefix, now.monotonic) {
             Some(found) => Ok(found),
             // Apart, so that a check that memory answers is not the size of one that asks further down.
@@ -130,7 +130,7 @@ impl<S: KeyStore> KeyStore for Memory<S> {
         }
     }
 
-    async fn hashed(&self, prefix: Prefix, now: Moment) -> Result<Found, StoreError> {
+    async fn hashed(&self, prefix: Prefix, now: Moment) -> Result<Arc<Found>, StoreError> {
         match self.0.known.get(&prefix).filter(|held| self.0.is_fresh(held.term, now.monotonic)) {
             Some(held) if held.found.is_hashed() => Ok(held.found),
             _ => Box::pin(self.load(prefix, true, now)).await,
@@ -139,21 +139,21 @@ impl<S: KeyStore> KeyStore for Memory<S> {
 }
 
 impl<S: KeyStore> Memory<S> {
-    async fn load(&self, prefix: Prefix, hashed: bool, now: Moment) -> Result<Found, StoreError> {
+    async fn load(&self, prefix: Prefix, hashed: bool, now: Moment) -> Result<Arc<Found>, StoreError> {
         let inner = Arc::clone(&self.0);
         self.0.flights.join((prefix, hashed), || async move { inner.load(prefix, hashed, now).await }).await?
     }
 }
 
 impl<S: KeyStore> Inner<S> {
-    fn recall(&self, prefix: Prefix, now: Instant) -> Option<Found> {
+    fn recall(&self, prefix: Prefix, now: Instant) -> Option<Arc<Found>> {
         if let Some(held) = self.known.get(&prefix).filter(|held| self.is_fresh(held.term, now)) {
             self.lookups.hit.increment(1);
             return Some(held.found);
         }
         if self.unknown.get(&prefix).is_some_and(|term| self.is_fresh(term, now)) {
             self.lookups.negative.increment(1);
-            return Some(Found::fresh([], Tier::Memory));
+            return Some(Arc::new(Found::fresh([], Tier::Memory)));
         }
         self.lookups.miss.increment(1);
         None
@@ -163,7 +163,7 @@ impl<S: KeyStore> Inner<S> {
         now < if self.fence.is_up() { term.fresh_until } else { term.unheard_until }
     }
 
-    async fn load(&self, prefix: Prefix, hashed: bool, now: Moment) -> Result<Found, StoreError> {
+    async fn load(&self, prefix: Prefix, hashed: bool, now: Moment) -> Result<Arc<Found>, StoreError> {
         let ticket = self.fence.ticket();
         let found = match hashed {
             true => self.next.hashed(prefix, now).await,
@@ -182,10 +182,10 @@ impl<S: KeyStore> Inner<S> {
 
     /// What is past its TTL serves on through an outage, for a while; who was unknown stays unknown to
     /// us, which is no answer.
-    fn fall_back(&self, prefix: Prefix, now: Instant) -> Option<Found> {
+    fn fall_back(&self, prefix: Prefix, now: Instant) -> Option<Arc<Found>> {
         let mut held = self.known.get(&prefix).filter(|held| now < held.usable_until)?;
         self.lookups.stale.increment(1);
-        held.found.stale = true;
+        Arc::make_mut(&mut held.found).stale = true;
         let until = (now + RETRY).min(held.usable_until);
         held.term = Term { fresh_until: until, unheard_until: until };
         self.known.insert(prefix, held.clone());
@@ -206,7 +206,7 @@ impl<S: KeyStore> Inner<S> {
             let term = Term::new(read_at, self.config.record_ttl);
             let usable_until = term.fresh_until + self.config.stale_if_error;
             let found = Found { tier: Tier::Memory, rows: Arc::default(), seen: None, ..found.clone() };
-            self.known.insert(prefix, Held { found, term, usable_until });
+            self.known.insert(prefix, Held { found: Arc::new(found), term, usable_until });
         });
         self.count();
     }

@@ -104,21 +104,21 @@ impl<S> Clone for Shared<S> {
 }
 
 impl<S: KeyStore> KeyStore for Shared<S> {
-    async fn records(&self, prefix: Prefix, now: Moment) -> Result<Found, StoreError> {
+    async fn records(&self, prefix: Prefix, now: Moment) -> Result<Arc<Found>, StoreError> {
         match self.0.read(prefix, now).await {
-            Some(found) => Ok(found),
+            Some(found) => Ok(Arc::new(found)),
             None => self.fill(prefix, now).await,
         }
     }
 
-    async fn hashed(&self, prefix: Prefix, now: Moment) -> Result<Found, StoreError> {
+    async fn hashed(&self, prefix: Prefix, now: Moment) -> Result<Arc<Found>, StoreError> {
         self.fill(prefix, now).await
     }
 }
 
 impl<S: KeyStore> Shared<S> {
     /// Unknown prefixes are not shared: whoever invents keys would fill Redis with them.
-    async fn fill(&self, prefix: Prefix, now: Moment) -> Result<Found, StoreError> {
+    async fn fill(&self, prefix: Prefix, now: Moment) -> Result<Arc<Found>, StoreError> {
         let ticket = self.0.fence.ticket();
         let found = self.0.next.hashed(prefix, now).await?;
         let admitted = || self.0.fence.admit(prefix, ticket, found.seen.as_deref(), || ());

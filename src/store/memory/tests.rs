@@ -12,7 +12,7 @@ struct Counting {
 }
 
 impl KeyStore for Counting {
-    async fn records(&self, prefix: Prefix, _: Moment) -> Result<Found, StoreError> {
+    async fn records(&self, prefix: Prefix, _: Moment) -> Result<Arc<Found>, StoreError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         tokio::time::sleep(Duration::from_millis(10)).await;
         if self.broken.load(Ordering::SeqCst) {
@@ -20,7 +20,7 @@ impl KeyStore for Counting {
         }
         let record = Arc::new(sample::record());
         let records = if prefix == record.prefix { Arc::from([record]) } else { Arc::default() };
-        Ok(Found::fresh(records, Tier::Database))
+        Ok(Arc::new(Found::fresh(records, Tier::Database)))
     }
 }
 
@@ -186,10 +186,10 @@ struct Slow {
 }
 
 impl KeyStore for Arc<Slow> {
-    async fn records(&self, _: Prefix, _: Moment) -> Result<Found, StoreError> {
+    async fn records(&self, _: Prefix, _: Moment) -> Result<Arc<Found>, StoreError> {
         self.read.notify_one();
         self.land.notified().await;
-        Ok(Found::fresh([Arc::new(sample::record())], Tier::Database))
+        Ok(Arc::new(Found::fresh([Arc::new(sample::record())], Tier::Database)))
     }
 }
 
