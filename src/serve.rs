@@ -29,6 +29,7 @@ use crate::{
     verifier::{Verifier, VerifierConfig},
 };
 
+mod calls;
 mod connection;
 mod listener;
 

@@ -8,14 +8,14 @@ use http_body::Body;
 use http_body_util::Either;
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::graceful::GracefulConnection,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::service::Routes;
 use tower_service::Service;
 
-use super::Checks;
+use super::{Checks, calls::Calls};
 use crate::ext_authz::CHECK_PATH;
 
 /// Streams that one connection may have open: Envoy opens one connection per worker.
@@ -33,6 +33,7 @@ pub(super) fn serve<T>(
     stream: T,
     checks: Checks,
     routes: Routes,
+    calls: Calls,
 ) -> impl GracefulConnection<Error = hyper::Error> + Send
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -46,7 +47,7 @@ where
             Ok(other(&mut routes, request).await.map(Either::Right))
         }
     });
-    http2::Builder::new(TokioExecutor::new())
+    http2::Builder::new(calls)
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
         .initial_connection_window_size(CONNECTION_WINDOW)

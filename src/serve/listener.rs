@@ -8,13 +8,16 @@ use std::{
     time::Duration,
 };
 
-use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tracing::{debug, warn};
 
-use super::{Checks, connection};
+use super::{Checks, calls::Calls, connection};
 use crate::config::Listen;
 
 /// A bound address.
@@ -61,13 +64,8 @@ impl Listener {
         let graceful = GracefulShutdown::new();
         while let Some(accepted) = stop.run_until_cancelled(self.accept()).await {
             match accepted {
-                Ok(Accepted::Tcp(stream)) => {
-                    stream.set_nodelay(true)?;
-                    watch(connection::serve(stream, checks.clone(), routes.clone()), &graceful);
-                }
-                Ok(Accepted::Unix(stream)) => {
-                    watch(connection::serve(stream, checks.clone(), routes.clone()), &graceful);
-                }
+                Ok(Accepted::Tcp(stream)) => start(stream, checks.clone(), routes.clone(), &graceful),
+                Ok(Accepted::Unix(stream)) => start(stream, checks.clone(), routes.clone(), &graceful),
                 // Out of file descriptors, or a connection that broke at once: the others go on.
                 Err(error) => {
                     warn!(%error, address = self.address(), "a connection could not be accepted");
@@ -81,7 +79,11 @@ impl Listener {
 
     async fn accept(&self) -> io::Result<Accepted> {
         match self {
-            Self::Tcp(listener) => Ok(Accepted::Tcp(listener.accept().await?.0)),
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                Ok(Accepted::Tcp(stream))
+            }
             Self::Unix(listener, _) => Ok(Accepted::Unix(listener.accept().await?.0)),
         }
     }
@@ -97,13 +99,14 @@ enum Accepted {
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves a connection in a task of its own, and has it end in order when it is time to.
-fn watch(
-    connection: impl GracefulConnection<Error = hyper::Error> + Send + 'static,
-    graceful: &GracefulShutdown,
-) {
-    let watched = graceful.watch(connection);
+fn start<T>(stream: T, checks: Checks, routes: Routes, graceful: &GracefulShutdown)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let calls = Calls::default();
+    let connection = graceful.watch(connection::serve(stream, checks, routes, calls.clone()));
     tokio::spawn(async move {
-        if let Err(error) = watched.await {
+        if let Err(error) = calls.drive(connection).await {
             debug!(%error, "a connection broke");
         }
     });

@@ -85,8 +85,12 @@ async fn grpc_port_tells_health_and_describes_itself() {
     let Keystile { setup, process: _process } = Setup::new().start(&[]).await;
     let channel = channel(setup.tcp).await;
     let request = HealthCheckRequest { service: "envoy.service.auth.v3.Authorization".into() };
-    let health = HealthClient::new(channel.clone()).check(request).await.unwrap().into_inner();
-    assert_eq!(health.status, 1, "SERVING");
+    let health = HealthClient::new(channel.clone());
+    // Ready by HTTP, it says so by gRPC a moment later.
+    until("SERVING", Duration::from_secs(5), async || {
+        health.clone().check(request.clone()).await.unwrap().into_inner().status == 1
+    })
+    .await;
     let symbol = MessageRequest::FileContainingSymbol("envoy.service.auth.v3.CheckRequest".into());
     let request = ServerReflectionRequest { host: String::new(), message_request: Some(symbol) };
     let answers =

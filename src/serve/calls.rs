@@ -1,0 +1,197 @@
+//! The calls of one connection: those that need not wait are answered in the connection's own task, all that were
+//! read together before anything is written; the others go on in tasks of their own.
+//!
+//! A check that memory answers takes a few microseconds. A task for it, as is usual, costs as much again: it is made,
+//! queued, perhaps taken over by another core, and each answer wakes the connection.
+
+use std::{
+    future::{Future, poll_fn},
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+};
+
+use futures_util::task::AtomicWaker;
+use hyper::rt::Executor;
+
+use crate::mutex::lock;
+
+/// Calls that were read from a connection and have not begun.
+#[derive(Clone, Default)]
+pub(super) struct Calls(Arc<Mutex<Vec<Call>>>);
+
+type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Wakes the connection's task, unless its calls are being answered: it will look by itself then.
+#[derive(Default)]
+struct Bell {
+    task: AtomicWaker,
+    is_muted: AtomicBool,
+}
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Calls {
+    fn execute(&self, call: F) {
+        lock(&self.0).push(Box::pin(call));
+    }
+}
+
+impl Calls {
+    /// Drives a connection that executes its calls here.
+    pub(super) async fn drive<T>(self, connection: impl Future<Output = T>) -> T {
+        let mut connection = std::pin::pin!(connection);
+        let bell = Arc::new(Bell::default());
+        let waker = Waker::from(Arc::clone(&bell));
+        poll_fn(|context| {
+            bell.task.register(context.waker());
+            loop {
+                let state = connection.as_mut().poll(&mut Context::from_waker(&waker));
+                let calls = std::mem::take(&mut *lock(&self.0));
+                if calls.is_empty() {
+                    return state;
+                }
+                bell.is_muted.store(true, Ordering::SeqCst);
+                calls.into_iter().for_each(begin);
+                bell.is_muted.store(false, Ordering::SeqCst);
+                if state.is_ready() {
+                    return state;
+                }
+            }
+        })
+        .await
+    }
+}
+
+/// Answers a call, or has it answered. One that panics ends alone.
+fn begin(mut call: Call) {
+    // Nobody need be woken: a task asks anew.
+    let mut context = Context::from_waker(Waker::noop());
+    if let Ok(Poll::Pending) = catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(&mut context))) {
+        tokio::spawn(call);
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.is_muted.load(Ordering::SeqCst) {
+            self.task.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    /// A connection that does what the script says each time it is looked at, and then waits or ends.
+    fn scripted(
+        calls: &Calls,
+        mut script: impl FnMut(usize, &Calls, &Waker) -> Poll<()>,
+    ) -> impl Future<Output = ()> {
+        let (calls, mut looked) = (calls.clone(), 0);
+        calls.clone().drive(poll_fn(move |context| {
+            looked += 1;
+            script(looked, &calls, context.waker())
+        }))
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn calls_are_answered_together_and_wake_nobody() {
+        let (calls, answered, looks) = (Calls::default(), Arc::new(AtomicUsize::new(0)), AtomicUsize::new(0));
+        let connection = scripted(&calls, |looked, calls, waker| {
+            looks.store(looked, Ordering::SeqCst);
+            assert_eq!(answered.load(Ordering::SeqCst), if looked == 1 { 0 } else { 3 });
+            for _ in 0..if looked == 1 { 3 } else { 0 } {
+                let (answered, waker) = (Arc::clone(&answered), waker.clone());
+                calls.execute(async move {
+                    // As each answer does. The connection will be looked at in any case.
+                    waker.wake();
+                    answered.fetch_add(1, Ordering::SeqCst);
+                });
+            }
+            Poll::Pending
+        });
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        assert!(std::pin::pin!(connection).poll(&mut Context::from_waker(&waker)).is_pending());
+        assert_eq!((looks.into_inner(), woken.0.load(Ordering::SeqCst)), (2, 0));
+    }
+
+    #[tokio::test]
+    async fn call_that_waits_goes_on_without_holding_up_the_others() {
+        let (calls, (allow, allowed), (done, is_done)) =
+            (Calls::default(), oneshot::channel(), oneshot::channel());
+        let (mut slow, mut allow) = (Some((allowed, done)), Some(allow));
+        let connection = scripted(&calls, |looked, calls, _| match looked {
+            1 => {
+                let (allowed, done): (oneshot::Receiver<()>, oneshot::Sender<()>) =
+                    slow.take().expect("once");
+                calls.execute(async move {
+                    allowed.await.expect("allowed");
+                    done.send(()).expect("awaited");
+                });
+                Poll::Pending
+            }
+            _ => Poll::Ready(()),
+        });
+        connection.await;
+        allow.take().expect("once").send(()).expect("it waits");
+        is_done.await.expect("it went on after its connection");
+    }
+
+    #[tokio::test]
+    async fn call_that_panics_ends_alone() {
+        let (calls, (done, is_done)) = (Calls::default(), oneshot::channel());
+        let mut done = Some(done);
+        scripted(&calls, |looked, calls, _| match done.take() {
+            Some(done) => {
+                calls.execute(async { panic!("as the test wants") });
+                calls.execute(async move { done.send(()).expect("awaited") });
+                Poll::Pending
+            }
+            None => {
+                assert_eq!(looked, 2);
+                Poll::Ready(())
+            }
+        })
+        .await;
+        is_done.await.expect("the other was answered");
+    }
+
+    #[test]
+    fn connection_is_woken_from_outside() {
+        let (calls, kept) = (Calls::default(), AtomicWaker::new());
+        let connection = scripted(&calls, |looked, calls, waker| {
+            kept.register(waker);
+            if looked == 1 {
+                calls.execute(async {});
+            }
+            Poll::Pending
+        });
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        assert!(std::pin::pin!(connection).poll(&mut Context::from_waker(&waker)).is_pending());
+        kept.wake();
+        assert_eq!(woken.0.load(Ordering::SeqCst), 1);
+    }
+}
