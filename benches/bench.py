@@ -1,6 +1,6 @@
 """Measures what the README claims, side by side in one run: `make bench`.
 
-    python3 benches/bench.py            everything, into benches/results.json and the README
+    python3 benches/bench.py            everything, into benches/results.json, the README and docs/performance.md
     python3 benches/bench.py quick      a bit of it in a minute or two, to see that it works; shown, and kept nowhere
 
 Figures of different runs, or of different machines, say little about each other; the ratios within one do.
@@ -18,7 +18,8 @@ import table
 import tiers
 from results import Results, log
 
-README, KEPT = running.ROOT / "README.md", running.ROOT / "benches/results.json"
+README, PERFORMANCE = running.ROOT / "README.md", running.ROOT / "docs/performance.md"
+KEPT = running.ROOT / "benches/results.json"
 
 
 @dataclasses.dataclass
@@ -54,12 +55,13 @@ def main():
     with running.scratch_folder() as scratch:
         measure(programs, options, results, scratch)
     took = time.monotonic() - results.begun
-    text = table.markdown(results)
-    print(f"\n{text}\n\nin {took / 60:.1f} minutes")
+    hot, rest = table.hot(results), table.rest(results)
+    print(f"\n{hot}\n\n{rest}\n\nin {took / 60:.1f} minutes")
     if options.mode == "full" and options.parts == list(PARTS):
         results.write(KEPT)
-        table.put_into(README, "bench", text)
-        print(f"kept in {KEPT.relative_to(running.ROOT)} and {README.name}")
+        table.put_into(README, "bench", hot)
+        table.put_into(PERFORMANCE, "bench", rest)
+        print(f"kept in {KEPT.relative_to(running.ROOT)}, {README.name} and docs/{PERFORMANCE.name}")
     else:
         results.write(running.TARGET / "bench.json")
 

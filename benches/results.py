@@ -24,6 +24,7 @@ class Results:
         self.labels, self.bases = {}, {}
         self.values = collections.defaultdict(lambda: collections.defaultdict(list))
         self.begun = time.monotonic()
+        self.machine = machine()
 
     def subject(self, name, label, base=None):
         """Announces what is measured, and what it is to be compared with."""
@@ -67,7 +68,7 @@ class Results:
             for name, label in self.labels.items()
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"machine": machine(), "mode": self.mode, "subjects": subjects}, indent=1) + "\n")
+        path.write_text(json.dumps({"machine": self.machine, "mode": self.mode, "subjects": subjects}, indent=1) + "\n")
 
 
 def machine():

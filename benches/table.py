@@ -1,10 +1,24 @@
-"""The tables of the README, of what was measured."""
+"""The tables of the README and of docs/performance.md, of what was measured."""
 
 import statistics
 
 
-def markdown(results):
-    return "\n\n".join(filter(None, (checks(results), through_envoy(results), cold(results), others(results))))
+def hot(results):
+    """What a check of a known key costs: the README's."""
+    return join(where(results), checks(results), through_envoy(results))
+
+
+def rest(results):
+    """Everything else: that of docs/performance.md."""
+    return join(cold(results), threads(results), million(results))
+
+
+def where(results):
+    machine, repetitions = results.machine, max(len(values.get("cpu_us", ())) for values in results.values.values())
+    return (
+        f"Measured on {machine['date']} at {machine['commit']}, {repetitions} times each: a virtual machine with "
+        f"{machine['cores']} cores ({machine['cpu']}), which the load generator and Envoy share."
+    )
 
 
 def checks(results):
@@ -57,26 +71,32 @@ def cold(results):
     return table(["", "keys/s", "of bcrypt's", "a key's first check, p50", "known keys' p99 meanwhile"], rows)
 
 
-def others(results):
+def threads(results):
     rows = [
         [results.labels[name], spread(results, name, "cpu_us", "{:.1f} us"), ratio(results, name, "cpu_us"),
          median(results, name, "per_second", "{:,.0f}"), ratio(results, name, "per_second")]
         for name in results.labels
         if name.startswith("threads-")
     ]
-    text = table(["", "CPU a check", "of one thread's", "checks/s", "of one thread's"], rows)
-    million = results.values.get("million")
-    if not million:
-        return text
+    return table(["", "CPU a check", "of one thread's", "checks/s", "of one thread's"], rows)
+
+
+def million(results):
+    measured = results.values.get("million")
+    if not measured:
+        return ""
     said = {
         "start to ready": median(results, "million", "ms_to_ready", "{:.0f} ms"),
-        "memory of 100,000 keys": f"{statistics.median(million['bytes_a_key']) / 10:,.0f} MB",
+        "memory of 100,000 keys": f"{statistics.median(measured['bytes_a_key']) / 10:,.0f} MB",
         "keys loaded from Redis in a second": median(results, "million", "loaded_per_second", "{:,.0f}"),
-        "a known key's slowest check meanwhile": f"{million['hot_worst_us_meanwhile'][0] / 1000:.1f} ms",
+        "a known key's slowest check meanwhile": f"{measured['hot_worst_us_meanwhile'][0] / 1000:.1f} ms",
         "bcrypt runs meanwhile": median(results, "million", "bcrypt_runs", "{:.0f}"),
     }
-    rows = [[what, value] for what, value in said.items()]
-    return "\n\n".join(filter(None, (text, table([results.labels["million"], ""], rows))))
+    return table([results.labels["million"], ""], [[what, value] for what, value in said.items()])
+
+
+def join(*parts):
+    return "\n\n".join(filter(None, parts))
 
 
 def table(heads, rows):
@@ -105,7 +125,7 @@ def ratio(results, name, measure):
 
 def put_into(path, name, text):
     """Between the markers of this name."""
-    readme = path.read_text()
+    whole = path.read_text()
     begin, end = f"<!-- {name} -->\n", f"\n<!-- /{name} -->"
-    head, rest = readme.split(begin)
+    head, rest = whole.split(begin)
     path.write_text(head + begin + text + end + rest.split(end, 1)[1])
