@@ -40,7 +40,7 @@ class Extent:
 
 
 EXTENTS = {
-    "full": Extent(repetitions=7, checks=40_000, seconds=2.0),
+    "full": Extent(repetitions=5, checks=40_000, seconds=2.0),
     "quick": Extent(
         repetitions=2, checks=8000, seconds=0.5, million=5000, cold={6: 600, 10: 30, 12: 8}, cold_repetitions=1
     ),

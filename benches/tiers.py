@@ -58,6 +58,9 @@ def million(programs, results, scratch, keys):
         results.add("million", ms_to_ready=keystile.seconds_to_ready * 1000)
         keystile.stop()
     keystile = running.Keystile(programs, scratch, database, "million", settings)
+    # Until it has read the log of changes, nothing in Redis is believed.
+    feed_is_up = lambda: "keystile_change_feed_up 1" in running.fetch(keystile.admin, "/metrics").splitlines()
+    running.until(feed_is_up, "the change feed is up")
     running.load(programs, keystile.unix, *("--count", 1), check=LEAN)
     empty, proven_before = keystile.resident(), bcrypt_runs(keystile)
     log(f"  {keys:,} keys are loaded")
