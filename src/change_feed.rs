@@ -52,6 +52,9 @@ pub struct FeedState {
     pub up: bool,
     /// Whether the database calls; it is looked more often where it does not.
     pub listening: bool,
+    /// Whether what changed before the start is known, or cannot be.
+    #[serde(skip)]
+    pub has_looked: bool,
 }
 
 /// What tells of changes.
@@ -100,6 +103,8 @@ const LISTEN_AGAIN: Duration = Duration::from_millis(500);
 const LISTEN_LATER: Duration = Duration::from_secs(30);
 /// How far back changes by `updated_at` are looked for: clocks differ, and transactions take their time.
 const WINDOW: Duration = Duration::from_secs(30);
+/// Failures in a row after which nobody waits for the first look.
+const TRIES: u32 = 3;
 /// How often the log is pruned.
 const PRUNE: Duration = Duration::from_secs(300);
 
@@ -121,7 +126,7 @@ impl ChangeFeed {
             lag: metrics.revocation_lag(),
         };
         counts.up.set(0.0);
-        let state = FeedState { source: Source::Nothing, up: false, listening: false };
+        let state = FeedState { source: Source::Nothing, up: false, listening: false, has_looked: false };
         Self {
             database,
             fence,
@@ -153,7 +158,7 @@ impl ChangeFeed {
                     debug!(%error, failures, "changes could not be read");
                 }
             }
-            self.tell();
+            self.tell(failures);
             if pruned.elapsed() > PRUNE && failures == 0 {
                 pruned = Instant::now();
                 self.prune();
@@ -161,7 +166,7 @@ impl ChangeFeed {
             let pace = match failures {
                 0 if self.listening.load(Ordering::Relaxed) => LISTENING,
                 0 if self.database.is_file() => SQLITE_LOOK,
-                0 | 3.. => LOOKING,
+                0 | TRIES.. => LOOKING,
                 _ => RETRY,
             };
             let _ = tokio::time::timeout(pace, self.wake.notified()).await;
@@ -200,13 +205,7 @@ impl ChangeFeed {
                 let read_at = Instant::now();
                 let changes = self.database.changes(None).await?;
                 let position = Arc::clone(&changes.position);
-                let news = match is_first {
-                    true => News::Log(
-                        changes.logged.iter().map(|logged| logged.change).collect(),
-                        changes.position,
-                    ),
-                    false => News::Gap(changes.position),
-                };
+                let news = if is_first { changes.news() } else { News::Gap(changes.position) };
                 self.drop_everything(news);
                 let reader = Reader::new(&log);
                 info!(reader = reader.name(), "reading the log of changes");
@@ -235,13 +234,12 @@ impl ChangeFeed {
         if changes.logged.is_empty() {
             return Ok(());
         }
-        // Everything has changed when somebody says so: perhaps they altered the tables.
-        if changes.logged.iter().any(|logged| logged.change.key.is_none()) {
+        let prefixes = changes.prefixes();
+        if prefixes.is_none() {
+            // Perhaps the tables were altered.
             self.database.forget_tables();
         }
-        let prefixes: Option<Vec<_>> = changes.logged.iter().map(|logged| logged.change.key).collect();
-        let news = News::Log(changes.logged.iter().map(|logged| logged.change).collect(), changes.position);
-        self.fence.hear(news, now, || (self.forget)(prefixes.as_deref()));
+        self.fence.hear(changes.news(), now, || (self.forget)(prefixes.as_deref()));
         for logged in &changes.logged {
             let count = if logged.by_command { &self.counts.commands } else { &self.counts.changes };
             count.increment(1);
@@ -307,14 +305,15 @@ impl ChangeFeed {
         self.listener.replace(listener.abort_handle()).inspect(AbortHandle::abort);
     }
 
-    fn tell(&self) {
+    fn tell(&self, failures: u32) {
         let (source, up) = match &self.sight {
             Sight::Nothing => (Source::Nothing, false),
             Sight::Log { read_at, .. } => (Source::Log, read_at.elapsed() < PROMISE),
             Sight::Hints(_) => (Source::UpdatedAt, false),
         };
         let listening = self.listening.load(Ordering::Relaxed);
-        let state = FeedState { source, up, listening };
+        let has_looked = self.state.borrow().has_looked || failures == 0 || failures >= TRIES;
+        let state = FeedState { source, up, listening, has_looked };
         self.fence.set_up(up);
         self.counts.up.set(if up { 1.0 } else { 0.0 });
         let before = self.state.send_replace(state);

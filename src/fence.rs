@@ -8,7 +8,7 @@ mod bars;
 mod snapshot;
 mod sync;
 
-pub use bars::{Change, Fence, MEMORY, News, Ticket, WORST_CASE};
+pub use bars::{CAPACITY, Change, Fence, MEMORY, News, Ticket, WORST_CASE};
 pub use snapshot::{NoSnapshot, Snapshot};
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ mod used;
 
 pub use below::Below;
 pub use cell::{Cell, allow_list};
-pub use changes::{Changes, Confirmed, LogState, Logged, Reader, SQLITE_LOOK};
+pub use changes::{Changes, Confirmed, LogState, Logged, MOST, Reader, SQLITE_LOOK};
 pub use columns::Listed;
 pub use database::Database;
 pub use manage::{ImportError, ImportRow, ManageError, NewKey, NewUser};

@@ -69,7 +69,7 @@ pub const WORST_CASE: Duration = Duration::from_secs(30);
 pub const MEMORY: Duration = Duration::from_secs(60 * 60);
 
 /// Keys kept in mind; beyond, one bar stands for all.
-const CAPACITY: usize = 200_000;
+pub const CAPACITY: usize = 200_000;
 
 /// Changes of one key that are told apart; beyond, a reading must be as recent as the last of them.
 const CHANGES: usize = 16;

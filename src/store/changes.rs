@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     credential::Prefix,
-    fence::{Change, MEMORY, Snapshot},
+    fence::{CAPACITY, Change, MEMORY, News, Snapshot},
 };
 
 mod listeners;
@@ -27,6 +27,8 @@ pub struct Changes {
     pub position: Arc<Snapshot>,
     /// What was logged since the last reading.
     pub logged: Vec<Logged>,
+    /// Whether there was more, which nobody will read: anything may have changed.
+    pub is_cut: bool,
 }
 
 /// An entry of the log.
@@ -52,6 +54,10 @@ pub enum LogState {
 pub(crate) const TABLE: &str = "keystile_changes";
 /// The trigger that every watched table has.
 pub(crate) const TRIGGER: &str = "keystile_changed";
+
+/// Entries that one reading gets at the most, so that a change of everything, however large, is heard of within a
+/// call's deadline. Beyond what the fence keeps apart, everything is dropped: which keys changed is no matter then.
+pub const MOST: usize = CAPACITY;
 
 /// Tables without which a log is not whole.
 const WATCHED: &str = "'api_keys', 'users'";
@@ -89,12 +95,14 @@ impl Database {
                 "SELECT {position}, c.prefix, CAST(c.xid AS text),
                     CAST(extract(epoch FROM clock_timestamp() - c.changed_at) AS text), c.source
                 FROM (SELECT CAST($1::text AS pg_snapshot) AS since) s LEFT JOIN keystile_changes c
-                ON c.xid >= pg_snapshot_xmin(s.since) AND NOT pg_visible_in_snapshot(c.xid, s.since)"
+                ON c.xid >= pg_snapshot_xmin(s.since) AND NOT pg_visible_in_snapshot(c.xid, s.since)
+                LIMIT {MOST} + 1"
             ),
             Dialect::Sqlite => format!(
                 "SELECT {position}, c.prefix, CAST(c.id AS TEXT),
                     CAST((julianday('now') - julianday(c.changed_at)) * 86400 AS TEXT), c.source
-                FROM (SELECT CAST(?1 AS INTEGER) AS since) s LEFT JOIN keystile_changes c ON c.id >= s.since"
+                FROM (SELECT CAST(?1 AS INTEGER) AS since) s LEFT JOIN keystile_changes c ON c.id >= s.since
+                LIMIT {MOST} + 1"
             ),
         };
         let since = since.map_or_else(|| beginning(self.dialect()).to_owned(), Snapshot::to_string);
@@ -104,7 +112,8 @@ impl Database {
             position.ok_or_else(|| StoreError::Unfit("the log of changes has no position".into()))?;
         Ok(Changes {
             position: Arc::new(position),
-            logged: rows.iter().filter_map(|cells| logged(cells)).collect(),
+            logged: rows.iter().take(MOST).filter_map(|cells| logged(cells)).collect(),
+            is_cut: rows.len() > MOST,
         })
     }
 
@@ -190,6 +199,25 @@ impl Database {
             self.backend().query(Patience::Person, Statement::new(sql.as_str(), [])).await?;
         }
         Ok(())
+    }
+}
+
+impl Changes {
+    /// Which keys changed; `None` when it may be any, or somebody said that it is all of them.
+    pub fn prefixes(&self) -> Option<Vec<Prefix>> {
+        if self.is_cut {
+            return None;
+        }
+        self.logged.iter().map(|logged| logged.change.key).collect()
+    }
+
+    /// The same for the fence.
+    pub fn news(&self) -> News<Prefix> {
+        let position = Arc::clone(&self.position);
+        match self.is_cut {
+            true => News::Gap(position),
+            false => News::Log(self.logged.iter().map(|logged| logged.change).collect(), position),
+        }
     }
 }
 

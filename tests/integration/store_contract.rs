@@ -3,7 +3,7 @@
 use keystile::{
     moment::Moment,
     record::{AllowList, Expiry, KeyRecord, Lock},
-    store::{KeyStore, MAX_RECORDS},
+    store::{KeyStore, MAX_RECORDS, MOST},
 };
 use time::macros::datetime;
 
@@ -47,13 +47,15 @@ mod budgets;
 
 mod newer {
     use super::{
-        first_reading_of_the_log_has_every_change, locks_and_agents_are_read, role_is_read_from_its_column,
+        change_of_more_than_one_reading_gets_is_told_as_such, first_reading_of_the_log_has_every_change,
+        locks_and_agents_are_read, role_is_read_from_its_column,
     };
     contract! {
         sqlite postgres: [
             locks_and_agents_are_read
             role_is_read_from_its_column
             first_reading_of_the_log_has_every_change
+            change_of_more_than_one_reading_gets_is_told_as_such
         ]
     }
 }
@@ -238,6 +240,22 @@ async fn first_reading_of_the_log_has_every_change(place: &Place) {
     assert_ne!(written, "0");
     let changes = place.database().changes(None).await.expect("answers");
     assert_eq!(changes.logged.len().to_string(), written);
+}
+
+async fn change_of_more_than_one_reading_gets_is_told_as_such(place: &Place) {
+    let before = place.database().changes(None).await.expect("answers").position;
+    for more in [MOST, 1, 10] {
+        let numbers = format!(
+            "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {more})
+            INSERT INTO keystile_changes (prefix) SELECT 'ks_many1' FROM n"
+        );
+        place.execute(&numbers).await;
+        let changes = place.database().changes(Some(&before)).await.expect("answers");
+        assert_eq!((changes.logged.len(), changes.is_cut), (MOST, more != MOST));
+        assert_eq!(changes.prefixes().is_none(), changes.is_cut);
+        let after = place.database().changes(Some(&changes.position)).await.expect("answers");
+        assert_eq!(after.logged, [], "what is left out is not caught up with: everything was dropped");
+    }
 }
 
 async fn migrating_again_changes_nothing(place: &Place) {
