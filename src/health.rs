@@ -22,7 +22,7 @@ pub struct State {
 /// What the process is up to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// The database has not answered yet.
+    /// The database has not answered yet, or not said what changed.
     Starting,
     /// Answering. A database lost later does not change that: what memory holds goes on, and
     /// taking every sidecar out of service would turn a partial outage into a whole one. Redis lost

@@ -4,7 +4,7 @@ use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::SERVICE_NAME;
-use tokio::{net::TcpListener, task::JoinSet, time::interval};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::interval};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use crate::{
     admin::{self, Stats},
     authorizer::Authorizer,
-    change_feed::ChangeFeed,
+    change_feed::{ChangeFeed, FeedState},
     config::{RateLimit, RedisOptions, ServeOptions},
     credential::{CacheSecret, CacheSecrets, Prefix},
     ext_authz::{self, ExtAuthz, ExtAuthzConfig, Reading, headers::Chosen},
@@ -86,7 +86,7 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
     let mut attendants = JoinSet::new();
     let admin = axum::serve(admin_listener, admin::router(health.clone(), metrics.clone(), stats));
     attendants.spawn(async { drop(admin.await) });
-    attendants.spawn(watch_database(database.clone(), health.clone(), metrics.clone()));
+    attendants.spawn(watch_database(database.clone(), feed.state(), health.clone(), metrics.clone()));
     attendants.spawn(async { match feed.run().await {} });
     attendants.spawn(limiter.clone().keep());
     if let Some(redis) = redis {
@@ -157,11 +157,21 @@ fn beside_checks(health: &Health) -> anyhow::Result<Routes> {
     Ok(Routes::new(health_service).add_service(reflection.build_v1()?))
 }
 
-async fn watch_database(database: Database, health: Health, metrics: Metrics) {
+async fn watch_database(
+    database: Database,
+    mut feed: watch::Receiver<FeedState>,
+    health: Health,
+    metrics: Metrics,
+) {
     let mut tick = interval(HOUSEKEEPING);
     loop {
         tick.tick().await;
         let problem = database.ping().await.err().map(|error| error.to_string());
+        if problem.is_none() {
+            // Not ready before: what Redis has is not believed until it is known what changed, and each check would
+            // be one more bcrypt. The feed ends with the process only.
+            let _ = feed.wait_for(|state| state.has_looked).await;
+        }
         let before = health.state();
         health.database_answered(problem);
         let after = health.state();

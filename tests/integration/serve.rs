@@ -76,6 +76,19 @@ async fn a_thousand_callers_with_a_cold_key_cost_one_query_and_one_bcrypt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn ready_is_who_knows_what_changed_before() {
+    let setup = Setup::new();
+    setup.create_user("ada");
+    // Reading these takes a while, in which nothing that Redis has would be believed.
+    setup.execute(
+        "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 50000)
+        INSERT INTO keystile_changes (prefix) SELECT 'ks_other' FROM n",
+    );
+    let Keystile { setup, process: _process } = setup.start(&[("KEYSTILE_DATABASE_TIMEOUT", "5s")]).await;
+    assert_eq!(setup.stats().await["change_feed"]["up"], true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn grpc_port_tells_health_and_describes_itself() {
     use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
     use tonic_reflection::pb::v1::{
