@@ -231,7 +231,7 @@ impl ChangeFeed {
         let Sight::Log { reader, position, read_at, .. } = &mut self.sight else { return Ok(()) };
         *position = Arc::clone(&changes.position);
         *read_at = now;
-        if changes.logged.is_empty() {
+        if changes.logged.is_empty() && !changes.is_cut {
             return Ok(());
         }
         let prefixes = changes.prefixes();
