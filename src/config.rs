@@ -103,7 +103,7 @@ pub struct ServeOptions {
     #[arg(long, env = "KEYSTILE_MODE", default_value = "enforce", help_heading = "Checks")]
     pub mode: Mode,
 
-    /// Which headers tell the upstream who is calling: `all`, or names by comma. The others are removed all the same, so that no client's own copy passes.
+    /// Which headers tell the upstream who is calling: `all`, `none`, or names by comma.
     #[arg(
         long,
         env = "KEYSTILE_UPSTREAM_HEADERS",
@@ -113,9 +113,19 @@ pub struct ServeOptions {
     )]
     pub upstream_headers: Vec<String>,
 
-    /// What Envoy is told in dynamic metadata: `full`, or `brief`, which leaves out what user and key are beside their ids.
-    #[arg(long, env = "KEYSTILE_METADATA", default_value = "full", help_heading = "Checks")]
-    pub metadata: MetadataDetail,
+    /// What becomes of a client's own copies of headers that Keystile could send and does not: `all` removes whatever may be there; `seen` what came with the check, where Envoy's `allowed_headers` must not hold them back.
+    #[arg(long, env = "KEYSTILE_REMOVE_HEADERS", default_value = "all", help_heading = "Checks")]
+    pub remove_headers: RemoveHeaders,
+
+    /// What Envoy is told in dynamic metadata: `all`, `none`, or names by comma.
+    #[arg(
+        long,
+        env = "KEYSTILE_METADATA",
+        default_value = "all",
+        value_delimiter = ',',
+        help_heading = "Checks"
+    )]
+    pub metadata: Vec<String>,
 
     /// Form of a denial's body: `problem` (RFC 9457), `openai` (as OpenAI's client libraries read it), `text`.
     #[arg(long, env = "KEYSTILE_DENY_FORMAT", default_value = "problem", help_heading = "Checks")]
@@ -268,13 +278,13 @@ pub enum RateLimitOnLoss {
     Deny,
 }
 
-/// How much Envoy is told in dynamic metadata.
+/// Which headers are removed, of those that Keystile could send and does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum MetadataDetail {
-    /// Everything.
-    Full,
-    /// The decision, ids and limits.
-    Brief,
+pub enum RemoveHeaders {
+    /// Every one.
+    All,
+    /// Those that came with the check.
+    Seen,
 }
 
 /// Which further fields tell clients of their limits.

@@ -13,7 +13,7 @@ use tracing::{debug, error, warn};
 use crate::{
     attributes::Attributes,
     authorizer::Authorizer,
-    config::{DenyFormat, MetadataDetail, Mode, OnFailure, RateLimitFields},
+    config::{DenyFormat, Mode, OnFailure, RateLimitFields},
     decision::{Denial, Permit, Proven, Reason},
     limiter::RateLimiter,
     metrics::Metrics,
@@ -22,18 +22,20 @@ use crate::{
     usage::Usage,
 };
 
+mod chosen;
 mod client_headers;
 mod counts;
 pub mod headers;
-mod metadata;
+pub mod metadata;
 mod rendered;
 mod request;
 mod response;
 mod service;
 mod wire;
 
+pub use chosen::Chosen;
 use counts::Counts;
-use headers::{Chosen, Told};
+use headers::Told;
 use metadata::Said;
 pub use request::Reading;
 use request::{Parsed, Strip};
@@ -68,8 +70,8 @@ pub struct ExtAuthzConfig {
     pub rate_limit_fields: RateLimitFields,
     /// Which headers are sent to the upstream.
     pub upstream_headers: Chosen,
-    /// How much Envoy is told.
-    pub metadata: MetadataDetail,
+    /// What Envoy is told.
+    pub metadata: Chosen,
 }
 
 struct Inner<S, L> {
@@ -158,15 +160,14 @@ impl<S: KeyStore, L: RateLimiter> Inner<S, L> {
     }
 
     fn answer(&self, decision: &Decision, parsed: Parsed<'_>) -> Result<Bytes, Status> {
-        let Parsed { attributes, strip } = parsed;
-        let strip = if self.config.forward_credential { Strip::default() } else { strip };
-        let (chosen, detail) = (&self.config.upstream_headers, self.config.metadata);
+        let config = &self.config;
+        let Parsed { attributes, strip, copies } = parsed;
+        let strip = if config.forward_credential { Strip::default() } else { strip };
         if let Decision::Allow(Permit::Key(proven)) = decision
-            && rendered::is_usual(proven)
+            && rendered::is_usual(proven, &copies)
         {
-            return Ok(rendered::allow(proven, &strip, chosen, detail));
+            return Ok(rendered::allow(proven, &strip, &copies, config));
         }
-        let fields = self.config.rate_limit_fields;
         let said = Said {
             decision: if matches!(decision, Decision::Deny(_)) { "deny" } else { "allow" },
             result: decision.result(),
@@ -179,11 +180,12 @@ impl<S: KeyStore, L: RateLimiter> Inner<S, L> {
                 let record = said.proven.map(|proven| &*proven.record);
                 let standing = said.proven.and_then(|proven| proven.standing.as_ref());
                 let told = Told { result: said.result, record, standing };
-                Ok(encoded(&response::allow(told, said.to_struct(detail), &strip, chosen, fields)))
+                let metadata = said.to_struct(&config.metadata);
+                Ok(encoded(&response::allow(told, metadata, &strip, &copies, config)))
             }
             Decision::Deny(denial) => {
-                let format = self.config.deny_format;
-                Ok(encoded(&response::deny(denial, said.to_struct(detail), &attributes, format, fields)))
+                let metadata = said.to_struct(&config.metadata);
+                Ok(encoded(&response::deny(denial, metadata, &attributes, config)))
             }
             // Envoy takes any gRPC error for a failure of the service, whatever its code.
             Decision::Defer(denial) => Err(Status::unavailable(denial.reason.code())),

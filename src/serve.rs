@@ -16,7 +16,7 @@ use crate::{
     change_feed::{ChangeFeed, FeedState},
     config::{RateLimit, RedisOptions, ServeOptions},
     credential::{CacheSecret, CacheSecrets, Prefix},
-    ext_authz::{self, ExtAuthz, ExtAuthzConfig, Reading, headers::Chosen},
+    ext_authz::{self, Chosen, ExtAuthz, ExtAuthzConfig, Reading, headers, metadata},
     fence::Fence,
     health::Health,
     limiter::{self, Limiter},
@@ -272,15 +272,13 @@ fn verifier_config(options: &ServeOptions) -> VerifierConfig {
 }
 
 fn ext_authz_config(options: &ServeOptions) -> anyhow::Result<ExtAuthzConfig> {
-    let upstream_headers = Chosen::parse(&options.upstream_headers).map_err(|unknown| {
-        anyhow::anyhow!(
-            "--upstream-headers: {unknown} is none of the headers that Keystile sends; see the README"
-        )
-    })?;
+    let headers = headers::TABLE.iter().map(|header| header.name);
+    let fields = metadata::TABLE.iter().map(|field| field.name);
     Ok(ExtAuthzConfig {
         reading: Reading {
             credential_sources: options.credential_sources.clone(),
             client_address: options.client_address,
+            remove_headers: options.remove_headers,
         },
         forward_credential: options.forward_credential,
         timeout: options.timeout,
@@ -288,7 +286,17 @@ fn ext_authz_config(options: &ServeOptions) -> anyhow::Result<ExtAuthzConfig> {
         mode: options.mode,
         deny_format: options.deny_format,
         rate_limit_fields: options.rate_limit_fields,
-        upstream_headers,
-        metadata: options.metadata,
+        upstream_headers: chosen("--upstream-headers", &options.upstream_headers, headers)?,
+        metadata: chosen("--metadata", &options.metadata, fields)?,
+    })
+}
+
+fn chosen(
+    flag: &str,
+    names: &[String],
+    table: impl Iterator<Item = &'static str> + Clone,
+) -> anyhow::Result<Chosen> {
+    Chosen::parse(names, table).map_err(|unknown| {
+        anyhow::anyhow!("{flag}: nothing that Keystile sends is called {unknown:?}; see the README")
     })
 }

@@ -34,39 +34,6 @@ pub struct Told<'a> {
     pub standing: Option<&'a Standing>,
 }
 
-/// Which of the headers are sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Chosen(Vec<bool>);
-
-impl Chosen {
-    /// Every header.
-    pub fn all() -> Self {
-        Self(vec![true; TABLE.len()])
-    }
-
-    /// Those that are named; `all` names every one.
-    ///
-    /// # Errors
-    /// The name that is no header's.
-    pub fn parse(names: &[String]) -> Result<Self, &str> {
-        if names.iter().any(|name| name == "all") {
-            return Ok(Self::all());
-        }
-        let is_known = |name: &&String| TABLE.iter().any(|header| header.name.eq_ignore_ascii_case(name));
-        if let Some(unknown) = names.iter().find(|name| !is_known(name)) {
-            return Err(unknown);
-        }
-        let is_named =
-            |header: &UpstreamHeader| names.iter().any(|name| header.name.eq_ignore_ascii_case(name));
-        Ok(Self(TABLE.iter().map(is_named).collect()))
-    }
-
-    /// The headers in order, and whether each is sent.
-    pub fn each(&self) -> impl Iterator<Item = (&'static UpstreamHeader, bool)> {
-        TABLE.iter().zip(self.0.iter().copied())
-    }
-}
-
 impl Told<'_> {
     fn left(&self, span: Span) -> Option<&Left> {
         self.standing?.windows[span as usize].as_ref()

@@ -1,20 +1,31 @@
-//! The decision as dynamic metadata, for Envoy's access log, RBAC and rate-limit filters.
+//! The decision as dynamic metadata, for Envoy's access log, RBAC and rate-limit filters: every field in one
+//! table.
 //!
 //! Envoy keeps it under `envoy.filters.http.ext_authz`, on allow and on deny.
 
 use envoy_types::pb::google::protobuf::{ListValue, Struct, Value, value::Kind};
 
+use super::Chosen;
 use crate::{
     attributes::route::Misconfigured,
-    config::MetadataDetail,
     decision::{Proven, Reason},
-    limits::Standing,
+    limits::{Left, Standing},
     record::{KeyRecord, Limits, User},
 };
 
+/// One field.
+#[derive(Debug, Clone, Copy)]
+pub struct Field {
+    /// Its name.
+    pub name: &'static str,
+    /// What it says, for the README.
+    pub about: &'static str,
+    value: fn(&Said<'_>) -> Option<Value>,
+}
+
 /// What is said of a decision.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Said<'a> {
+pub struct Said<'a> {
     /// `allow` or `deny`: what becomes of the request.
     pub(super) decision: &'static str,
     /// As the upstream is told it: `allow`, `anonymous`, or the code of a denial, also of one that
@@ -28,27 +39,105 @@ pub(super) struct Said<'a> {
     pub(super) route_error: Option<&'a Misconfigured>,
 }
 
+/// All of them, in the order in which they are documented.
+pub const TABLE: &[Field] = &[
+    Field {
+        name: "decision",
+        about: "`allow` or `deny`: what becomes of the request",
+        value: |said| Some(text(said.decision)),
+    },
+    Field { name: "result", about: "as in `x-auth-result`", value: |said| Some(text(said.result)) },
+    Field {
+        name: "reason",
+        about: "the code of the denial, also of one that shadow mode only reports",
+        value: |said| Some(text(said.reason?.code())),
+    },
+    Field {
+        name: "route_error",
+        about: "what Keystile cannot follow of the route's settings",
+        value: |said| Some(text(&said.route_error?.to_string())),
+    },
+    Field {
+        name: "stale",
+        about: "`true` when the key's time was up and the database did not answer",
+        value: |said| said.proven?.stale.then(|| boolean(true)),
+    },
+    Field {
+        name: "tier",
+        about: "who had the record: `memory`, `redis` or `database`",
+        value: |said| Some(text(said.proven?.tier.name())),
+    },
+    // A string: Envoy's rate-limit filters take no other kind as a descriptor.
+    Field {
+        name: "key_id",
+        about: "`api_keys.id`, as a string",
+        value: |said| Some(text(&said.record()?.id.0.to_string())),
+    },
+    Field {
+        name: "user_id",
+        about: "`users.id`, as a string",
+        value: |said| Some(text(&said.record()?.user.id.0.to_string())),
+    },
+    Field {
+        name: "user",
+        about: "`id`, `superuser`, `name`, `email`, `role`",
+        value: |said| Some(object(user(&said.record()?.user))),
+    },
+    Field {
+        name: "key",
+        about: "`id`, `prefix`, `scopes`, `tags`, `name`",
+        value: |said| Some(object(key(said.record()?))),
+    },
+    Field {
+        name: "rate_limit",
+        about: "the key's limits: `minute`, `hour`, `day`",
+        value: |said| Some(object(rate_limit(&said.record()?.limits))),
+    },
+    Field {
+        name: "limit_minute",
+        about: "the limit of a minute, as Envoy's rate-limit filter takes an override",
+        value: |said| Some(limit(said.record()?.limits.minute?, "MINUTE")),
+    },
+    Field {
+        name: "limit_hour",
+        about: "the same of an hour",
+        value: |said| Some(limit(said.record()?.limits.hour?, "HOUR")),
+    },
+    Field {
+        name: "limit_day",
+        about: "the same of a day",
+        value: |said| Some(limit(said.record()?.limits.day?, "DAY")),
+    },
+    Field {
+        name: "rate_limit_remaining",
+        about: "where limits are counted, what is left of each",
+        value: |said| Some(left(said.standing()?, |left| left.remaining)),
+    },
+    Field {
+        name: "rate_limit_reset",
+        about: "where limits are counted, seconds until each begins anew",
+        value: |said| Some(left(said.standing()?, |left| left.reset_seconds())),
+    },
+    Field {
+        name: "rate_limit_counted",
+        about: "where limits are counted, by whom: `local`, `redis`, or `divided` while Redis does not answer",
+        value: |said| Some(text(said.standing()?.counted.name())),
+    },
+];
+
 impl Said<'_> {
     /// As Envoy takes it.
-    pub(super) fn to_struct(self, detail: MetadataDetail) -> Struct {
-        let mut fields = vec![("decision", text(self.decision)), ("result", text(self.result))];
-        fields.extend(self.reason.map(|reason| ("reason", text(reason.code()))));
-        fields.extend(self.route_error.map(|error| ("route_error", text(&error.to_string()))));
-        if let Some(Proven { record, tier, stale, standing }) = self.proven {
-            fields.extend(stale.then(|| ("stale", boolean(true))));
-            fields.push(("tier", text(tier.name())));
-            // A string: Envoy's rate-limit filters take no other kind as a descriptor.
-            fields.push(("key_id", text(&record.id.0.to_string())));
-            fields.push(("user_id", text(&record.user.id.0.to_string())));
-            if detail == MetadataDetail::Full {
-                fields.push(("user", object(user(&record.user))));
-                fields.push(("key", object(key(record))));
-            }
-            fields.push(("rate_limit", object(rate_limit(&record.limits))));
-            fields.extend(overrides(&record.limits));
-            fields.extend(standing.iter().flat_map(left));
-        }
-        structure(fields)
+    pub(super) fn to_struct(self, chosen: &Chosen) -> Struct {
+        let fields = TABLE.iter().filter(|field| chosen.has(field.name));
+        structure(fields.filter_map(|field| Some((field.name, (field.value)(&self)?))))
+    }
+
+    fn record(&self) -> Option<&KeyRecord> {
+        Some(&self.proven?.record)
+    }
+
+    fn standing(&self) -> Option<&Standing> {
+        self.proven?.standing.as_ref()
     }
 }
 
@@ -76,29 +165,15 @@ fn rate_limit(limits: &Limits) -> Vec<(&'static str, Value)> {
     windows.into_iter().filter_map(|(window, limit)| Some((window, number(limit? as f64)))).collect()
 }
 
-/// What is left, where limits are counted, and by whom.
-fn left(standing: &Standing) -> [(&'static str, Value); 3] {
-    let remaining = standing.each().map(|(span, left)| (span.name(), number(left.remaining as f64)));
-    let reset = standing.each().map(|(span, left)| (span.name(), number(left.reset_seconds() as f64)));
-    [
-        ("rate_limit_remaining", object(remaining)),
-        ("rate_limit_reset", object(reset)),
-        ("rate_limit_counted", text(standing.counted.name())),
-    ]
+/// Something of each window that is counted.
+fn left(standing: &Standing, number_of: impl Fn(&Left) -> u64) -> Value {
+    object(standing.each().map(|(span, left)| (span.name(), number(number_of(&left) as f64))))
 }
 
 /// The shape in which Envoy's rate-limit filter takes a limit per descriptor: upper-case unit,
 /// and a number that is one.
-fn overrides(limits: &Limits) -> impl Iterator<Item = (&'static str, Value)> {
-    let windows = [
-        ("limit_minute", limits.minute, "MINUTE"),
-        ("limit_hour", limits.hour, "HOUR"),
-        ("limit_day", limits.day, "DAY"),
-    ];
-    windows.into_iter().filter_map(|(name, limit, unit)| {
-        let limit = [("requests_per_unit", number(limit? as f64)), ("unit", text(unit))];
-        Some((name, object(limit)))
-    })
+fn limit(limit: u64, unit: &str) -> Value {
+    object([("requests_per_unit", number(limit as f64)), ("unit", text(unit))])
 }
 
 fn structure(fields: impl IntoIterator<Item = (&'static str, Value)>) -> Struct {

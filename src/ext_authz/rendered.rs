@@ -8,15 +8,15 @@ use envoy_types::ext_authz::v3::pb::{CheckResponse, HttpResponse};
 use prost::Message;
 
 use super::{
-    headers::{Chosen, Told},
+    ExtAuthzConfig,
+    headers::Told,
     metadata::Said,
-    request::Strip,
+    request::{Copies, Strip},
     response,
     service::framed,
     wire::{put_bytes, put_length},
 };
 use crate::{
-    config::{MetadataDetail, RateLimitFields},
     decision::{Proven, Tier},
     record::Rendered,
 };
@@ -26,13 +26,13 @@ const OK_RESPONSE: u32 = 3;
 const HEADERS_TO_REMOVE: u32 = 5;
 
 /// Whether the answer depends on the record alone.
-pub(super) fn is_usual(proven: &Proven) -> bool {
-    proven.tier == Tier::Memory && !proven.stale && proven.standing.is_none()
+pub(super) fn is_usual(proven: &Proven, copies: &Copies) -> bool {
+    proven.tier == Tier::Memory && !proven.stale && proven.standing.is_none() && copies.is_usual()
 }
 
 /// Lets the request pass as this key.
-pub(super) fn allow(proven: &Proven, strip: &Strip<'_>, chosen: &Chosen, detail: MetadataDetail) -> Bytes {
-    let Rendered { rest, ok } = proven.record.rendered.get_or_make(|| render(proven, chosen, detail));
+pub(super) fn allow(proven: &Proven, strip: &Strip<'_>, copies: &Copies, config: &ExtAuthzConfig) -> Bytes {
+    let Rendered { rest, ok } = proven.record.rendered.get_or_make(|| render(proven, copies, config));
     let own = own(strip);
     framed(rest.len() + ok.len() + own.len() + 8, |message| {
         message.extend_from_slice(rest);
@@ -54,12 +54,12 @@ fn own(strip: &Strip<'_>) -> Vec<u8> {
 }
 
 /// Encodes what every answer for the record has.
-fn render(proven: &Proven, chosen: &Chosen, detail: MetadataDetail) -> Rendered {
+fn render(proven: &Proven, copies: &Copies, config: &ExtAuthzConfig) -> Rendered {
     let said =
         Said { decision: "allow", result: "allow", reason: None, proven: Some(proven), route_error: None };
     let told = Told { result: "allow", record: Some(&proven.record), standing: None };
-    let metadata = said.to_struct(detail);
-    let answer = response::allow(told, metadata, &Strip::default(), chosen, RateLimitFields::None);
+    let metadata = said.to_struct(&config.metadata);
+    let answer = response::allow(told, metadata, &Strip::default(), copies, config);
     let CheckResponse { status, dynamic_metadata, http_response } = answer;
     let ok = match http_response {
         Some(HttpResponse::OkResponse(ok)) => ok.encode_to_vec(),
@@ -74,7 +74,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::record::sample;
+    use crate::{ext_authz::tests::config, record::sample};
 
     fn proven() -> Proven {
         let record = Arc::new(sample::record());
@@ -100,6 +100,7 @@ mod tests {
             route_error: None,
         };
         let told = Told { result: "allow", record: Some(&proven.record), standing: None };
+        let config = config();
         let strips = [
             Strip::default(),
             Strip { headers: vec!["authorization", "x-api-key"], ..Strip::default() },
@@ -108,11 +109,11 @@ mod tests {
             Strip { cookie: Some(String::new()), ..Strip::default() },
         ];
         for strip in strips {
-            let (chosen, detail) = (Chosen::all(), MetadataDetail::Full);
-            let whole = response::allow(told, said.to_struct(detail), &strip, &chosen, RateLimitFields::None);
+            let metadata = said.to_struct(&config.metadata);
+            let whole = response::allow(told, metadata, &strip, &Copies::Any, &config);
             // Twice: the second time from what was kept.
             for _ in 0..2 {
-                let message = allow(&proven, &strip, &chosen, detail);
+                let message = allow(&proven, &strip, &Copies::Any, &config);
                 assert_eq!(message[..5], [&[0], &(message.len() as u32 - 5).to_be_bytes()[..]].concat());
                 let together = CheckResponse::decode(&message[5..]).expect("a message");
                 assert_eq!(sorted(together), sorted(whole.clone()), "{strip:?}");
@@ -122,8 +123,10 @@ mod tests {
 
     #[test]
     fn only_what_the_record_alone_decides_is_kept() {
-        assert!(is_usual(&proven()));
-        assert!(!is_usual(&Proven { stale: true, ..proven() }));
-        assert!(!is_usual(&Proven { tier: Tier::Redis, ..proven() }));
+        assert!(is_usual(&proven(), &Copies::Any));
+        assert!(is_usual(&proven(), &Copies::Seen(vec![])));
+        assert!(!is_usual(&proven(), &Copies::Seen(vec!["x-auth-scopes"])));
+        assert!(!is_usual(&Proven { stale: true, ..proven() }, &Copies::Any));
+        assert!(!is_usual(&Proven { tier: Tier::Redis, ..proven() }, &Copies::Any));
     }
 }

@@ -7,11 +7,13 @@ use http::HeaderMap;
 use super::wire::{Check, Http, Malformed};
 use crate::{
     attributes::{Attributes, body::Body, route::RouteSettings},
-    config::{ClientAddress, CredentialSource},
+    config::{ClientAddress, CredentialSource, RemoveHeaders},
 };
 
+mod copies;
 mod search;
 
+pub(super) use copies::Copies;
 use search::Search;
 pub(super) use search::Strip;
 
@@ -22,6 +24,8 @@ pub(super) struct Parsed<'a> {
     pub(super) attributes: Attributes<'a>,
     /// Where the credential was, so that it goes no further.
     pub(super) strip: Strip<'a>,
+    /// Headers of our names that it may have had.
+    pub(super) copies: Copies,
 }
 
 /// How requests are to be read.
@@ -31,6 +35,8 @@ pub struct Reading {
     pub credential_sources: Vec<CredentialSource>,
     /// Whose word counts for the client's address.
     pub client_address: ClientAddress,
+    /// Whether headers of our names are looked for.
+    pub remove_headers: RemoveHeaders,
 }
 
 impl<'a> Parsed<'a> {
@@ -56,7 +62,8 @@ impl<'a> Parsed<'a> {
             stream_id: http.id,
             method: http.method,
         };
-        Ok(Self { attributes, strip })
+        let copies = Copies::find(&http, reading.remove_headers);
+        Ok(Self { attributes, strip, copies })
     }
 }
 

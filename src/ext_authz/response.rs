@@ -12,9 +12,9 @@ use envoy_types::{
 use tonic::Code;
 
 use super::{
-    client_headers,
-    headers::{Chosen, Told},
-    request::Strip,
+    ExtAuthzConfig, client_headers,
+    headers::{self, Told},
+    request::{Copies, Strip},
 };
 use crate::{
     attributes::Attributes,
@@ -25,22 +25,24 @@ use crate::{
 
 mod body;
 
-/// Lets the request pass: every header of the table is set or removed, never both.
+/// Lets the request pass: each header of the table is set, or removed where a client may have sent it.
 pub(super) fn allow(
     told: Told<'_>,
     metadata: Struct,
     strip: &Strip<'_>,
-    chosen: &Chosen,
-    fields: RateLimitFields,
+    copies: &Copies,
+    config: &ExtAuthzConfig,
 ) -> CheckResponse {
     let mut ok = stripped(strip);
-    for (header, is_chosen) in chosen.each() {
-        match header.value(&told).filter(|_| is_chosen) {
+    for header in headers::TABLE {
+        let is_chosen = config.upstream_headers.has(header.name);
+        match is_chosen.then(|| header.value(&told)).flatten() {
             Some(value) => ok.headers.push(overwrite(header.name, value)),
-            None => ok.headers_to_remove.push(header.name.to_owned()),
+            None if copies.may_have(header.name) => ok.headers_to_remove.push(header.name.to_owned()),
+            None => {}
         }
     }
-    ok.response_headers_to_add = limits(told.standing, fields);
+    ok.response_headers_to_add = limits(told.standing, config.rate_limit_fields);
     CheckResponse {
         status: Some(status(Code::Ok)),
         dynamic_metadata: Some(metadata),
@@ -70,17 +72,16 @@ pub(super) fn deny(
     denial: &Denial,
     metadata: Struct,
     attributes: &Attributes<'_>,
-    format: DenyFormat,
-    fields: RateLimitFields,
+    config: &ExtAuthzConfig,
 ) -> CheckResponse {
     let reason = denial.reason;
-    let format = if attributes.is_grpc { DenyFormat::Text } else { format };
+    let format = if attributes.is_grpc { DenyFormat::Text } else { config.deny_format };
     let mut set = vec![overwrite("content-type", body::content_type(format))];
     set.extend(challenge(reason).map(|challenge| overwrite("www-authenticate", challenge)));
     let seconds = denial.retry_after.map(|wait| whole_seconds(wait).to_string());
     set.extend(seconds.map(|seconds| overwrite("retry-after", seconds)));
     let standing = denial.proven.as_ref().and_then(|proven| proven.standing.as_ref());
-    set.extend(limits(standing, fields));
+    set.extend(limits(standing, config.rate_limit_fields));
     // Also for HEAD: Envoy keeps the body to itself, and answers with its type and length.
     let mut body = body::write(format, reason, &attributes.printable_request_id());
     if attributes.is_grpc {

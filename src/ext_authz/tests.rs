@@ -19,7 +19,7 @@ use tonic::Request;
 
 use super::*;
 use crate::{
-    config::ClientAddress,
+    config::{ClientAddress, RemoveHeaders},
     credential::{CacheSecret, CacheSecrets, Prefix},
     decision::Tier,
     limiter::Limiter,
@@ -64,28 +64,34 @@ fn service(behaviour: Behaviour, on_failure: OnFailure) -> ExtAuthz<Scripted, Li
         negative_ttl: Duration::from_secs(10),
     };
     let verifier = Verifier::new(CacheSecrets::one(CacheSecret::random()), proofs, |_, _| (), &metrics);
-    let config = ExtAuthzConfig {
-        reading: Reading {
-            credential_sources: ["bearer", "header:x-api-key"]
-                .map(|source| source.parse().expect("a source"))
-                .into(),
-            client_address: ClientAddress::Auto,
-        },
-        forward_credential: false,
-        timeout: Duration::from_secs(2),
-        on_failure,
-        mode: Mode::Enforce,
-        deny_format: DenyFormat::Problem,
-        rate_limit_fields: RateLimitFields::None,
-        upstream_headers: Chosen::all(),
-        metadata: MetadataDetail::Full,
-    };
+    let config = ExtAuthzConfig { on_failure, ..config() };
     ExtAuthz::new(
         Authorizer::new(Scripted(behaviour), verifier, Limiter::Off),
         Usage::new(true, &metrics),
         config,
         &metrics,
     )
+}
+
+/// As it is where nothing is set.
+pub(super) fn config() -> ExtAuthzConfig {
+    ExtAuthzConfig {
+        reading: Reading {
+            credential_sources: ["bearer", "header:x-api-key"]
+                .map(|source| source.parse().expect("a source"))
+                .into(),
+            client_address: ClientAddress::Auto,
+            remove_headers: RemoveHeaders::All,
+        },
+        forward_credential: false,
+        timeout: Duration::from_secs(2),
+        on_failure: OnFailure::Deny,
+        mode: Mode::Enforce,
+        deny_format: DenyFormat::Problem,
+        rate_limit_fields: RateLimitFields::None,
+        upstream_headers: Chosen::all(),
+        metadata: Chosen::all(),
+    }
 }
 
 fn request(headers: &[(&str, &str)]) -> Request<CheckRequest> {

@@ -11,7 +11,7 @@ use clap::{Arg, Args, Command};
 use keystile::{
     config::{InjectOptions, ServeOptions},
     decision::Reason,
-    ext_authz::headers,
+    ext_authz::{headers, metadata},
     metrics::{self, Kind},
 };
 
@@ -30,6 +30,12 @@ fn kubernetes_page_lists_every_setting_of_the_injector() {
 fn readme_lists_every_header() {
     let rows = headers::TABLE.iter().map(|header| format!("| `{}` | {} |", header.name, header.about));
     compare("README.md", "headers", "| header | value |\n|---|---|", rows);
+}
+
+#[test]
+fn readme_lists_every_field_of_metadata() {
+    let rows = metadata::TABLE.iter().map(|field| format!("| `{}` | {} |", field.name, field.about));
+    compare("README.md", "metadata", "| field | value |\n|---|---|", rows);
 }
 
 #[test]

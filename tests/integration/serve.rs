@@ -155,7 +155,7 @@ async fn upstream_and_envoy_are_told_what_was_chosen_and_no_forged_header_passes
     setup.create_user("ada");
     let key = setup.create_key("ada", &[]);
     let chosen =
-        [("KEYSTILE_UPSTREAM_HEADERS", "X-Auth-User-Id,x-auth-result"), ("KEYSTILE_METADATA", "brief")];
+        [("KEYSTILE_UPSTREAM_HEADERS", "X-Auth-User-Id,x-auth-result"), ("KEYSTILE_METADATA", "key_id,Tier")];
     let Keystile { setup, process: _process } = setup.start(&chosen).await;
     let channel = channel(setup.tcp).await;
     // From the database, and then from memory.
@@ -171,7 +171,9 @@ async fn upstream_and_envoy_are_told_what_was_chosen_and_no_forged_header_passes
             "a forged one is removed"
         );
         let metadata = answer.dynamic_metadata.unwrap().fields;
-        assert!(metadata.contains_key("key_id") && !metadata.contains_key("user"), "{metadata:?}");
+        let mut said: Vec<_> = metadata.keys().map(String::as_str).collect();
+        said.sort_unstable();
+        assert_eq!(said, ["key_id", "tier"]);
     }
 }
 
@@ -351,6 +353,12 @@ async fn what_keeps_it_from_starting_is_named() {
         ("KEYSTILE_RECORD_TTL", "soon", "--record-ttl"),
         ("KEYSTILE_LOG", "keystile=loud", "--log"),
         ("KEYSTILE_UPSTREAM_HEADERS", "x-auth-user-id,x-auth-shoe-size", "x-auth-shoe-size"),
+        (
+            "KEYSTILE_METADATA",
+            "key_id,shoe_size",
+            "--metadata: nothing that Keystile sends is called \"shoe_size\"",
+        ),
+        ("KEYSTILE_REMOVE_HEADERS", "some", "--remove-headers"),
     ] {
         let told = complaint(&[(variable, value)]);
         assert!(told.contains(expected), "{variable}={value}: {told}");

@@ -41,10 +41,18 @@ fn raw(headers: &[(&str, &str)]) -> HttpRequest {
     HttpRequest { header_map: Some(header_map), ..HttpRequest::default() }
 }
 
+/// Which looks for no credential.
+fn reading() -> Reading {
+    Reading {
+        credential_sources: vec![],
+        client_address: ClientAddress::Auto,
+        remove_headers: RemoveHeaders::All,
+    }
+}
+
 fn parsed(http: HttpRequest, sources: &str) -> Parsed<'static> {
     let credential_sources = sources.split(',').map(|source| source.parse().expect("a source")).collect();
-    let reading = Reading { credential_sources, client_address: ClientAddress::Auto };
-    read(&check_request(http), &HeaderMap::new(), reading)
+    read(&check_request(http), &HeaderMap::new(), Reading { credential_sources, ..reading() })
 }
 
 /// Reads a message by way of its bytes, which are left to the end of the tests: what is read borrows from them.
@@ -111,6 +119,27 @@ fn what_is_not_one_good_credential_is_refused() {
 fn third_equal_credential_does_not_heal_an_ambiguous_request() {
     let headers = [("x-api-key", KEY), ("x-api-key", OTHER), ("x-api-key", KEY)];
     assert_eq!(found_in(&headers), Err(Reason::AmbiguousCredential));
+}
+
+#[test]
+fn headers_of_our_names_are_seen_in_both_forms() {
+    let headers = [
+        ("x-auth-scopes", "admin"),
+        ("x-auth-token", "theirs"),
+        ("X-RateLimit-Limit-Day", "9"),
+        ("accept", "*/*"),
+    ];
+    let names = ["x-auth-scopes", "x-ratelimit-limit-day"];
+    for http in [joined(&headers), raw(&headers)] {
+        let copies = |remove_headers| {
+            let reading = Reading { remove_headers, ..reading() };
+            read(&check_request(http.clone()), &HeaderMap::new(), reading).copies
+        };
+        let Copies::Seen(mut seen) = copies(RemoveHeaders::Seen) else { panic!("looked for") };
+        seen.sort_unstable();
+        assert_eq!(seen, names);
+        assert_eq!(copies(RemoveHeaders::All), Copies::Any);
+    }
 }
 
 #[test]
@@ -196,7 +225,7 @@ fn client_is_whom_envoy_names_and_else_the_peer() {
         let mut metadata = HeaderMap::new();
         told.map(|told| metadata.insert("x-client-ip", told.parse().expect("a value")));
         metadata.insert("x-forwarded-for", "2.2.2.2".parse().expect("a value"));
-        let reading = Reading { credential_sources: vec![], client_address };
+        let reading = Reading { client_address, ..reading() };
         read(&CheckRequest { attributes: Some(context) }, &metadata, reading).attributes.client
     };
     let address = |text: &str| Some(text.parse::<IpAddr>().expect("an address"));
@@ -255,8 +284,7 @@ fn route_settings_are_context_extensions() {
         let extensions = [(name.to_owned(), value.to_owned()), ("api".to_owned(), "v1".to_owned())];
         let context =
             AttributeContext { context_extensions: extensions.into(), ..AttributeContext::default() };
-        let reading = Reading { credential_sources: vec![], client_address: ClientAddress::Auto };
-        read(&CheckRequest { attributes: Some(context) }, &HeaderMap::new(), reading).attributes.route
+        read(&CheckRequest { attributes: Some(context) }, &HeaderMap::new(), reading()).attributes.route
     };
     assert_eq!(context("keystile.scopes", "a b").expect("readable").scopes, ["a", "b"]);
     assert!(context("keystile.scope", "a b").is_err());
