@@ -1,7 +1,7 @@
 //! Every header that the upstream may see from us, in one table: name, meaning, value.
 //!
-//! A row without a value for the request at hand is removed from it, so that a client's own copy
-//! of the header cannot pass for ours.
+//! A row without a value for the request at hand is removed from it if it may be there, so that a client's own
+//! copy of the header cannot pass for ours.
 
 use std::borrow::Cow;
 
