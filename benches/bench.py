@@ -82,7 +82,8 @@ def measure(programs, options, results, scratch):
         direct.run(programs, results, subjects, extent.repetitions, extent.checks, extent.rate, extent.seconds)
     if "envoy" in options.parts:
         extents = extent.repetitions, extent.seconds, extent.gateway_rate
-        gateway.run(programs, options.envoy, results, scratch, null, keystile, *extents)
+        few = running.Keystile(programs, scratch, database, "few", gateway.FEW)
+        gateway.run(programs, options.envoy, results, scratch, null, keystile, few, *extents)
     if "threads" in options.parts:
         direct.threads(programs, results, scratch, database, extent.repetitions, extent.checks)
     if "cold" in options.parts:
