@@ -229,6 +229,15 @@ impl Inner {
         refused
     }
 
+    /// How the computation has ended, if it has before.
+    fn remembered(&self, claim: &Claim, now: Instant) -> Option<bool> {
+        let is_held = |cache: &Cache<Claim, Instant>| cache.get(claim).is_some_and(|until| now < until);
+        match is_held(&self.proofs) {
+            true => Some(true),
+            false => is_held(&self.refusals).then_some(false),
+        }
+    }
+
     async fn compute(
         self: Arc<Self>,
         claim: Claim,
@@ -236,6 +245,10 @@ impl Inner {
         hash: KeyHash,
         now: Instant,
     ) -> Result<bool, ProofError> {
+        // Between a caller's look and its turn here, another's computation may have ended.
+        if let Some(matches) = self.remembered(&claim, now) {
+            return Ok(matches);
+        }
         let (inner, prefix) = (Arc::clone(&self), credential.prefix());
         let answer = self.pool.run(move || {
             let matches = matches(&credential, &hash);

@@ -141,6 +141,24 @@ async fn each_record_with_the_prefix_is_tried() {
     assert_eq!(bench.computations(), computed);
 }
 
+/// A caller that looked before the first computation ended, and began its own after that.
+#[tokio::test]
+async fn computation_that_ended_meanwhile_is_not_run_again() {
+    let bench = Bench::new(config());
+    for (text, matches) in [(sample::CREDENTIAL, true), ("ks_samplWrong", false)] {
+        let credential = Credential::parse(text.as_bytes()).expect("well formed");
+        let (now, record) = (Instant::now(), good().remove(0));
+        let digest = credential.digest(bench.verifier.0.secrets.newest());
+        let claim = Claim { digest, key: Some(record.id), hash: record.hash.tag() };
+        let before = bench.computations();
+        for _ in 0..2 {
+            let inner = Arc::clone(&bench.verifier.0);
+            let answer = inner.compute(claim, credential.clone(), record.hash.clone(), now).await;
+            assert_eq!((answer, bench.computations()), (Ok(matches), before + 1));
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_callers_cost_one_computation() {
     let bench = Arc::new(Bench::new(config()));
