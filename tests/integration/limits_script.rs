@@ -63,7 +63,8 @@ impl Bench {
     }
 }
 
-const NOON: u64 = 1_795_608_000;
+/// Of the first day of 2100: Redis drops by its own clock what has expired, so this must not be past.
+const NOON: u64 = 4_102_488_000;
 
 #[test]
 fn script_agrees_with_a_slow_reference() {
