@@ -77,7 +77,7 @@ def measure(programs, options, results, scratch):
     if "checks" in options.parts:
         direct.warm(programs, keystile, direct.ORDINARY)
         below = tiers.subjects(programs, scratch, database)
-        million = tiers.million(programs, results, scratch, extent.million)
+        million = tiers.million(programs, results, scratch, null, database, extent.million)
         subjects = [*direct.subjects(null, keystile), million, *below]
         direct.run(programs, results, subjects, extent.repetitions, extent.checks, extent.rate, extent.seconds)
     if "envoy" in options.parts:

@@ -22,6 +22,7 @@ pub mod proof;
 pub mod record;
 
 pub mod authorizer;
+mod cache;
 pub mod change_feed;
 pub mod fence;
 pub mod flight;

@@ -13,9 +13,9 @@ use std::{
 };
 
 use metrics::Gauge;
-use quick_cache::sync::Cache;
 
 use crate::{
+    cache::{Cache, cache},
     credential::{CacheSecrets, Credential, Digest, Prefix},
     flight::Flights,
     metrics::{CacheLookups, Metrics},
@@ -102,8 +102,8 @@ impl Verifier {
             config,
             pool: Pool::start(config.threads, metrics),
             decoy: Decoy::new(config.cost),
-            proofs: Cache::new(config.capacity),
-            refusals: Cache::new(config.capacity),
+            proofs: cache(config.capacity),
+            refusals: cache(config.capacity),
             flights: Flights::default(),
             lookups: metrics.cache_lookups("memory", "proofs"),
             entries: Entries {

@@ -6,10 +6,10 @@ use std::{
 };
 
 use metrics::Gauge;
-use quick_cache::sync::Cache;
 
 use super::{Found, KeyStore, StoreError};
 use crate::{
+    cache::{Cache, cache},
     credential::Prefix,
     decision::Tier,
     fence::{Fence, Ticket, WORST_CASE},
@@ -80,8 +80,8 @@ impl<S: KeyStore> Memory<S> {
             next,
             config,
             fence,
-            known: Cache::new(config.capacity),
-            unknown: Cache::new(config.capacity),
+            known: cache(config.capacity),
+            unknown: cache(config.capacity),
             flights: Flights::default(),
             lookups: metrics.cache_lookups(Tier::Memory.name(), "records"),
             entries: Entries {
