@@ -48,6 +48,8 @@ pub struct Change<K> {
 struct Bars<K> {
     by_key: HashMap<K, Bar>,
     all: Bar,
+    /// When bars were last taken down.
+    pruned_at: Option<Instant>,
     /// Set once the log has been read: until then nobody knows what another process has missed.
     reads_log: bool,
 }
@@ -68,6 +70,9 @@ pub const WORST_CASE: Duration = Duration::from_secs(30);
 /// How long a change is kept in mind: anything read before it is too old to be believed by then.
 pub const MEMORY: Duration = Duration::from_secs(60 * 60);
 
+/// How often what is older is dropped.
+const PRUNE: Duration = Duration::from_secs(60);
+
 /// Keys kept in mind; beyond, one bar stands for all.
 pub const CAPACITY: usize = 200_000;
 
@@ -77,7 +82,7 @@ const CHANGES: usize = 16;
 impl<K: Copy + Eq + Hash> Fence<K> {
     /// Nothing heard yet, and nobody listening.
     pub fn new() -> Self {
-        let bars = Bars { by_key: HashMap::new(), all: Bar::default(), reads_log: false };
+        let bars = Bars { by_key: HashMap::new(), all: Bar::default(), pruned_at: None, reads_log: false };
         Self { heard: AtomicU64::new(0), is_up: AtomicBool::new(false), bars: Mutex::new(bars) }
     }
 
@@ -112,8 +117,7 @@ impl<K: Copy + Eq + Hash> Fence<K> {
     pub fn hear(&self, news: News<K>, now: Instant, forget: impl FnOnce()) {
         let mut bars = self.bars();
         let number = self.heard.fetch_add(1, Ordering::SeqCst) + 1;
-        bars.by_key
-            .retain(|_, bar| bar.heard_at.is_some_and(|at| now.saturating_duration_since(at) < MEMORY));
+        bars.prune(now);
         match news {
             News::Log(changes, position) if bars.by_key.len() + changes.len() <= CAPACITY => {
                 for Change { key, id } in changes {
@@ -167,6 +171,16 @@ impl<K: Copy + Eq + Hash> Default for Fence<K> {
 impl<K: Eq + Hash> Bars<K> {
     fn of(&self, key: &K) -> impl Iterator<Item = &Bar> {
         self.by_key.get(key).into_iter().chain([&self.all])
+    }
+
+    /// Drops what is too old to matter. All of them are looked at, and nothing is admitted meanwhile, so not every time.
+    fn prune(&mut self, now: Instant) {
+        let is_due = self.pruned_at.is_none_or(|at| now.saturating_duration_since(at) >= PRUNE);
+        if is_due {
+            self.pruned_at = Some(now);
+            self.by_key
+                .retain(|_, bar| bar.heard_at.is_some_and(|at| now.saturating_duration_since(at) < MEMORY));
+        }
     }
 
     fn bar(&mut self, key: Option<K>) -> &mut Bar {

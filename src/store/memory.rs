@@ -175,21 +175,30 @@ impl<S: KeyStore> Inner<S> {
                 Ok(found)
             }
             // What is held has perhaps no hashes, and what it has is proven already.
-            Err(error) if error.is_outage() && !hashed => self.fall_back(prefix, now.monotonic).ok_or(error),
+            Err(error) if error.is_outage() && !hashed => {
+                self.fall_back(prefix, ticket, now.monotonic).ok_or(error)
+            }
             Err(error) => Err(error),
         }
     }
 
     /// What is past its TTL serves on through an outage, for a while; who was unknown stays unknown to
-    /// us, which is no answer.
-    fn fall_back(&self, prefix: Prefix, now: Instant) -> Option<Arc<Found>> {
-        let mut held = self.known.get(&prefix).filter(|held| now < held.usable_until)?;
-        self.lookups.stale.increment(1);
-        Arc::make_mut(&mut held.found).stale = true;
-        let until = (now + RETRY).min(held.usable_until);
-        held.term = Term { fresh_until: until, unheard_until: until };
-        self.known.insert(prefix, held.clone());
-        Some(held.found)
+    /// us, which is no answer. Past the fence, so that it does not bring back what is being dropped.
+    fn fall_back(&self, prefix: Prefix, ticket: Ticket, now: Instant) -> Option<Arc<Found>> {
+        let mut found = None;
+        self.fence.admit(prefix, ticket, None, || {
+            let held = self.known.get(&prefix).filter(|held| now < held.usable_until);
+            let Some(mut held) = held else { return };
+            Arc::make_mut(&mut held.found).stale = true;
+            let until = (now + RETRY).min(held.usable_until);
+            held.term = Term { fresh_until: until, unheard_until: until };
+            found = Some(Arc::clone(&held.found));
+            self.known.insert(prefix, held);
+        });
+        if found.is_some() {
+            self.lookups.stale.increment(1);
+        }
+        found
     }
 
     /// Ages count from before the question was asked: an answer is never younger than it looks.

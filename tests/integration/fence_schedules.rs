@@ -51,6 +51,16 @@ impl World {
         });
     }
 
+    /// Serves what is remembered on, since the database does not answer, and remembers that.
+    fn fall_back(&self) {
+        let ticket = self.fence.ticket();
+        self.fence.admit(KEY, ticket, None, || {
+            let held = self.cache.lock().unwrap().get(&KEY).copied();
+            let Some(held) = held else { return };
+            self.cache.lock().unwrap().insert(KEY, held);
+        });
+    }
+
     /// Changes the database, and hears of it.
     fn change(&self, to: u32) {
         *self.database.lock().unwrap() = to;
@@ -95,6 +105,20 @@ fn readers_and_changes_in_a_row() {
     threads.push(thread::spawn(move || (1..=2).for_each(|to| changing.change(to))));
     threads.into_iter().for_each(|thread| thread.join().unwrap());
     world.check();
+}
+
+fn outage_and_a_change() {
+    let world = World::new();
+    world.read();
+    let (falling, changing) = (world.clone(), world.clone());
+    let threads = [thread::spawn(move || falling.fall_back()), thread::spawn(move || changing.change(1))];
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    world.check();
+}
+
+#[test]
+fn what_serves_through_an_outage_is_not_brought_back_in_any() {
+    shuttle::check_dfs(outage_and_a_change, Some(20_000));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Facts about what is remembered, over a store that counts what it is asked.
 
 use super::*;
-use crate::record::sample;
+use crate::{fence::News, record::sample};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Counts what is asked of it; knows the sample's prefix and no other.
@@ -230,4 +230,16 @@ async fn record_without_a_hash_is_asked_for_again_where_one_is_needed() {
         assert!(memory.hashed(known(), now).await.expect("found").is_hashed());
     }
     assert_eq!(asked.load(Ordering::SeqCst), 1, "and then it has one");
+}
+
+#[tokio::test]
+async fn what_changes_meanwhile_is_not_served_through_an_outage() {
+    let (memory, _) = memory(false);
+    let now = Moment::now();
+    memory.records(known(), now).await.expect("found");
+    let ticket = memory.0.fence.ticket();
+    assert!(memory.0.fall_back(known(), ticket, now.monotonic).is_some(), "nothing has changed");
+    // Heard of, and about to be dropped.
+    memory.0.fence.hear(News::Hint(vec![known()]), now.monotonic, || ());
+    assert!(memory.0.fall_back(known(), ticket, now.monotonic).is_none());
 }
