@@ -127,7 +127,7 @@ impl Database {
                 "SELECT CAST(l.oid AS text) FROM (SELECT CAST(to_regclass('{TABLE}') AS oid) AS oid) l
                 WHERE l.oid IS NOT NULL AND 2 = (SELECT count(*) FROM pg_trigger t
                     JOIN (VALUES (to_regclass('api_keys')), (to_regclass('users'))) AS w (oid) ON t.tgrelid = w.oid
-                    WHERE t.tgname = '{TRIGGER}' AND t.tgenabled IN ('O', 'A'))"
+                    WHERE t.tgname = '{TRIGGER}' AND t.tgenabled = 'A')"
             ),
             Dialect::Sqlite => format!(
                 "SELECT name FROM sqlite_schema WHERE type = 'table' AND name = '{TABLE}'

@@ -247,6 +247,34 @@ async fn truncated_tables_are_heard_of() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn changes_that_come_by_replication_are_heard_of() {
+    let fleet = Fleet::start(1, &[]).await;
+    let key = fleet.key(&[]);
+    fleet.expect(&key, 200).await;
+    // As logical replication applies it, for which ordinary triggers do not fire.
+    let change = "SET session_replication_role = replica; UPDATE api_keys SET is_active = false;
+        RESET session_replication_role";
+    let lag = fleet.after(change, &key, 401).await;
+    assert!(lag < SECOND, "{lag:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_that_another_replaces_is_heard_of_in_sqlite() {
+    let setup = Setup::new();
+    setup.create_user("ada");
+    let key = setup.create_key("ada", &[]);
+    let Keystile { setup, process: _process } = setup.start(&[]).await;
+    let channel = channel(setup.tcp).await;
+    assert_eq!(status(&ask(&channel, &key.credential).await), 200);
+    setup.execute(
+        "INSERT OR REPLACE INTO api_keys (id, user_id, key_prefix, key_hash)
+        SELECT id, user_id, 'ks_other', key_hash FROM api_keys",
+    );
+    until("the old prefix is denied", SECOND, async || status(&ask(&channel, &key.credential).await) == 401)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn change_by_another_process_is_seen_in_sqlite_within_a_second() {
     let setup = Setup::new();
     setup.create_user("ada");

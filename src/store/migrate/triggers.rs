@@ -30,6 +30,9 @@ struct Watched {
     spent: Option<&'static str>,
     /// Selects the prefixes that a row is about; `{row}` is the row.
     prefixes: &'static str,
+    /// Selects the prefixes of the row that an insertion of `NEW` replaces, where they may be others: SQLite calls
+    /// `INSERT OR REPLACE` no deletion.
+    replaced: Option<&'static str>,
 }
 
 /// Columns that change with every request.
@@ -48,12 +51,14 @@ fn watched(catalog: &Catalog) -> Vec<Watched> {
                 .has_all("api_keys", &["total_cost", "budget_limit_cents"])
                 .then_some("COALESCE({row}.total_cost, 0) >= {row}.budget_limit_cents"),
             prefixes: "SELECT {row}.key_prefix",
+            replaced: Some("SELECT key_prefix FROM api_keys WHERE id = NEW.id"),
         },
         Watched {
             name: "users",
             columns: [columns("users"), vec!["role_id"]].concat(),
             spent: None,
             prefixes: "SELECT key_prefix FROM api_keys WHERE user_id = {row}.id",
+            replaced: None,
         },
     ];
     if catalog.has_roles() {
@@ -62,6 +67,7 @@ fn watched(catalog: &Catalog) -> Vec<Watched> {
             columns: vec!["id", "name"],
             spent: None,
             prefixes: "SELECT k.key_prefix FROM api_keys k JOIN users u ON u.id = k.user_id WHERE u.role_id = {row}.id",
+            replaced: None,
         });
     }
     if budgets::are_read(catalog) {
@@ -71,6 +77,10 @@ fn watched(catalog: &Catalog) -> Vec<Watched> {
             spent: Some("COALESCE({row}.current_usage_cents, 0) >= {row}.limit_cents"),
             prefixes: "SELECT key_prefix FROM api_keys WHERE id = {row}.api_key_id
                 OR ({row}.api_key_id IS NULL AND user_id = {row}.user_id)",
+            replaced: Some(
+                "SELECT k.key_prefix FROM budgets b JOIN api_keys k ON k.id = b.api_key_id
+                OR (b.api_key_id IS NULL AND k.user_id = b.user_id) WHERE b.id = NEW.id",
+            ),
         });
     }
     for table in &mut tables {
@@ -115,6 +125,8 @@ impl Watched {
     fn postgres(&self, search_path: &str) -> Vec<String> {
         let Self { name, .. } = self;
         let drop = |suffix: &str| format!("DROP TRIGGER IF EXISTS {TRIGGER}{suffix} ON {name}");
+        // Also for what comes by logical replication, or from a session that says to be a replica.
+        let always = |suffix: &str| format!("ALTER TABLE {name} ENABLE ALWAYS TRIGGER {TRIGGER}{suffix}");
         let columns = self.columns.iter().map(|column| format!("'{column}'")).collect::<Vec<_>>().join(", ");
         vec![
             // The columns are looked at in the function and as JSON, so that nothing depends on them: whoever owns
@@ -153,16 +165,19 @@ impl Watched {
                 "CREATE TRIGGER {TRIGGER}_rows AFTER INSERT OR DELETE ON {name}
                 FOR EACH ROW EXECUTE FUNCTION keystile_log_{name}()"
             ),
+            always("_rows"),
             drop("_all"),
             format!(
                 "CREATE TRIGGER {TRIGGER}_all AFTER TRUNCATE ON {name}
                 FOR EACH STATEMENT EXECUTE FUNCTION keystile_log_everything()"
             ),
+            always("_all"),
             drop(""),
             format!(
                 "CREATE TRIGGER {TRIGGER} AFTER UPDATE ON {name}
                 FOR EACH ROW EXECUTE FUNCTION keystile_log_{name}()"
             ),
+            always(""),
         ]
     }
 
@@ -172,18 +187,21 @@ impl Watched {
         let spent = format!("({}) IS NOT ({})", self.spent("OLD"), self.spent("NEW"));
         let changed = differences.chain([spent]).collect::<Vec<_>>().join(" OR ");
         let both = format!("{} UNION {}", self.of("OLD"), self.of("NEW"));
+        let replaced =
+            self.replaced.map(|prefixes| ("replace", "BEFORE INSERT", String::new(), prefixes.to_owned()));
         [
-            ("insert", String::new(), self.of("NEW")),
-            ("delete", String::new(), self.of("OLD")),
-            ("update", format!("WHEN {changed} "), both),
+            ("insert", "AFTER INSERT", String::new(), self.of("NEW")),
+            ("delete", "AFTER DELETE", String::new(), self.of("OLD")),
+            ("update", "AFTER UPDATE", format!("WHEN {changed} "), both),
         ]
         .into_iter()
-        .flat_map(|(event, when, prefixes)| {
-            let trigger = format!("{TRIGGER}_{name}_{event}");
+        .chain(replaced)
+        .flat_map(|(suffix, event, when, prefixes)| {
+            let trigger = format!("{TRIGGER}_{name}_{suffix}");
             [
                 format!("DROP TRIGGER IF EXISTS {trigger}"),
                 format!(
-                    "CREATE TRIGGER {trigger} AFTER {event} ON {name} FOR EACH ROW {when}BEGIN
+                    "CREATE TRIGGER {trigger} {event} ON {name} FOR EACH ROW {when}BEGIN
                     INSERT INTO {TABLE} (prefix) SELECT p FROM (SELECT NULL AS p WHERE false UNION {prefixes})
                     WHERE p IS NOT NULL; END"
                 ),

@@ -23,6 +23,8 @@ DROP TRIGGER IF EXISTS keystile_notify ON keystile_changes
 CREATE TRIGGER keystile_notify AFTER INSERT ON keystile_changes
     FOR EACH STATEMENT EXECUTE FUNCTION keystile_notify()
 --;
+ALTER TABLE keystile_changes ENABLE ALWAYS TRIGGER keystile_notify
+--;
 -- Whoever changes keys need not be allowed to write the log: that is its owner's.
 CREATE OR REPLACE FUNCTION keystile_log_everything() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = {search_path} AS $body$
