@@ -54,7 +54,7 @@ impl Listener {
         }
     }
 
-    /// Serves until `stop`, then lets the calls under way end.
+    /// Serves until `stop`, then listens no more and lets the calls under way end.
     pub(super) async fn serve(
         self,
         checks: Checks,
@@ -73,6 +73,8 @@ impl Listener {
                 }
             }
         }
+        // Whoever comes from now on is refused, and goes elsewhere, instead of waiting for the last call to end.
+        drop(self);
         graceful.shutdown().await;
         Ok(())
     }
