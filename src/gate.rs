@@ -1,4 +1,4 @@
-//! Stands before every call to a dependency: a deadline, a bound on how many wait, and a breaker.
+//! Stands before every call to a dependency: a bound on how many wait, a turn, a deadline, and a breaker.
 
 use std::{
     future::Future,
@@ -7,7 +7,10 @@ use std::{
 };
 
 use metrics::{Counter, Gauge, Histogram};
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout,
+};
 
 use crate::{metrics::Metrics, mutex::lock};
 
@@ -18,7 +21,10 @@ use breaker::Breaker;
 /// Guards one dependency.
 pub struct Gate {
     limit: Duration,
+    /// For all who wait or call.
     places: Semaphore,
+    /// For those who call.
+    turns: Semaphore,
     breaker: Mutex<Breaker>,
     /// What went wrong last, for those who are turned away.
     last: Mutex<Arc<str>>,
@@ -32,7 +38,7 @@ pub enum Turned {
     /// No answer within the deadline.
     #[error("no answer within {}", humantime::format_duration(*.0))]
     Late(Duration),
-    /// As many calls as may be are under way.
+    /// As many calls as may be are under way, and have been for as long as was waited.
     #[error("too many calls are under way")]
     Full,
     /// The last calls failed; the next is made a moment later.
@@ -47,14 +53,16 @@ pub trait CallError: From<Turned> + std::fmt::Display {
 }
 
 /// Calls under way and waiting, at the most: what a dependency that hangs can keep busy.
-const PLACES: usize = 512;
+pub const PLACES: usize = 512;
 
 impl Gate {
-    /// A gate before the dependency that metrics call `store`; each call may take `limit`.
-    pub fn new(store: &'static str, limit: Duration, metrics: &Metrics) -> Self {
+    /// A gate before the dependency that metrics call `store`. So many calls are made `at_once`, and each may take
+    /// `limit`, as may the wait for its turn.
+    pub fn new(store: &'static str, limit: Duration, at_once: usize, metrics: &Metrics) -> Self {
         Self {
             limit,
             places: Semaphore::new(PLACES),
+            turns: Semaphore::new(at_once),
             breaker: Mutex::default(),
             last: Mutex::new("".into()),
             errors: metrics.store_errors(store),
@@ -62,7 +70,8 @@ impl Gate {
         }
     }
 
-    /// Makes a call, if there is a place and the breaker lets it, and waits for it until the deadline.
+    /// Makes a call, if there is a place and the breaker lets it, and waits for it until the deadline. Who waits for
+    /// a turn in vain has learned nothing about the dependency: it may be well, and asked too much.
     ///
     /// # Errors
     /// The call's own, or [`Turned`].
@@ -71,23 +80,47 @@ impl Gate {
         duration: &Histogram,
         call: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
-        let Ok(_place) = self.places.try_acquire() else {
-            self.errors.increment(1);
-            return Err(Turned::Full.into());
+        let Ok(_place) = self.places.try_acquire() else { return Err(self.full().into()) };
+        if !lock(&self.breaker).admits(Instant::now()) {
+            return Err(self.open().into());
+        }
+        let _turn = match self.turns.try_acquire() {
+            Ok(turn) => turn,
+            Err(_) => self.wait_for_turn().await?,
         };
         let started = Instant::now();
-        if !lock(&self.breaker).admits(started) {
-            return Err(Turned::Open(lock(&self.last).clone()).into());
-        }
         let result = timeout(self.limit, call).await.unwrap_or_else(|_| Err(Turned::Late(self.limit).into()));
         duration.record(started.elapsed());
         self.learn(result.as_ref().err());
         result
     }
 
-    /// Calls that may still be made at the same time.
+    /// A turn for a call that is not to be cut short.
+    pub async fn turn(&self) -> SemaphorePermit<'_> {
+        self.turns.acquire().await.expect("never closed")
+    }
+
+    /// Calls that may still be made, or wait, at the same time.
     pub fn places(&self) -> usize {
         self.places.available_permits()
+    }
+
+    async fn wait_for_turn(&self) -> Result<SemaphorePermit<'_>, Turned> {
+        let turn = timeout(self.limit, self.turn()).await;
+        // By those who were before.
+        if lock(&self.breaker).is_open(Instant::now()) {
+            return Err(self.open());
+        }
+        turn.map_err(|_| self.full())
+    }
+
+    fn open(&self) -> Turned {
+        Turned::Open(lock(&self.last).clone())
+    }
+
+    fn full(&self) -> Turned {
+        self.errors.increment(1);
+        Turned::Full
     }
 
     fn learn<E: CallError>(&self, error: Option<&E>) {
@@ -128,9 +161,13 @@ mod tests {
 
     impl Bench {
         fn new(limit: Duration) -> Self {
+            Self::with(limit, PLACES)
+        }
+
+        fn with(limit: Duration, at_once: usize) -> Self {
             let metrics = Metrics::new().expect("builds");
             Self {
-                gate: Gate::new("postgres", limit, &metrics),
+                gate: Gate::new("postgres", limit, at_once, &metrics),
                 duration: metrics.store_duration("postgres", "records"),
             }
         }
@@ -176,5 +213,28 @@ mod tests {
         assert_eq!(bench.call(Ok(1)).await, Err(Turned::Full.into()));
         hanging.pop();
         assert_eq!(bench.call(Ok(1)).await, Ok(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_for_a_turn_in_vain_says_nothing_about_the_dependency() {
+        let bench = Bench::with(Duration::from_millis(50), 1);
+        let held = bench.gate.turn().await;
+        for _ in 0..2 * breaker::FAILURES {
+            assert_eq!(bench.call(Ok(1)).await, Err(Turned::Full.into()));
+        }
+        drop(held);
+        assert_eq!(bench.call(Ok(1)).await, Ok(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waited_behind_failures_is_told_of_them() {
+        let bench = Bench::with(Duration::from_millis(50), breaker::FAILURES as usize);
+        let hang = || bench.gate.call(&bench.duration, std::future::pending::<Result<u8, Failed>>());
+        let hanging = (0..2 * breaker::FAILURES).map(|_| hang());
+        let answers = futures_util::future::join_all(hanging).await;
+        let (first, behind) = answers.split_at(breaker::FAILURES as usize);
+        assert!(first.iter().all(|answer| *answer == Err(Turned::Late(Duration::from_millis(50)).into())));
+        let open = |answer: &Result<u8, Failed>| matches!(answer, Err(Failed::Turned(Turned::Open(_))));
+        assert!(behind.iter().all(open), "{behind:?}");
     }
 }

@@ -15,7 +15,7 @@ use metrics::Histogram;
 
 use crate::{
     config::RedisUrl,
-    gate::{CallError, Gate, Turned},
+    gate::{CallError, Gate, PLACES, Turned},
     metrics::Metrics,
 };
 
@@ -98,7 +98,7 @@ impl Redis {
             .set_performance_config(performance)
             .build()?;
         client.connect();
-        let gate = Gate::new(STORE, limit, metrics);
+        let gate = Gate::new(STORE, limit, PLACES, metrics);
         let ping = metrics.store_duration(STORE, "ping");
         Ok(Self(Arc::new(Inner { client, gate, ping })))
     }

@@ -21,14 +21,16 @@ impl Breaker {
     /// Whether a call may be made now. While open, one call a pause: whoever is let through decides,
     /// and if they never say how it went, the next one does.
     pub(super) fn admits(&mut self, now: Instant) -> bool {
-        match self.retry_at {
-            Some(retry_at) if now < retry_at => false,
-            Some(_) => {
-                self.retry_at = Some(now + PAUSE);
-                true
-            }
-            None => true,
+        let admits = !self.is_open(now);
+        if admits && self.retry_at.is_some() {
+            self.retry_at = Some(now + PAUSE);
         }
+        admits
+    }
+
+    /// Whether nobody is let through now.
+    pub(super) fn is_open(&self, now: Instant) -> bool {
+        self.retry_at.is_some_and(|retry_at| now < retry_at)
     }
 
     /// Takes the outcome of a call into account.

@@ -20,7 +20,7 @@ use crate::{
     config::{DatabaseOptions, DatabaseUrl},
     credential::Prefix,
     decision::Tier,
-    gate::Gate,
+    gate::{Gate, PLACES},
     metrics::Metrics,
     moment::Moment,
     mutex::lock,
@@ -34,7 +34,10 @@ pub struct Database(Arc<Inner>);
 struct Inner {
     backend: Backend,
     catalog: Mutex<Option<Arc<Catalog>>>,
+    /// For checks, and what comes of them.
     gate: Gate,
+    /// For what has to go on while checks are too many: to hear of changes, and whether the database is there.
+    own: Gate,
     durations: Durations,
     undecodable: Counter,
 }
@@ -70,10 +73,13 @@ impl Database {
         };
         let store = backend.dialect().name();
         let duration = |operation| metrics.store_duration(store, operation);
+        // One connection is left over, where there is more than one.
+        let at_once = (connections as usize - 1).max(1);
         Ok(Self(Arc::new(Inner {
             backend,
             catalog: Mutex::default(),
-            gate: Gate::new(store, timeout, metrics),
+            gate: Gate::new(store, timeout, at_once, metrics),
+            own: Gate::new(store, timeout, PLACES, metrics),
             durations: Durations {
                 records: duration("records"),
                 changes: duration("changes"),
@@ -93,7 +99,7 @@ impl Database {
             self.catalog(Patience::Check).await?;
             self.backend().query(Patience::Check, Statement::new("SELECT 'up'", [])).await
         };
-        self.0.gate.call(&self.0.durations.ping, asked).await.map(drop)
+        self.0.own.call(&self.0.durations.ping, asked).await.map(drop)
     }
 
     /// Calls that may still be made at the same time, and connections that are open.
@@ -142,19 +148,20 @@ impl Database {
         Ok(catalog)
     }
 
-    /// Makes a call on behalf of checks: guarded, and counted under `operation`.
+    /// Makes a call that nobody waits for: guarded, and counted under `operation`.
     pub(super) async fn check(&self, operation: Operation, statement: Statement) -> Result<Rows, StoreError> {
-        let durations = &self.0.durations;
-        let duration = match operation {
-            Operation::Changes => &durations.changes,
-            Operation::Usage => &durations.usage,
+        let Inner { gate, own, durations, .. } = &*self.0;
+        let (gate, duration) = match operation {
+            Operation::Changes => (own, &durations.changes),
+            Operation::Usage => (gate, &durations.usage),
         };
-        self.0.gate.call(duration, self.backend().query(Patience::Check, statement)).await
+        gate.call(duration, self.backend().query(Patience::Check, statement)).await
     }
 
     /// Makes a change that is not to be made twice. Not cut short by the gate, whose deadline would leave it
     /// unknown what became of it.
     pub(super) async fn write_once(&self, statement: Statement) -> Written {
+        let _turn = self.0.gate.turn().await;
         let started = Instant::now();
         let written = self.backend().write_once(statement).await;
         self.0.durations.usage.record(started.elapsed());

@@ -39,16 +39,31 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a write of something that nobody waits for may take, unless the database timeout is longer still.
 const WRITE: Duration = Duration::from_secs(2);
 
+/// How long it is tried to have the server stop.
+const CANCEL: Duration = Duration::from_secs(5);
+
 struct Manager {
     inner: PostgresConnectionManager<MakeRustlsConnect>,
+    tls: MakeRustlsConnect,
     refusals: watch::Sender<Option<StoreError>>,
     timeout: Duration,
 }
 
-/// A connection, and whether somebody is in the middle of something on it.
+/// A connection, and what somebody is in the middle of on it.
 struct Link {
     client: Client,
-    busy: bool,
+    tls: MakeRustlsConnect,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Idle,
+    /// Whoever gives up half-way has the server stop it, and the pool throws the connection away: the answer
+    /// that still comes is nobody else's.
+    Busy,
+    /// The same, but that the server is not to stop it: what it means is decided already.
+    Ending,
 }
 
 impl Postgres {
@@ -61,14 +76,14 @@ impl Postgres {
     ) -> Result<Self, StoreError> {
         let settings = |url| tls::settings(url).map_err(|error| StoreError::Unfit(error.into()));
         let ((config, tls), feed) = (settings(url)?, settings(feed_url)?);
-        let inner = PostgresConnectionManager::new(config, tls);
+        let inner = PostgresConnectionManager::new(config, tls.clone());
         let (sender, refusals) = watch::channel(None);
         let pool = Pool::builder()
             .max_size(connections)
             .connection_timeout(deadline)
             // A failed attempt is told to those who wait, instead of being repeated behind them.
             .retry_connection(false)
-            .build_unchecked(Manager { inner, refusals: sender, timeout: deadline });
+            .build_unchecked(Manager { inner, tls, refusals: sender, timeout: deadline });
         Ok(Self { pool, feed, refusals, timeout: deadline })
     }
 
@@ -80,7 +95,7 @@ impl Postgres {
                 // A connection that died while idle is no outage: once more on a fresh one.
                 Err(error) if died(&error) => {
                     // The server may have said so before the socket closes: not back into the pool.
-                    link.busy = true;
+                    link.state = State::Ending;
                     drop(link);
                     self.link().await?.query(statement).await
                 }
@@ -100,7 +115,7 @@ impl Postgres {
         let limit = self.limit(Patience::Person);
         let mut link = self.link().await?;
         // Left busy by every early end: the connection is closed and the server rolls back.
-        link.busy = true;
+        link.state = State::Busy;
         let mut empty = Vec::new();
         within(limit, link.command("BEGIN")).await?;
         for (at, statement) in statements.iter().enumerate() {
@@ -115,8 +130,9 @@ impl Postgres {
             progress(at + 1);
         }
         let end = if empty.is_empty() { "COMMIT" } else { "ROLLBACK" };
+        link.state = State::Ending;
         within(limit, link.command(end)).await?;
-        link.busy = false;
+        link.state = State::Idle;
         Ok(if empty.is_empty() { Outcome::Committed } else { Outcome::Refused(empty) })
     }
 
@@ -126,7 +142,7 @@ impl Postgres {
         let begun = async {
             let mut link = self.link().await?;
             // Left busy by every early end: the connection is closed and the server rolls back.
-            link.busy = true;
+            link.state = State::Busy;
             link.command("BEGIN").await?;
             let number = Statement::new("SELECT CAST(pg_current_xact_id() AS text)", []);
             let number = query(&link.client, &number).await.map_err(|error| explain(&error))?;
@@ -137,9 +153,10 @@ impl Postgres {
             Ok(begun) => begun,
             Err(error) => return Written::NotDone(error),
         };
+        link.state = State::Ending;
         match within(limit, link.command("COMMIT")).await {
             Ok(()) => {
-                link.busy = false;
+                link.state = State::Idle;
                 Written::Done
             }
             Err(error) => Written::Unsure(transaction, error),
@@ -174,17 +191,21 @@ impl Postgres {
                 RunError::TimedOut => StoreError::Timeout(self.timeout),
                 RunError::User(error) => error,
             }),
-            error = refusal(&mut refusals) => Err(error),
+            error = self.refusal(&mut refusals) => Err(error),
         }
     }
-}
 
-async fn refusal(refusals: &mut watch::Receiver<Option<StoreError>>) -> StoreError {
-    match refusals.changed().await {
-        Ok(()) => refusals.borrow_and_update().clone(),
-        Err(_) => None,
+    /// Why there is no connection, once an attempt to make one has failed. While there are some, whoever waits gets
+    /// one of them, whatever became of one more.
+    async fn refusal(&self, refusals: &mut watch::Receiver<Option<StoreError>>) -> StoreError {
+        while refusals.changed().await.is_ok() {
+            let refusal = refusals.borrow_and_update().clone();
+            if let (0, Some(error)) = (self.connections(), refusal) {
+                return error;
+            }
+        }
+        StoreError::Unavailable("its pool of connections is closed".into())
     }
-    .unwrap_or_else(|| StoreError::Unavailable("its pool of connections is closed".into()))
 }
 
 impl ManageConnection for Manager {
@@ -194,7 +215,7 @@ impl ManageConnection for Manager {
     async fn connect(&self) -> Result<Link, StoreError> {
         let connected = async { self.inner.connect().await.map_err(|error| unavailable(&error)) };
         match within(self.timeout, connected).await {
-            Ok(client) => Ok(Link { client, busy: false }),
+            Ok(client) => Ok(Link { client, tls: self.tls.clone(), state: State::Idle }),
             Err(error) => {
                 self.refusals.send_replace(Some(error.clone()));
                 Err(error)
@@ -211,22 +232,35 @@ impl ManageConnection for Manager {
     }
 
     fn has_broken(&self, link: &mut Link) -> bool {
-        link.busy || link.client.is_closed()
+        link.state != State::Idle || link.client.is_closed()
     }
 }
 
 impl Link {
-    /// Whoever gives up half-way leaves the link busy, and the pool throws it away: the answer that
-    /// still comes is nobody else's.
     async fn query(&mut self, statement: &Statement) -> Result<Rows, tokio_postgres::Error> {
-        self.busy = true;
+        self.state = State::Busy;
         let rows = query(&self.client, statement).await;
-        self.busy = false;
+        self.state = State::Idle;
         rows
     }
 
     async fn command(&self, sql: &str) -> Result<(), StoreError> {
         self.client.batch_execute(sql).await.map_err(|error| explain(&error))
+    }
+}
+
+impl Drop for Link {
+    /// Without being told, the server would go on with what nobody waits for, and the next attempts would pile up
+    /// behind the same lock, each on a connection of its own.
+    fn drop(&mut self) {
+        if self.state != State::Busy || self.client.is_closed() {
+            return;
+        }
+        let (cancel, tls) = (self.client.cancel_token(), self.tls.clone());
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            // If nobody hears it, the server is gone, and the question with it.
+            runtime.spawn(async move { timeout(CANCEL, cancel.cancel_query(tls)).await });
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
 };
 
 use keystile::{
+    credential::Prefix,
     metrics::Metrics,
     moment::Moment,
     store::{Database, KeyStore, StoreError},
@@ -14,6 +15,7 @@ use keystile::{
 use crate::harness::{
     place::{Place, options, prefix},
     process::free_port,
+    until,
 };
 
 fn store(url: &str, timeout_millis: u64) -> Database {
@@ -46,6 +48,15 @@ async fn hung_database_is_given_up_on_at_the_deadline() {
     }
 }
 
+/// Whoever reads `api_keys` now waits, until the transaction of this connection is over.
+async fn lock_keys(place: &Place) -> tokio_postgres::Client {
+    let (client, connection) =
+        tokio_postgres::connect(&place.url(), tokio_postgres::NoTls).await.expect("connects");
+    tokio::spawn(connection);
+    client.batch_execute("BEGIN; LOCK TABLE api_keys").await.expect("locks");
+    client
+}
+
 #[tokio::test]
 async fn refused_connection_is_told_at_once_and_without_the_password() {
     let database = store(&format!("postgres://keystile:hunter2@127.0.0.1:{}/keys", free_port()), 20_000);
@@ -62,26 +73,72 @@ async fn answer_after_a_timeout_is_nobody_elses() {
     place.key("1", &[]).await;
     let database = store(&place.url(), 300);
     database.ping().await.expect("up");
-    // Whoever reads api_keys now waits for the lock.
-    let holder = tokio::spawn({
-        let url = place.url();
-        async move {
-            let (client, connection) =
-                tokio_postgres::connect(&url, tokio_postgres::NoTls).await.expect("connects");
-            tokio::spawn(connection);
-            client
-                .batch_execute("BEGIN; LOCK TABLE api_keys; SELECT pg_sleep(1); COMMIT")
-                .await
-                .expect("locks");
-        }
-    });
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    let holder = lock_keys(&place).await;
     let error = database.records(prefix(), Moment::now()).await.expect_err("locked");
     assert!(matches!(error, StoreError::Timeout(_)), "{error}");
     database.ping().await.expect("another connection");
-    holder.await.expect("no panic");
+    holder.batch_execute("COMMIT").await.expect("unlocks");
     let found = database.records(prefix(), Moment::now()).await.expect("unlocked");
     assert_eq!(found.records.len(), 1);
+}
+
+#[tokio::test]
+async fn what_was_given_up_does_not_pile_up_in_the_server() {
+    let place = Place::postgres().await;
+    let database = store(&place.url(), 100);
+    database.ping().await.expect("up");
+    let _holder = lock_keys(&place).await;
+    for _ in 0..5 {
+        let error = database.records(prefix(), Moment::now()).await.expect_err("locked");
+        assert!(matches!(error, StoreError::Timeout(_)), "{error}");
+    }
+    let waiting = "SELECT CAST(count(*) AS text) FROM pg_locks
+        WHERE NOT granted AND relation = CAST('api_keys' AS regclass)";
+    until("nobody waits for the lock", Duration::from_secs(2), async || {
+        place.value(waiting).await.as_deref() == Some("0")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn changes_are_read_while_every_look_up_hangs() {
+    let place = Place::postgres().await;
+    let database = store(&place.url(), 1_000);
+    database.ping().await.expect("up");
+    let _holder = lock_keys(&place).await;
+    let ask = |n: u32| {
+        let (database, prefix) = (database.clone(), Prefix::parse(&format!("ks_{n:05}")).expect("a prefix"));
+        tokio::spawn(async move { database.records(prefix, Moment::now()).await })
+    };
+    let asking: Vec<_> = (0..100).map(ask).collect();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let begun = Instant::now();
+    database.changes(None).await.expect("has a connection to itself");
+    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+    // Whoever waited for a turn in vain is not told of an outage that nobody has seen.
+    for asked in asking {
+        let error = asked.await.expect("no panic").expect_err("locked");
+        assert!(matches!(error, StoreError::Timeout(_) | StoreError::Busy | StoreError::Unavailable(_)));
+    }
+}
+
+#[tokio::test]
+async fn connection_that_is_refused_is_no_matter_while_there_are_others() {
+    let place = Place::postgres().await;
+    let schema = place.value("SELECT CAST(current_schema() AS text)").await.expect("a schema");
+    let role = format!("few_{schema}");
+    let one = format!(
+        "CREATE ROLE {role} LOGIN CONNECTION LIMIT 1; GRANT USAGE ON SCHEMA {schema} TO {role};
+        GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {role}"
+    );
+    place.execute(&one).await;
+    let database = store(&place.url().replace("keystile@", &format!("{role}@")), 5_000);
+    database.ping().await.expect("on the one connection");
+    let answers = (0..20).map(|_| database.records(prefix(), Moment::now()));
+    for answer in futures_util::future::join_all(answers).await {
+        answer.expect("waited for it");
+    }
+    place.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
 
 #[tokio::test]
