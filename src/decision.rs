@@ -52,6 +52,8 @@ pub enum Tier {
 /// Why a request is denied: the closed list that programs can rely on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
+    /// What Envoy tells of the request cannot be read, or is too large.
+    MalformedRequest,
     /// No source of credentials had one.
     MissingCredential,
     /// What was presented cannot be an API key.
@@ -143,7 +145,8 @@ impl Tier {
 
 impl Reason {
     /// Every reason, for tables of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
+        Self::MalformedRequest,
         Self::MissingCredential,
         Self::MalformedCredential,
         Self::AmbiguousCredential,
@@ -167,6 +170,7 @@ impl Reason {
     /// The stable code for programs.
     pub fn code(self) -> &'static str {
         match self {
+            Self::MalformedRequest => "malformed_request",
             Self::MissingCredential => "missing_credential",
             Self::MalformedCredential => "malformed_credential",
             Self::AmbiguousCredential => "ambiguous_credential",
@@ -191,6 +195,7 @@ impl Reason {
     /// The HTTP status of the answer.
     pub fn status(self) -> u16 {
         match self {
+            Self::MalformedRequest => 400,
             Self::MissingCredential
             | Self::MalformedCredential
             | Self::AmbiguousCredential
@@ -218,6 +223,7 @@ impl Reason {
     /// A sentence for the person at the other end: what happened and what mends it.
     pub fn sentence(self) -> &'static str {
         match self {
+            Self::MalformedRequest => "The request cannot be read; its body may be too large.",
             Self::MissingCredential => {
                 "This API needs an API key; send it as \"Authorization: Bearer <key>\" or as the provider documents."
             }

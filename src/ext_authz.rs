@@ -114,13 +114,12 @@ impl<S: KeyStore, L: RateLimiter> ExtAuthz<S, L> {
     /// way is a denial of this request alone, whatever the mode.
     ///
     /// # Errors
-    /// The gRPC status where the message cannot be read, or the decision is left to Envoy.
+    /// The gRPC status where the decision is left to Envoy.
     pub async fn answer(&self, metadata: &HeaderMap, message: &[u8]) -> Result<Bytes, Status> {
         let handled = AssertUnwindSafe(self.0.handle(metadata, message)).catch_unwind().await;
         handled.unwrap_or_else(|_| {
             error!("a check panicked and was denied");
-            self.0.counts.panicked();
-            Ok(encoded(&response::panicked(self.0.config.deny_format)))
+            Ok(self.0.deny(Reason::Unavailable))
         })
     }
 }
@@ -129,8 +128,10 @@ impl<S: KeyStore, L: RateLimiter> Inner<S, L> {
     async fn handle(&self, metadata: &HeaderMap, message: &[u8]) -> Result<Bytes, Status> {
         let now = Moment::now();
         let deadline = now.monotonic + allowed_time(metadata, self.config.timeout);
-        let parsed = Parsed::read(message, metadata, &self.config.reading);
-        let parsed = parsed.map_err(|error| Status::internal(error.to_string()))?;
+        let parsed = match Parsed::read(message, metadata, &self.config.reading) {
+            Ok(parsed) => parsed,
+            Err(error) => return Ok(self.deny_unread(&error.to_string())),
+        };
         let checked = self.authorizer.check(&parsed.attributes, now, deadline).await;
         let decision = self.decide(checked, &parsed.attributes);
         if let Some(proven) = decision.lets_through() {
@@ -139,6 +140,19 @@ impl<S: KeyStore, L: RateLimiter> Inner<S, L> {
         self.counts.count(&decision, now.monotonic.elapsed());
         log(&decision, &parsed.attributes);
         self.answer(&decision, parsed)
+    }
+
+    /// Denies a request that cannot be read, whatever the mode. Never by a gRPC error, which Envoy's failure mode
+    /// may let through: it is the client who writes what cannot be read.
+    fn deny_unread(&self, why: &str) -> Bytes {
+        debug!(why, "a check cannot be read and was denied");
+        self.deny(Reason::MalformedRequest)
+    }
+
+    /// Denies a request of which nothing is known.
+    fn deny(&self, reason: Reason) -> Bytes {
+        self.counts.denied(reason);
+        encoded(&response::deny_unknown(reason, self.config.deny_format))
     }
 
     fn decide(&self, checked: Result<Permit, Denial>, attributes: &Attributes<'_>) -> Decision {

@@ -35,8 +35,9 @@ impl Counts {
         }
     }
 
-    pub(super) fn panicked(&self) {
-        self.denied.count(Reason::Unavailable);
+    /// Counts a denial of which nothing else is known.
+    pub(super) fn denied(&self, reason: Reason) {
+        self.denied.count(reason);
     }
 
     pub(super) fn count(&self, decision: &Decision, elapsed: Duration) {

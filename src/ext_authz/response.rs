@@ -92,9 +92,8 @@ pub(super) fn deny(
     denied(reason, set, body, Some(metadata))
 }
 
-/// Turns away a request of which a panic left nothing to tell.
-pub(super) fn panicked(format: DenyFormat) -> CheckResponse {
-    let reason = Reason::Unavailable;
+/// Turns away a request of which nothing is known.
+pub(super) fn deny_unknown(reason: Reason, format: DenyFormat) -> CheckResponse {
     let set = vec![overwrite("content-type", body::content_type(format))];
     denied(reason, set, body::write(format, reason, ""), None)
 }
@@ -138,6 +137,7 @@ fn limits(standing: Option<&Standing>, fields: RateLimitFields) -> Vec<HeaderVal
 /// The gRPC status: any but OK makes Envoy deny, and gRPC callers are told it.
 fn code(reason: Reason) -> Code {
     match reason.status() {
+        400 => Code::InvalidArgument,
         401 => Code::Unauthenticated,
         403 => Code::PermissionDenied,
         402 | 429 => Code::ResourceExhausted,

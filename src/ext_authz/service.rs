@@ -9,7 +9,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, Response, header::CONTENT_TYPE};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -46,8 +46,10 @@ impl<S: KeyStore, L: RateLimiter> ExtAuthz<S, L> {
     {
         let (parts, body) = request.into_parts();
         let answered = async {
-            let message = read(body).await?;
-            self.answer(&parts.headers, &message).await
+            match read(body).await? {
+                Some(message) => self.answer(&parts.headers, &message).await,
+                None => Ok(self.0.deny_unread("too large")),
+            }
         };
         match answered.await {
             Ok(message) => {
@@ -64,25 +66,35 @@ impl<S: KeyStore, L: RateLimiter> ExtAuthz<S, L> {
     }
 }
 
-/// The one message of a call.
-async fn read<B: Body<Data = Bytes, Error: std::fmt::Display>>(body: B) -> Result<Bytes, Status> {
+/// The one message of a call; `None` when it is too large, which is the client's doing and no failure of the call.
+async fn read<B: Body<Data = Bytes, Error: std::fmt::Display>>(body: B) -> Result<Option<Bytes>, Status> {
     let mut body = std::pin::pin!(body);
-    let mut whole = Bytes::new();
+    let (mut first, mut more, mut length) = (Bytes::new(), BytesMut::new(), 0);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| Status::cancelled(error.to_string()))?;
         let Ok(data) = frame.into_data() else { continue };
-        if whole.len() + data.len() > MAX_MESSAGE_SIZE + PREFIX {
-            return Err(Status::out_of_range("the message is too large"));
+        length += data.len();
+        match length {
+            // Heard to its end, so that Envoy hears the answer and not of a stream that broke.
+            length if length > MAX_MESSAGE_SIZE + PREFIX => more = BytesMut::new(),
+            // As a rule it comes in one piece.
+            _ if first.is_empty() => first = data,
+            _ => more.extend_from_slice(&data),
         }
-        // As a rule it comes in one piece.
-        whole = if whole.is_empty() { data } else { [whole, data].concat().into() };
     }
+    if length > MAX_MESSAGE_SIZE + PREFIX {
+        return Ok(None);
+    }
+    let mut whole = match more.is_empty() {
+        true => first,
+        false => [first, more.freeze()].concat().into(),
+    };
     if whole.len() < PREFIX {
         return Err(Status::internal("the call has no message"));
     }
     let (compressed, length) = (whole.get_u8(), whole.get_u32() as usize);
     match (compressed, length == whole.len()) {
-        (0, true) => Ok(whole),
+        (0, true) => Ok(Some(whole)),
         (0, false) => Err(Status::internal("the message is not as long as it says")),
         _ => Err(Status::unimplemented("compression was not agreed on")),
     }
@@ -129,7 +141,7 @@ impl Body for Answer {
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::{Full, StreamBody};
+    use http_body_util::StreamBody;
     use tonic::Code;
 
     use super::*;
@@ -137,7 +149,8 @@ mod tests {
     async fn read_from(parts: &[&[u8]]) -> Result<Bytes, Code> {
         let frames: Vec<_> =
             parts.iter().map(|part| Ok::<_, Infallible>(Frame::data(Bytes::copy_from_slice(part)))).collect();
-        read(StreamBody::new(tokio_stream::iter(frames))).await.map_err(|status| status.code())
+        let read = read(StreamBody::new(tokio_stream::iter(frames))).await;
+        read.map(|message| message.expect("small enough")).map_err(|status| status.code())
     }
 
     #[tokio::test]
@@ -162,8 +175,21 @@ mod tests {
         ] {
             assert_eq!(read_from(&[bytes]).await, Err(code), "{bytes:?}");
         }
-        let large = Full::new(Bytes::from(vec![0; MAX_MESSAGE_SIZE + PREFIX + 1]));
-        assert_eq!(read(large).await.map_err(|status| status.code()), Err(Code::OutOfRange));
+    }
+
+    #[tokio::test]
+    async fn message_that_is_too_large_is_no_error() {
+        let large = |length| {
+            let bytes = framed(length, |into| into.resize(PREFIX + length, 7));
+            let frames: Vec<_> = bytes
+                .chunks(16 * 1024)
+                .map(|part| Ok::<_, Infallible>(Frame::data(Bytes::copy_from_slice(part))))
+                .collect();
+            read(StreamBody::new(tokio_stream::iter(frames)))
+        };
+        let most = large(MAX_MESSAGE_SIZE).await.expect("a call").map(|message| message.len());
+        assert_eq!(most, Some(MAX_MESSAGE_SIZE));
+        assert_eq!(large(MAX_MESSAGE_SIZE + 1).await.expect("a call"), None);
     }
 
     #[tokio::test]

@@ -29,4 +29,5 @@ mod redis_tier;
 mod serve;
 mod store_contract;
 mod store_failures;
+mod unreadable;
 mod usage;

@@ -43,6 +43,7 @@ pub(super) fn write(format: DenyFormat, reason: Reason, request_id: &str) -> Str
 /// The name of a status (RFC 9110, section 15).
 fn title(status: u16) -> &'static str {
     match status {
+        400 => "Bad Request",
         401 => "Unauthorized",
         402 => "Payment Required",
         403 => "Forbidden",
@@ -54,6 +55,7 @@ fn title(status: u16) -> &'static str {
 /// The kind of error by which OpenAI's API tells them apart.
 fn openai_type(status: u16) -> &'static str {
     match status {
+        400 => "invalid_request_error",
         401 => "authentication_error",
         402 => "insufficient_quota",
         403 => "permission_error",
