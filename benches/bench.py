@@ -13,6 +13,7 @@ import time
 import cold
 import direct
 import gateway
+import limits
 import running
 import table
 import tiers
@@ -69,16 +70,16 @@ def main():
 def measure(programs, options, results, scratch):
     extent = EXTENTS[options.mode]
     log("keys are made and proven")
-    keys = direct.ORDINARY + 2
-    database = running.make_database(programs, scratch / "keys.db", keys, edits=direct.edits())
+    database = running.make_database(programs, scratch / "keys.db", direct.ALL, edits=direct.edits())
     null = running.Null(programs, scratch)
     # Its keys are proven beforehand, so on all cores: how fast bcrypt is, is another matter.
     keystile = running.Keystile(programs, scratch, database, settings={"KEYSTILE_BCRYPT_THREADS": "2"})
     if "checks" in options.parts:
         direct.warm(programs, keystile, direct.ORDINARY)
+        limited = limits.subjects(programs, scratch, database)
         below = tiers.subjects(programs, scratch, database)
         million = tiers.million(programs, results, scratch, null, database, extent.million)
-        subjects = [*direct.subjects(null, keystile), million, *below]
+        subjects = [*direct.subjects(null, keystile), *limited, million, *below]
         direct.run(programs, results, subjects, extent.repetitions, extent.checks, extent.rate, extent.seconds)
     if "envoy" in options.parts:
         extents = extent.repetitions, extent.seconds, extent.gateway_rate

@@ -10,7 +10,8 @@ HERE = running.ROOT / "benches"
 STOCK, LEAN, BODY = (HERE / f"check-{name}.bin" for name in ("stock", "lean", "body"))
 # Keys of the main database beside the ordinary ones, from number 0 on.
 ORDINARY = 10_000
-DISABLED, LADEN = ORDINARY, ORDINARY + 1
+DISABLED, LADEN, LIMITED = ORDINARY, ORDINARY + 1, ORDINARY + 2
+ALL = ORDINARY + 3
 
 
 @dataclasses.dataclass
@@ -32,10 +33,15 @@ def edits():
     """What makes some keys special: a key's id is its number and one."""
     networks = [f'"10.{n}.0.0/16"' for n in range(19)] + ['"127.0.0.0/8"']
     endpoints = [f'"GET /v1/files/{n}/**"' for n in range(19)] + ['"POST /v1/chat/completions"']
+    plenty = 4_000_000_000
     lists = f"[{', '.join(networks)}]", f"[{', '.join(endpoints)}]", '["o1", "gpt-4o*"]'
     return [
         ("UPDATE api_keys SET is_active = 0 WHERE id = ?", (DISABLED + 1,)),
         ("UPDATE api_keys SET allowed_ips = ?, allowed_endpoints = ?, allowed_models = ? WHERE id = ?", (*lists, LADEN + 1)),
+        (
+            "UPDATE api_keys SET rate_limit_per_minute = ?1, rate_limit_per_hour = ?1, rate_limit_per_day = ?1 WHERE id = ?2",
+            (plenty, LIMITED + 1),
+        ),
     ]
 
 

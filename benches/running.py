@@ -113,11 +113,11 @@ class Null(Process):
 class Redis(Process):
     """An empty Redis."""
 
-    def __init__(self, scratch):
+    def __init__(self, scratch, name="redis"):
         self.address = f"127.0.0.1:{free_port()}"
         port = self.address.split(":")[1]
         settings = ["--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", scratch]
-        super().__init__("redis", ["redis-server", *settings], scratch)
+        super().__init__(name, ["redis-server", *settings], scratch)
         wait_for_port(self, self.address)
 
 

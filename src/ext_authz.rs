@@ -30,6 +30,7 @@ pub mod metadata;
 mod rendered;
 mod request;
 mod response;
+mod rows;
 mod service;
 mod wire;
 
@@ -39,6 +40,7 @@ use headers::Told;
 use metadata::Said;
 pub use request::Reading;
 use request::{Parsed, Strip};
+use rows::Rows;
 pub use service::{Answer, CHECK_PATH};
 pub use wire::{Check, Http, Malformed};
 
@@ -194,11 +196,11 @@ impl<S: KeyStore, L: RateLimiter> Inner<S, L> {
                 let record = said.proven.map(|proven| &*proven.record);
                 let standing = said.proven.and_then(|proven| proven.standing.as_ref());
                 let told = Told { result: said.result, record, standing };
-                let metadata = said.to_struct(&config.metadata);
+                let metadata = said.to_struct(Rows::All, &config.metadata);
                 Ok(encoded(&response::allow(told, metadata, &strip, &copies, config)))
             }
             Decision::Deny(denial) => {
-                let metadata = said.to_struct(&config.metadata);
+                let metadata = said.to_struct(Rows::All, &config.metadata);
                 Ok(encoded(&response::deny(denial, metadata, &attributes, config)))
             }
             // Envoy takes any gRPC error for a failure of the service, whatever its code.

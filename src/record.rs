@@ -20,7 +20,7 @@ pub use allowed::{AllowList, Allowed};
 pub use budget::Budget;
 pub use hash::{HashTag, KeyHash, UnacceptedHash};
 pub use period_budget::{BudgetId, PeriodBudget, PeriodBudgets, UnreadableBudget};
-pub use rendered::{Rendered, Slot};
+pub use rendered::{Rendered, Slots};
 
 #[cfg(test)]
 pub(crate) mod sample;
@@ -67,7 +67,7 @@ pub struct KeyRecord {
     /// What it may spend in a time, alone or together with its user's other keys.
     pub period_budgets: PeriodBudgets,
     /// The answer for it, once there is one.
-    pub rendered: Slot,
+    pub rendered: Slots,
 }
 
 /// One row of `users`, as far as a decision or an upstream needs it.

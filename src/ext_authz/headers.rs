@@ -20,7 +20,16 @@ pub struct UpstreamHeader {
     pub name: &'static str,
     /// What it says, for the README.
     pub about: &'static str,
-    value: fn(&Told<'_>) -> Option<String>,
+    value: Value,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Value {
+    Result,
+    /// What its record says: the same for every request with the key.
+    OfKey(fn(&KeyRecord) -> Option<String>),
+    /// What is left of one of its limits after this request.
+    OfWindow(Span, fn(&Left) -> u64),
 }
 
 /// What the upstream is told of a decision.
@@ -34,12 +43,6 @@ pub struct Told<'a> {
     pub standing: Option<&'a Standing>,
 }
 
-impl Told<'_> {
-    fn left(&self, span: Span) -> Option<&Left> {
-        self.standing?.windows[span as usize].as_ref()
-    }
-}
-
 /// Outside printable ASCII, or `%`: what no value holds as it is.
 const VALUE: &AsciiSet = &CONTROLS.add(b'%');
 /// In a list, the comma is the separator.
@@ -50,147 +53,117 @@ pub const TABLE: &[UpstreamHeader] = &[
     UpstreamHeader {
         name: "x-auth-result",
         about: "`allow`; `anonymous` where the route needs no key and there was none; in shadow mode the code of the denial",
-        value: |told| Some(told.result.to_owned()),
+        value: Value::Result,
     },
-    UpstreamHeader {
-        name: "x-auth-user-id",
-        about: "`users.id`",
-        value: |told| Some(told.record?.user.id.0.to_string()),
-    },
-    UpstreamHeader {
-        name: "x-auth-user-name",
-        about: "`users.username`",
-        value: |told| text(told.record?.user.name.as_deref()),
-    },
-    UpstreamHeader {
-        name: "x-auth-user-email",
-        about: "`users.email`",
-        value: |told| text(told.record?.user.email.as_deref()),
-    },
-    UpstreamHeader {
-        name: "x-auth-user-role",
-        about: "`users.role`, or the name of the role that `users.role_id` points to",
-        value: |told| text(told.record?.user.role.as_deref()),
-    },
-    UpstreamHeader {
-        name: "x-auth-user-superuser",
-        about: "`true` or `false`",
-        value: |told| Some(told.record?.user.is_superuser.to_string()),
-    },
-    UpstreamHeader {
-        name: "x-auth-key-id",
-        about: "`api_keys.id`",
-        value: |told| Some(told.record?.id.0.to_string()),
-    },
-    UpstreamHeader {
-        name: "x-auth-key-name",
-        about: "`api_keys.name`",
-        value: |told| text(told.record?.name.as_deref()),
-    },
-    UpstreamHeader {
-        name: "x-auth-key-prefix",
-        about: "the key's first eight characters",
-        value: |told| text(Some(told.record?.prefix.as_str())),
-    },
-    UpstreamHeader {
-        name: "x-auth-key-expires-at",
-        about: "RFC 3339, in UTC; absent when the key does not expire",
-        value: |told| expiry(told.record?.expiry),
-    },
-    UpstreamHeader { name: "x-auth-scopes", about: "list", value: |told| list(&told.record?.scopes) },
-    UpstreamHeader { name: "x-auth-tags", about: "list", value: |told| list(&told.record?.tags) },
-    UpstreamHeader {
-        name: "x-auth-permissions",
-        about: "JSON, as stored",
-        value: |told| text(told.record?.permissions.as_deref()),
-    },
-    UpstreamHeader {
-        name: "x-auth-allowed-models",
-        about: "list; absent means unrestricted",
-        value: |told| allowed(&told.record?.allowed.models),
-    },
-    UpstreamHeader {
-        name: "x-auth-allowed-chatbots",
-        about: "list; absent means unrestricted",
-        value: |told| allowed(&told.record?.allowed.chatbots),
-    },
-    UpstreamHeader {
-        name: "x-auth-allowed-agents",
-        about: "list; absent means unrestricted",
-        value: |told| allowed(&told.record?.allowed.agents),
-    },
-    UpstreamHeader {
-        name: "x-auth-budget-unlimited",
-        about: "`true` or `false`",
-        value: |told| number(told.record?.budget.unlimited),
-    },
-    UpstreamHeader {
-        name: "x-auth-budget-limit-cents",
-        about: "`budget_limit_cents`",
-        value: |told| number(told.record?.budget.limit_cents),
-    },
-    UpstreamHeader {
-        name: "x-auth-budget-type",
-        about: "`budget_type`",
-        value: |told| text(told.record?.budget.kind.as_deref()),
-    },
-    UpstreamHeader {
-        name: "x-auth-budget-spent-cents",
-        about: "`total_cost`, as it was when the record was read",
-        value: |told| number(told.record?.budget.spent_cents),
-    },
-    UpstreamHeader {
-        name: "x-ratelimit-limit-minute",
-        about: "`rate_limit_per_minute`; absent means unlimited",
-        value: |told| number(told.record?.limits.minute),
-    },
-    UpstreamHeader {
-        name: "x-ratelimit-limit-hour",
-        about: "`rate_limit_per_hour`; absent means unlimited",
-        value: |told| number(told.record?.limits.hour),
-    },
-    UpstreamHeader {
-        name: "x-ratelimit-limit-day",
-        about: "`rate_limit_per_day`; absent means unlimited",
-        value: |told| number(told.record?.limits.day),
-    },
-    UpstreamHeader {
-        name: "x-ratelimit-remaining-minute",
-        about: "what is left of it in this minute; only where limits are counted (`KEYSTILE_RATE_LIMIT`)",
-        value: |told| told.left(Span::Minute).map(|left| left.remaining.to_string()),
-    },
-    UpstreamHeader {
-        name: "x-ratelimit-remaining-hour",
-        about: "what is left of it in this hour; only where limits are counted (`KEYSTILE_RATE_LIMIT`)",
-        value: |told| told.left(Span::Hour).map(|left| left.remaining.to_string()),
-    },
-    UpstreamHeader {
-        name: "x-ratelimit-remaining-day",
-        about: "what is left of it in this day; only where limits are counted (`KEYSTILE_RATE_LIMIT`)",
-        value: |told| told.left(Span::Day).map(|left| left.remaining.to_string()),
-    },
-    UpstreamHeader {
-        name: "x-ratelimit-reset-minute",
-        about: "seconds until this minute is over, of the UTC clock; only where limits are counted",
-        value: |told| told.left(Span::Minute).map(|left| left.reset_seconds().to_string()),
-    },
-    UpstreamHeader {
-        name: "x-ratelimit-reset-hour",
-        about: "seconds until this hour is over, of the UTC clock; only where limits are counted",
-        value: |told| told.left(Span::Hour).map(|left| left.reset_seconds().to_string()),
-    },
-    UpstreamHeader {
-        name: "x-ratelimit-reset-day",
-        about: "seconds until this day is over, of the UTC clock; only where limits are counted",
-        value: |told| told.left(Span::Day).map(|left| left.reset_seconds().to_string()),
-    },
+    of_key("x-auth-user-id", "`users.id`", |key| Some(key.user.id.0.to_string())),
+    of_key("x-auth-user-name", "`users.username`", |key| text(key.user.name.as_deref())),
+    of_key("x-auth-user-email", "`users.email`", |key| text(key.user.email.as_deref())),
+    of_key(
+        "x-auth-user-role",
+        "`users.role`, or the name of the role that `users.role_id` points to",
+        |key| text(key.user.role.as_deref()),
+    ),
+    of_key("x-auth-user-superuser", "`true` or `false`", |key| Some(key.user.is_superuser.to_string())),
+    of_key("x-auth-key-id", "`api_keys.id`", |key| Some(key.id.0.to_string())),
+    of_key("x-auth-key-name", "`api_keys.name`", |key| text(key.name.as_deref())),
+    of_key("x-auth-key-prefix", "the key's first eight characters", |key| text(Some(key.prefix.as_str()))),
+    of_key("x-auth-key-expires-at", "RFC 3339, in UTC; absent when the key does not expire", |key| {
+        expiry(key.expiry)
+    }),
+    of_key("x-auth-scopes", "list", |key| list(&key.scopes)),
+    of_key("x-auth-tags", "list", |key| list(&key.tags)),
+    of_key("x-auth-permissions", "JSON, as stored", |key| text(key.permissions.as_deref())),
+    of_key("x-auth-allowed-models", "list; absent means unrestricted", |key| allowed(&key.allowed.models)),
+    of_key("x-auth-allowed-chatbots", "list; absent means unrestricted", |key| {
+        allowed(&key.allowed.chatbots)
+    }),
+    of_key("x-auth-allowed-agents", "list; absent means unrestricted", |key| allowed(&key.allowed.agents)),
+    of_key("x-auth-budget-unlimited", "`true` or `false`", |key| number(key.budget.unlimited)),
+    of_key("x-auth-budget-limit-cents", "`budget_limit_cents`", |key| number(key.budget.limit_cents)),
+    of_key("x-auth-budget-type", "`budget_type`", |key| text(key.budget.kind.as_deref())),
+    of_key("x-auth-budget-spent-cents", "`total_cost`, as it was when the record was read", |key| {
+        number(key.budget.spent_cents)
+    }),
+    of_key("x-ratelimit-limit-minute", "`rate_limit_per_minute`; absent means unlimited", |key| {
+        number(key.limits.minute)
+    }),
+    of_key("x-ratelimit-limit-hour", "`rate_limit_per_hour`; absent means unlimited", |key| {
+        number(key.limits.hour)
+    }),
+    of_key("x-ratelimit-limit-day", "`rate_limit_per_day`; absent means unlimited", |key| {
+        number(key.limits.day)
+    }),
+    of_window(
+        "x-ratelimit-remaining-minute",
+        "what is left of it in this minute; only where limits are counted (`KEYSTILE_RATE_LIMIT`)",
+        Span::Minute,
+        |left| left.remaining,
+    ),
+    of_window(
+        "x-ratelimit-remaining-hour",
+        "what is left of it in this hour; only where limits are counted (`KEYSTILE_RATE_LIMIT`)",
+        Span::Hour,
+        |left| left.remaining,
+    ),
+    of_window(
+        "x-ratelimit-remaining-day",
+        "what is left of it in this day; only where limits are counted (`KEYSTILE_RATE_LIMIT`)",
+        Span::Day,
+        |left| left.remaining,
+    ),
+    of_window(
+        "x-ratelimit-reset-minute",
+        "seconds until this minute is over, of the UTC clock; only where limits are counted",
+        Span::Minute,
+        |left| left.reset_seconds(),
+    ),
+    of_window(
+        "x-ratelimit-reset-hour",
+        "seconds until this hour is over, of the UTC clock; only where limits are counted",
+        Span::Hour,
+        |left| left.reset_seconds(),
+    ),
+    of_window(
+        "x-ratelimit-reset-day",
+        "seconds until this day is over, of the UTC clock; only where limits are counted",
+        Span::Day,
+        |left| left.reset_seconds(),
+    ),
 ];
 
 impl UpstreamHeader {
     /// The value for this request, safe in a header; `None` when the header must not be there.
     pub fn value(&self, told: &Told<'_>) -> Option<String> {
-        (self.value)(told)
+        match self.value {
+            Value::Result => Some(told.result.to_owned()),
+            Value::OfKey(value) => value(told.record?),
+            Value::OfWindow(span, value) => {
+                told.standing?.windows[span as usize].as_ref().map(|left| value(left).to_string())
+            }
+        }
     }
+
+    /// Whether it says something else after each request of a key with limits.
+    pub fn is_counted(&self) -> bool {
+        matches!(self.value, Value::OfWindow(..))
+    }
+}
+
+const fn of_key(
+    name: &'static str,
+    about: &'static str,
+    value: fn(&KeyRecord) -> Option<String>,
+) -> UpstreamHeader {
+    UpstreamHeader { name, about, value: Value::OfKey(value) }
+}
+
+const fn of_window(
+    name: &'static str,
+    about: &'static str,
+    span: Span,
+    value: fn(&Left) -> u64,
+) -> UpstreamHeader {
+    UpstreamHeader { name, about, value: Value::OfWindow(span, value) }
 }
 
 fn text(value: Option<&str>) -> Option<String> {

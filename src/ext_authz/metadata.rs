@@ -5,7 +5,7 @@
 
 use envoy_types::pb::google::protobuf::{ListValue, Struct, Value, value::Kind};
 
-use super::Chosen;
+use super::{Chosen, rows::Rows};
 use crate::{
     attributes::route::Misconfigured,
     decision::{Proven, Reason},
@@ -20,7 +20,15 @@ pub struct Field {
     pub name: &'static str,
     /// What it says, for the README.
     pub about: &'static str,
-    value: fn(&Said<'_>) -> Option<Value>,
+    of: Of,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Of {
+    /// How it was decided, and on which record.
+    Decision(fn(&Said<'_>) -> Option<Value>),
+    /// What is left of the key's limits after this request.
+    Limits(fn(&Standing) -> Value),
 }
 
 /// What is said of a decision.
@@ -41,103 +49,89 @@ pub struct Said<'a> {
 
 /// All of them, in the order in which they are documented.
 pub const TABLE: &[Field] = &[
-    Field {
-        name: "decision",
-        about: "`allow` or `deny`: what becomes of the request",
-        value: |said| Some(text(said.decision)),
-    },
-    Field { name: "result", about: "as in `x-auth-result`", value: |said| Some(text(said.result)) },
-    Field {
-        name: "reason",
-        about: "the code of the denial, also of one that shadow mode only reports",
-        value: |said| Some(text(said.reason?.code())),
-    },
-    Field {
-        name: "route_error",
-        about: "what Keystile cannot follow of the route's settings",
-        value: |said| Some(text(&said.route_error?.to_string())),
-    },
-    Field {
-        name: "stale",
-        about: "`true` when the key's time was up and the database did not answer",
-        value: |said| said.proven?.stale.then(|| boolean(true)),
-    },
-    Field {
-        name: "tier",
-        about: "who had the record: `memory`, `redis` or `database`",
-        value: |said| Some(text(said.proven?.tier.name())),
-    },
+    of_decision("decision", "`allow` or `deny`: what becomes of the request", |said| {
+        Some(text(said.decision))
+    }),
+    of_decision("result", "as in `x-auth-result`", |said| Some(text(said.result))),
+    of_decision("reason", "the code of the denial, also of one that shadow mode only reports", |said| {
+        Some(text(said.reason?.code()))
+    }),
+    of_decision("route_error", "what Keystile cannot follow of the route's settings", |said| {
+        Some(text(&said.route_error?.to_string()))
+    }),
+    of_decision("stale", "`true` when the key's time was up and the database did not answer", |said| {
+        said.proven?.stale.then(|| boolean(true))
+    }),
+    of_decision("tier", "who had the record: `memory`, `redis` or `database`", |said| {
+        Some(text(said.proven?.tier.name()))
+    }),
     // A string: Envoy's rate-limit filters take no other kind as a descriptor.
-    Field {
-        name: "key_id",
-        about: "`api_keys.id`, as a string",
-        value: |said| Some(text(&said.record()?.id.0.to_string())),
-    },
-    Field {
-        name: "user_id",
-        about: "`users.id`, as a string",
-        value: |said| Some(text(&said.record()?.user.id.0.to_string())),
-    },
-    Field {
-        name: "user",
-        about: "`id`, `superuser`, `name`, `email`, `role`",
-        value: |said| Some(object(user(&said.record()?.user))),
-    },
-    Field {
-        name: "key",
-        about: "`id`, `prefix`, `scopes`, `tags`, `name`",
-        value: |said| Some(object(key(said.record()?))),
-    },
-    Field {
-        name: "rate_limit",
-        about: "the key's limits: `minute`, `hour`, `day`",
-        value: |said| Some(object(rate_limit(&said.record()?.limits))),
-    },
-    Field {
-        name: "limit_minute",
-        about: "the limit of a minute, as Envoy's rate-limit filter takes an override",
-        value: |said| Some(limit(said.record()?.limits.minute?, "MINUTE")),
-    },
-    Field {
-        name: "limit_hour",
-        about: "the same of an hour",
-        value: |said| Some(limit(said.record()?.limits.hour?, "HOUR")),
-    },
-    Field {
-        name: "limit_day",
-        about: "the same of a day",
-        value: |said| Some(limit(said.record()?.limits.day?, "DAY")),
-    },
-    Field {
-        name: "rate_limit_remaining",
-        about: "where limits are counted, what is left of each",
-        value: |said| Some(left(said.standing()?, |left| left.remaining)),
-    },
-    Field {
-        name: "rate_limit_reset",
-        about: "where limits are counted, seconds until each begins anew",
-        value: |said| Some(left(said.standing()?, |left| left.reset_seconds())),
-    },
-    Field {
-        name: "rate_limit_counted",
-        about: "where limits are counted, by whom: `local`, `redis`, or `divided` while Redis does not answer",
-        value: |said| Some(text(said.standing()?.counted.name())),
-    },
+    of_decision("key_id", "`api_keys.id`, as a string", |said| Some(text(&said.record()?.id.0.to_string()))),
+    of_decision("user_id", "`users.id`, as a string", |said| {
+        Some(text(&said.record()?.user.id.0.to_string()))
+    }),
+    of_decision("user", "`id`, `superuser`, `name`, `email`, `role`", |said| {
+        Some(object(user(&said.record()?.user)))
+    }),
+    of_decision("key", "`id`, `prefix`, `scopes`, `tags`, `name`", |said| Some(object(key(said.record()?)))),
+    of_decision("rate_limit", "the key's limits: `minute`, `hour`, `day`", |said| {
+        Some(object(rate_limit(&said.record()?.limits)))
+    }),
+    of_decision(
+        "limit_minute",
+        "the limit of a minute, as Envoy's rate-limit filter takes an override",
+        |said| Some(limit(said.record()?.limits.minute?, "MINUTE")),
+    ),
+    of_decision("limit_hour", "the same of an hour", |said| Some(limit(said.record()?.limits.hour?, "HOUR"))),
+    of_decision("limit_day", "the same of a day", |said| Some(limit(said.record()?.limits.day?, "DAY"))),
+    of_limits("rate_limit_remaining", "where limits are counted, what is left of each", |standing| {
+        left(standing, |left| left.remaining)
+    }),
+    of_limits("rate_limit_reset", "where limits are counted, seconds until each begins anew", |standing| {
+        left(standing, |left| left.reset_seconds())
+    }),
+    of_limits(
+        "rate_limit_counted",
+        "where limits are counted, by whom: `local`, `redis`, or `divided` while Redis does not answer",
+        |standing| text(standing.counted.name()),
+    ),
 ];
+
+impl Field {
+    fn value(&self, said: &Said<'_>) -> Option<Value> {
+        match self.of {
+            Of::Decision(value) => value(said),
+            Of::Limits(value) => said.proven?.standing.as_ref().map(value),
+        }
+    }
+
+    /// Whether it says something else after each request of a key with limits.
+    fn is_counted(&self) -> bool {
+        matches!(self.of, Of::Limits(_))
+    }
+}
+
+const fn of_decision(
+    name: &'static str,
+    about: &'static str,
+    value: fn(&Said<'_>) -> Option<Value>,
+) -> Field {
+    Field { name, about, of: Of::Decision(value) }
+}
+
+const fn of_limits(name: &'static str, about: &'static str, value: fn(&Standing) -> Value) -> Field {
+    Field { name, about, of: Of::Limits(value) }
+}
 
 impl Said<'_> {
     /// As Envoy takes it.
-    pub(super) fn to_struct(self, chosen: &Chosen) -> Struct {
-        let fields = TABLE.iter().filter(|field| chosen.has(field.name));
-        structure(fields.filter_map(|field| Some((field.name, (field.value)(&self)?))))
+    pub(super) fn to_struct(self, rows: Rows, chosen: &Chosen) -> Struct {
+        let fields = TABLE.iter().filter(|field| rows.have(field.is_counted()) && chosen.has(field.name));
+        structure(fields.filter_map(|field| Some((field.name, field.value(&self)?))))
     }
 
     fn record(&self) -> Option<&KeyRecord> {
         Some(&self.proven?.record)
-    }
-
-    fn standing(&self) -> Option<&Standing> {
-        self.proven?.standing.as_ref()
     }
 }
 

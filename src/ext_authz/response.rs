@@ -15,6 +15,7 @@ use super::{
     ExtAuthzConfig, client_headers,
     headers::{self, Told},
     request::{Copies, Strip},
+    rows::Rows,
 };
 use crate::{
     attributes::Attributes,
@@ -34,19 +35,37 @@ pub(super) fn allow(
     config: &ExtAuthzConfig,
 ) -> CheckResponse {
     let mut ok = stripped(strip);
-    for header in headers::TABLE {
+    tell(&mut ok, Rows::All, &told, copies, config);
+    allowed(metadata, Some(ok))
+}
+
+/// An answer that lets a request pass; `ok` may be encoded apart.
+pub(super) fn allowed(metadata: Struct, ok: Option<OkHttpResponse>) -> CheckResponse {
+    CheckResponse {
+        status: Some(status(Code::Ok)),
+        dynamic_metadata: Some(metadata),
+        http_response: ok.map(HttpResponse::OkResponse),
+    }
+}
+
+/// Adds what the upstream is told, and the client of its limits.
+pub(super) fn tell(
+    ok: &mut OkHttpResponse,
+    rows: Rows,
+    told: &Told<'_>,
+    copies: &Copies,
+    config: &ExtAuthzConfig,
+) {
+    for header in headers::TABLE.iter().filter(|header| rows.have(header.is_counted())) {
         let is_chosen = config.upstream_headers.has(header.name);
-        match is_chosen.then(|| header.value(&told)).flatten() {
+        match is_chosen.then(|| header.value(told)).flatten() {
             Some(value) => ok.headers.push(overwrite(header.name, value)),
             None if copies.may_have(header.name) => ok.headers_to_remove.push(header.name.to_owned()),
             None => {}
         }
     }
-    ok.response_headers_to_add = limits(told.standing, config.rate_limit_fields);
-    CheckResponse {
-        status: Some(status(Code::Ok)),
-        dynamic_metadata: Some(metadata),
-        http_response: Some(HttpResponse::OkResponse(ok)),
+    if rows.have(true) {
+        ok.response_headers_to_add = limits(told.standing, config.rate_limit_fields);
     }
 }
 

@@ -4,9 +4,14 @@ use std::{fmt, sync::OnceLock};
 
 /// Room for what is made of a record once. A copy of the record has none yet, and it is part of no comparison.
 #[derive(Default)]
-pub struct Slot(OnceLock<Rendered>);
+pub struct Slots {
+    /// The answer for a key whose limits nobody counts.
+    pub whole: OnceLock<Rendered>,
+    /// The answer for one whose limits are counted, less what each request changes.
+    pub lasting: OnceLock<Rendered>,
+}
 
-/// The encoded answer that lets a request with the key pass, but for what the request itself adds.
+/// An encoded answer that lets a request pass, or a part of one.
 #[derive(Debug)]
 pub struct Rendered {
     /// Fields of the answer.
@@ -15,27 +20,20 @@ pub struct Rendered {
     pub ok: Box<[u8]>,
 }
 
-impl Slot {
-    /// What stands here, made now if nothing does.
-    pub fn get_or_make(&self, make: impl FnOnce() -> Rendered) -> &Rendered {
-        self.0.get_or_init(make)
-    }
-}
-
-impl Clone for Slot {
+impl Clone for Slots {
     fn clone(&self) -> Self {
         Self::default()
     }
 }
 
-impl PartialEq for Slot {
+impl PartialEq for Slots {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
 
-impl fmt::Debug for Slot {
+impl fmt::Debug for Slots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Slot(..)")
+        f.write_str("Slots(..)")
     }
 }
