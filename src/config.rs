@@ -30,7 +30,7 @@ pub struct DatabaseOptions {
     #[arg(long, env = "KEYSTILE_CHANGE_FEED_URL", hide_env_values = true)]
     pub change_feed_url: Option<DatabaseUrl>,
 
-    /// Connections to Postgres at the most.
+    /// Connections to the database at the most; look-ups leave one of them to the change feed, which has one more that listens.
     #[arg(long, env = "KEYSTILE_DATABASE_CONNECTIONS", default_value = "8", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub database_connections: u32,
 }

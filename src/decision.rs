@@ -84,7 +84,7 @@ pub enum Reason {
     BudgetExhausted,
     /// A limit of the key is used up for now.
     RateLimited,
-    /// More keys wait to be proven than can be.
+    /// More keys wait to be looked up or proven than can be.
     Overloaded,
     /// Something that the answer depends on did not answer.
     Unavailable,
