@@ -24,6 +24,7 @@ use crate::{
 
 mod chosen;
 mod client_headers;
+mod counted;
 mod counts;
 pub mod headers;
 pub mod metadata;

@@ -8,12 +8,12 @@ const REMAINING: PerSpan<&str> =
 const RESET: PerSpan<&str> = ["x-ratelimit-reset-minute", "x-ratelimit-reset-hour", "x-ratelimit-reset-day"];
 
 /// By the names under which the upstream is told it.
-pub(super) fn x_ratelimit(standing: &Standing) -> impl Iterator<Item = (&'static str, String)> {
+pub(super) fn x_ratelimit(standing: &Standing) -> impl Iterator<Item = (&'static str, u64)> {
     standing.each().flat_map(|(span, left)| {
         [
-            (LIMIT[span as usize], left.limit.to_string()),
-            (REMAINING[span as usize], left.remaining.to_string()),
-            (RESET[span as usize], left.reset_seconds().to_string()),
+            (LIMIT[span as usize], left.limit),
+            (REMAINING[span as usize], left.remaining),
+            (RESET[span as usize], left.reset_seconds()),
         ]
     })
 }
@@ -51,7 +51,8 @@ mod tests {
         let limits = TABLE.iter().filter(|header| header.name.starts_with("x-ratelimit-"));
         let mut upstream: Vec<_> =
             limits.filter_map(|header| Some((header.name, header.value(&told)?))).collect();
-        let mut client: Vec<_> = x_ratelimit(&standing).collect();
+        let mut client: Vec<_> =
+            x_ratelimit(&standing).map(|(name, value)| (name, value.to_string())).collect();
         upstream.sort();
         client.sort();
         assert_eq!(client, upstream);

@@ -137,9 +137,15 @@ impl UpstreamHeader {
         match self.value {
             Value::Result => Some(told.result.to_owned()),
             Value::OfKey(value) => value(told.record?),
-            Value::OfWindow(span, value) => {
-                told.standing?.windows[span as usize].as_ref().map(|left| value(left).to_string())
-            }
+            Value::OfWindow(..) => self.left(told.standing?).map(|left| left.to_string()),
+        }
+    }
+
+    /// What it says of what is left of the key's limits, if that is what it is about.
+    pub(super) fn left(&self, standing: &Standing) -> Option<u64> {
+        match self.value {
+            Value::OfWindow(span, value) => standing.windows[span as usize].as_ref().map(value),
+            Value::Result | Value::OfKey(_) => None,
         }
     }
 

@@ -9,7 +9,7 @@ use super::{Chosen, rows::Rows};
 use crate::{
     attributes::route::Misconfigured,
     decision::{Proven, Reason},
-    limits::{Left, Standing},
+    limits::Left,
     record::{KeyRecord, Limits, User},
 };
 
@@ -20,15 +20,18 @@ pub struct Field {
     pub name: &'static str,
     /// What it says, for the README.
     pub about: &'static str,
-    of: Of,
+    pub(super) of: Of,
 }
 
+/// What a field is about.
 #[derive(Debug, Clone, Copy)]
-enum Of {
+pub(super) enum Of {
     /// How it was decided, and on which record.
     Decision(fn(&Said<'_>) -> Option<Value>),
-    /// What is left of the key's limits after this request.
-    Limits(fn(&Standing) -> Value),
+    /// Something of each window in which the key's requests are counted.
+    Windows(fn(&Left) -> u64),
+    /// Who counts.
+    Counted,
 }
 
 /// What is said of a decision.
@@ -84,30 +87,34 @@ pub const TABLE: &[Field] = &[
     ),
     of_decision("limit_hour", "the same of an hour", |said| Some(limit(said.record()?.limits.hour?, "HOUR"))),
     of_decision("limit_day", "the same of a day", |said| Some(limit(said.record()?.limits.day?, "DAY"))),
-    of_limits("rate_limit_remaining", "where limits are counted, what is left of each", |standing| {
-        left(standing, |left| left.remaining)
+    of_windows("rate_limit_remaining", "where limits are counted, what is left of each", |left| {
+        left.remaining
     }),
-    of_limits("rate_limit_reset", "where limits are counted, seconds until each begins anew", |standing| {
-        left(standing, |left| left.reset_seconds())
+    of_windows("rate_limit_reset", "where limits are counted, seconds until each begins anew", |left| {
+        left.reset_seconds()
     }),
-    of_limits(
-        "rate_limit_counted",
-        "where limits are counted, by whom: `local`, `redis`, or `divided` while Redis does not answer",
-        |standing| text(standing.counted.name()),
-    ),
+    Field {
+        name: "rate_limit_counted",
+        about: "where limits are counted, by whom: `local`, `redis`, or `divided` while Redis does not answer",
+        of: Of::Counted,
+    },
 ];
 
 impl Field {
     fn value(&self, said: &Said<'_>) -> Option<Value> {
         match self.of {
             Of::Decision(value) => value(said),
-            Of::Limits(value) => said.proven?.standing.as_ref().map(value),
+            Of::Windows(number_of) => {
+                let windows = said.proven?.standing.as_ref()?.each();
+                Some(object(windows.map(|(span, left)| (span.name(), number(number_of(&left) as f64)))))
+            }
+            Of::Counted => Some(text(said.proven?.standing.as_ref()?.counted.name())),
         }
     }
 
     /// Whether it says something else after each request of a key with limits.
     fn is_counted(&self) -> bool {
-        matches!(self.of, Of::Limits(_))
+        !matches!(self.of, Of::Decision(_))
     }
 }
 
@@ -119,8 +126,8 @@ const fn of_decision(
     Field { name, about, of: Of::Decision(value) }
 }
 
-const fn of_limits(name: &'static str, about: &'static str, value: fn(&Standing) -> Value) -> Field {
-    Field { name, about, of: Of::Limits(value) }
+const fn of_windows(name: &'static str, about: &'static str, value: fn(&Left) -> u64) -> Field {
+    Field { name, about, of: Of::Windows(value) }
 }
 
 impl Said<'_> {
@@ -157,11 +164,6 @@ fn key(record: &KeyRecord) -> Vec<(&'static str, Value)> {
 fn rate_limit(limits: &Limits) -> Vec<(&'static str, Value)> {
     let windows = [("minute", limits.minute), ("hour", limits.hour), ("day", limits.day)];
     windows.into_iter().filter_map(|(window, limit)| Some((window, number(limit? as f64)))).collect()
-}
-
-/// Something of each window that is counted.
-fn left(standing: &Standing, number_of: impl Fn(&Left) -> u64) -> Value {
-    object(standing.each().map(|(span, left)| (span.name(), number(number_of(&left) as f64))))
 }
 
 /// The shape in which Envoy's rate-limit filter takes a limit per descriptor: upper-case unit,

@@ -4,10 +4,12 @@
 //! is put together from what was encoded before and what this request adds.
 
 use bytes::Bytes;
+use envoy_types::ext_authz::v3::pb::OkHttpResponse;
 use prost::Message;
 
 use super::{
     ExtAuthzConfig,
+    counted::{self, HEADERS_TO_REMOVE},
     headers::Told,
     metadata::Said,
     request::{Copies, Strip},
@@ -21,9 +23,8 @@ use crate::{
     record::{Rendered, Slots},
 };
 
-/// Numbers of fields (envoy/service/auth/v3/external_auth.proto).
+/// The number of a field of `CheckResponse` (envoy/service/auth/v3/external_auth.proto).
 const OK_RESPONSE: u32 = 3;
-const HEADERS_TO_REMOVE: u32 = 5;
 
 /// Whether the answer depends on the record alone, and on what is left of its limits.
 pub(super) fn is_usual(proven: &Proven, copies: &Copies) -> bool {
@@ -32,47 +33,44 @@ pub(super) fn is_usual(proven: &Proven, copies: &Copies) -> bool {
 
 /// Lets the request pass as this key.
 pub(super) fn allow(proven: &Proven, strip: &Strip<'_>, copies: &Copies, config: &ExtAuthzConfig) -> Bytes {
-    let render = |rows, strip: &_| render(rows, proven, strip, copies, config);
     let Slots { whole, lasting } = &proven.record.rendered;
-    let (kept, own) = match proven.standing {
-        None => (whole.get_or_init(|| render(Rows::All, &Strip::default())), stripped(strip)),
-        Some(_) => {
-            (lasting.get_or_init(|| render(Rows::Lasting, &Strip::default())), render(Rows::Counted, strip))
+    let (mut rest, mut ok) = (Vec::new(), Vec::new());
+    let kept = match &proven.standing {
+        None => whole.get_or_init(|| render(Rows::All, proven, copies, config)),
+        Some(standing) => {
+            (rest, ok) = (Vec::with_capacity(256), Vec::with_capacity(1024));
+            counted::put_metadata(&mut rest, standing, config);
+            counted::put_headers(&mut ok, standing, copies, config);
+            lasting.get_or_init(|| render(Rows::Lasting, proven, copies, config))
         }
     };
-    let ok = kept.ok.len() + own.ok.len();
-    framed(kept.rest.len() + own.rest.len() + ok + 8, |message| {
+    put_stripped(&mut ok, strip);
+    let length = kept.ok.len() + ok.len();
+    framed(kept.rest.len() + rest.len() + length + 8, |message| {
         message.extend_from_slice(&kept.rest);
-        message.extend_from_slice(&own.rest);
-        put_length(message, OK_RESPONSE, ok);
+        message.extend_from_slice(&rest);
+        put_length(message, OK_RESPONSE, length);
         message.extend_from_slice(&kept.ok);
-        message.extend_from_slice(&own.ok);
+        message.extend_from_slice(&ok);
     })
 }
 
-/// What takes the credential out of this request.
-fn stripped(strip: &Strip<'_>) -> Rendered {
+/// Writes into the OK response what takes the credential out of this request.
+fn put_stripped(ok: &mut Vec<u8>, strip: &Strip<'_>) {
     let headers_alone = strip.query_parameters.is_empty() && strip.cookie.is_none();
     if !headers_alone {
-        return Rendered { rest: Box::default(), ok: response::stripped(strip).encode_to_vec().into() };
+        return ok.extend(response::stripped(strip).encode_to_vec());
     }
-    let mut ok = Vec::with_capacity(32);
-    strip.headers.iter().for_each(|name| put_bytes(&mut ok, HEADERS_TO_REMOVE, name.as_bytes()));
-    Rendered { rest: Box::default(), ok: ok.into() }
+    ok.reserve(32);
+    strip.headers.iter().for_each(|name| put_bytes(ok, HEADERS_TO_REMOVE, name.as_bytes()));
 }
 
-/// Encodes a part of the answer.
-fn render(
-    rows: Rows,
-    proven: &Proven,
-    strip: &Strip<'_>,
-    copies: &Copies,
-    config: &ExtAuthzConfig,
-) -> Rendered {
+/// Encodes what every answer for the record has.
+fn render(rows: Rows, proven: &Proven, copies: &Copies, config: &ExtAuthzConfig) -> Rendered {
     let told = Told { result: "allow", record: Some(&proven.record), standing: proven.standing.as_ref() };
     let said =
         Said { decision: "allow", result: "allow", reason: None, proven: Some(proven), route_error: None };
-    let mut ok = response::stripped(strip);
+    let mut ok = OkHttpResponse::default();
     response::tell(&mut ok, rows, &told, copies, config);
     let rest = response::allowed(said.to_struct(rows, &config.metadata), None);
     Rendered { rest: rest.encode_to_vec().into(), ok: ok.encode_to_vec().into() }
@@ -86,7 +84,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        ext_authz::tests::config,
+        config::RateLimitFields,
+        ext_authz::{Chosen, tests::config},
         limits::{Counted, Left, Standing},
         record::sample,
     };
@@ -97,8 +96,8 @@ mod tests {
     }
 
     fn standing(remaining: u64) -> Standing {
-        let left = Left { limit: 60, remaining, reset: Duration::from_secs(7) };
-        Standing { windows: [Some(left), None, None], counted: Counted::Local }
+        let left = |limit| Some(Left { limit, remaining, reset: Duration::from_secs(7) });
+        Standing { windows: [left(60), None, left(u64::MAX)], counted: Counted::Local }
     }
 
     /// The answer, with what may stand in any order in one.
@@ -116,7 +115,12 @@ mod tests {
     }
 
     /// What [`allow`] has to say, encoded whole.
-    fn expected(proven: &Proven, strip: &Strip<'_>, config: &ExtAuthzConfig) -> CheckResponse {
+    fn expected(
+        proven: &Proven,
+        strip: &Strip<'_>,
+        copies: &Copies,
+        config: &ExtAuthzConfig,
+    ) -> CheckResponse {
         let said = Said {
             decision: "allow",
             result: "allow",
@@ -126,25 +130,50 @@ mod tests {
         };
         let told = Told { result: "allow", record: Some(&proven.record), standing: proven.standing.as_ref() };
         let metadata = said.to_struct(Rows::All, &config.metadata);
-        sorted(response::allow(told, metadata, strip, &Copies::Any, config))
+        sorted(response::allow(told, metadata, strip, copies, config))
+    }
+
+    /// Compares the two, several times of one record: the first time makes what is kept. Counts may come and go.
+    fn compare(strip: &Strip<'_>, copies: &Copies, config: &ExtAuthzConfig) {
+        let mut proven = proven();
+        for standing in [None, Some(standing(0)), Some(standing(1 << 40)), None] {
+            proven.standing = standing;
+            let message = allow(&proven, strip, copies, config);
+            assert_eq!(read(&message), expected(&proven, strip, copies, config), "{strip:?}, {config:?}");
+        }
     }
 
     #[test]
     fn answer_that_is_put_together_says_what_one_that_is_encoded_whole_does() {
-        let (mut proven, config) = (proven(), config());
-        let strips = [
+        for strip in [
             Strip::default(),
             Strip { headers: vec!["authorization", "x-api-key"], ..Strip::default() },
             Strip { query_parameters: vec!["key"], ..Strip::default() },
             Strip { headers: vec!["x-api-key"], cookie: Some("a=b".into()), ..Strip::default() },
             Strip { cookie: Some(String::new()), ..Strip::default() },
+        ] {
+            compare(&strip, &Copies::Any, &config());
+        }
+    }
+
+    #[test]
+    fn whatever_the_operator_chose_to_be_told() {
+        let chosen = |name: &str, names: &'static [&'static str]| {
+            Chosen::parse(&[name.to_owned()], names.iter().copied()).expect("a name")
+        };
+        let few = [
+            chosen("x-ratelimit-remaining-day", &["x-ratelimit-remaining-day"]),
+            chosen("rate_limit_counted", &["rate_limit_counted"]),
+            chosen("none", &[]),
         ];
-        for strip in strips {
-            // Several times of one record: the first time makes what is kept. The counts may come and go.
-            for standing in [None, Some(standing(2)), Some(standing(1)), None] {
-                proven.standing = standing;
-                let message = allow(&proven, &strip, &Copies::Any, &config);
-                assert_eq!(read(&message), expected(&proven, &strip, &config), "{strip:?}, {standing:?}");
+        for rate_limit_fields in [RateLimitFields::None, RateLimitFields::Draft10] {
+            for (upstream_headers, metadata) in
+                few.iter().flat_map(|one| few.iter().map(move |two| (one, two)))
+            {
+                let (upstream_headers, metadata) = (upstream_headers.clone(), metadata.clone());
+                let config = ExtAuthzConfig { upstream_headers, metadata, rate_limit_fields, ..config() };
+                compare(&Strip::default(), &Copies::Any, &config);
+                compare(&Strip::default(), &Copies::Seen(vec![]), &config);
             }
         }
     }

@@ -64,7 +64,7 @@ pub(super) fn tell(
             None => {}
         }
     }
-    if rows.have(true) {
+    if rows == Rows::All {
         ok.response_headers_to_add = limits(told.standing, config.rate_limit_fields);
     }
 }
@@ -148,9 +148,9 @@ fn challenge(reason: Reason) -> Option<&'static str> {
 /// something else.
 fn limits(standing: Option<&Standing>, fields: RateLimitFields) -> Vec<HeaderValueOption> {
     let Some(standing) = standing else { return Vec::new() };
+    let numbers = client_headers::x_ratelimit(standing).map(|(name, value)| (name, value.to_string()));
     let draft = (fields == RateLimitFields::Draft10).then(|| client_headers::draft_10(standing));
-    let all = client_headers::x_ratelimit(standing).chain(draft.into_iter().flatten());
-    all.map(|(name, value)| overwrite(name, value)).collect()
+    numbers.chain(draft.into_iter().flatten()).map(|(name, value)| overwrite(name, value)).collect()
 }
 
 /// The gRPC status: any but OK makes Envoy deny, and gRPC callers are told it.

@@ -5,9 +5,10 @@
 //! nobody here looks at are passed over.
 
 mod fields;
+mod write;
 
 use fields::Fields;
-pub(super) use fields::{put_bytes, put_length};
+pub(super) use write::{put_bytes, put_double, put_enum, put_length, put_message};
 
 /// What a check needs of a `CheckRequest` (envoy/service/auth/v3/external_auth.proto). Text that is
 /// not there is empty.

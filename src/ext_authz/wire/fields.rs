@@ -110,23 +110,3 @@ impl<'a> Value<'a> {
         }
     }
 }
-
-/// Writes the beginning of a field that is so many bytes long.
-pub(in crate::ext_authz) fn put_length(into: &mut Vec<u8>, number: u32, length: usize) {
-    put_varint(into, u64::from(number << 3 | 2));
-    put_varint(into, length as u64);
-}
-
-/// Writes a field of text or bytes.
-pub(in crate::ext_authz) fn put_bytes(into: &mut Vec<u8>, number: u32, bytes: &[u8]) {
-    put_length(into, number, bytes.len());
-    into.extend_from_slice(bytes);
-}
-
-fn put_varint(into: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        into.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    into.push(value as u8);
-}
