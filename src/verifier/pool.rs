@@ -14,9 +14,9 @@ use crate::metrics::Metrics;
 /// Jobs that may wait for each thread: at bcrypt cost 12, about as long as a check may take.
 const QUEUE_PER_THREAD: usize = 8;
 
-/// Added to the niceness of these threads: against a third of their weight, checks that need no bcrypt
+/// Added to the niceness of these threads: against a fifth of their weight, checks that need no bcrypt
 /// come first in a flood of wrong keys, and a new key is still proven in time on a busy machine.
-const NICENESS: i32 = 5;
+const NICENESS: i32 = 7;
 
 /// A fixed number of threads and a bounded queue. The threads end when it is dropped.
 pub(super) struct Pool {
