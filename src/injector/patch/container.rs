@@ -87,6 +87,7 @@ fn environment(asked: &Asked, sidecar: &Sidecar) -> Value {
         json!({ "name": "KEYSTILE_SOCKET_MODE", "value": "0666" }),
         json!({ "name": "KEYSTILE_ADMIN_LISTEN", "value": format!("0.0.0.0:{}", sidecar.admin_port) }),
         from_secret("KEYSTILE_DATABASE_URL", "database-url", false),
+        from_secret("KEYSTILE_CHANGE_FEED_URL", "change-feed-url", true),
         from_secret("KEYSTILE_REDIS_URL", "redis-url", true),
         from_secret("KEYSTILE_CACHE_SECRET", "cache-secret", true),
     ];

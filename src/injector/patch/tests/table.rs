@@ -22,6 +22,7 @@ fn pod_gets_socket_sidecar_mount_and_annotations() {
             { "name": "KEYSTILE_SOCKET_MODE", "value": "0666" },
             { "name": "KEYSTILE_ADMIN_LISTEN", "value": "0.0.0.0:9192" },
             secret("KEYSTILE_DATABASE_URL", "database-url", false),
+            secret("KEYSTILE_CHANGE_FEED_URL", "change-feed-url", true),
             secret("KEYSTILE_REDIS_URL", "redis-url", true),
             secret("KEYSTILE_CACHE_SECRET", "cache-secret", true),
         ],
@@ -161,8 +162,10 @@ fn annotations_say_what_is_different() {
     let injected = injected(&pod);
     let sidecar = container(&injected);
     assert_eq!(sidecar["envFrom"], json!([{ "configMapRef": { "name": "shop", "optional": false } }]));
-    assert_eq!(sidecar["env"][3]["valueFrom"]["secretKeyRef"]["name"], "shop-keys");
-    assert_eq!(sidecar["env"][6], json!({ "name": "KEYSTILE_LOG", "value": "debug" }));
+    for secret in 3..7 {
+        assert_eq!(sidecar["env"][secret]["valueFrom"]["secretKeyRef"]["name"], "shop-keys");
+    }
+    assert_eq!(sidecar["env"][7], json!({ "name": "KEYSTILE_LOG", "value": "debug" }));
     assert_eq!(
         sidecar["resources"],
         json!({ "requests": { "cpu": "10m", "memory": "300Mi" }, "limits": { "cpu": "2", "memory": "300Mi" } }),
