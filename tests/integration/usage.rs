@@ -11,6 +11,7 @@ use crate::harness::{
     postgres::{self, Schema},
     proxy::{Proxy, Wire},
     service::{Keystile, Setup},
+    tools::read,
     until,
 };
 
@@ -138,21 +139,50 @@ async fn nothing_is_written_where_it_is_not_wanted() {
     assert_eq!(total(&fleet).await, 0);
 }
 
-/// The rights that the README names.
+/// Makes the role of that name in docs/database.md, with the rights that it has there; its URL.
+async fn documented_role(schema: &Schema, name: &str) -> (String, String) {
+    let document = read("docs/database.md");
+    let mut blocks = document.split("```sql\n").filter_map(|rest| rest.split("```").next());
+    let block = blocks.find(|block| block.starts_with(&format!("CREATE ROLE {name} "))).unwrap();
+    let role = format!("{name}_{}", schema.name());
+    let lines = block.lines().filter(|line| !line.contains("ON roles") && !line.contains("ON budgets"));
+    let sql: String = lines.map(|line| format!("{line}\n")).collect();
+    let sql = sql.replace("SCHEMA public", &format!("SCHEMA {}", schema.name()));
+    let sql = sql.replace(&format!("ROLE {name} "), &format!("ROLE {role} "));
+    schema.execute(&sql.replace(&format!("TO {name};"), &format!("TO {role};"))).await;
+    let url = schema.url().replace("keystile@", &format!("{role}@"));
+    (role, url)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn role_with_the_documented_rights_manages_keys() {
+    let fleet = Fleet::start(1, &[]).await;
+    let (role, url) = documented_role(&fleet.schema, "keystile_admin").await;
+    let setup = Setup::with_database(&url);
+    setup.create_user("bob");
+    let key = setup.json(&["keys", "create", "--user", "bob@example.com"]);
+    let id = key["id"].to_string();
+    let hash = "$2b$04$N9qo8uLOickgx2ZMRZoMyeIjZAgcfl7p92ldGxad68LJZdL17lhWy";
+    let csv = format!("id,user_email,key_prefix,key_hash\n700,bob@example.com,ks_other,{hash}\n");
+    std::fs::write(setup.path("keys.csv"), csv).unwrap();
+    setup.json(&["explain", &id]);
+    for command in [
+        &["keys", "import", "keys.csv"][..],
+        &["keys", "revoke", &id, "--wait"],
+        &["invalidate", "--all"],
+        &["users", "disable", "bob@example.com"],
+    ] {
+        let output = setup.run(command);
+        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    fleet.schema.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn role_with_the_documented_rights_serves_counts_and_prunes() {
     let fleet = Fleet::start(0, &[]).await;
     let key = fleet.key(&[]);
-    let (schema, role) = (fleet.schema.name(), format!("server_{}", fleet.schema.name()));
-    fleet
-        .schema
-        .execute(&format!(
-            "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA {schema} TO {role};
-            GRANT SELECT ON api_keys, users TO {role}; GRANT SELECT, UPDATE, DELETE ON keystile_changes TO {role};
-            GRANT UPDATE (total_requests, last_used_at) ON api_keys TO {role}"
-        ))
-        .await;
-    let url = fleet.schema.url().replace("keystile@", &format!("{role}@"));
+    let (role, url) = documented_role(&fleet.schema, "keystile").await;
     let setup = Setup::with_database(&url);
     let Keystile { setup, process } = setup.start(&[("KEYSTILE_USAGE_INTERVAL", "1s")]).await;
     let channel = channel(setup.tcp).await;
