@@ -3,6 +3,8 @@
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
+# For keystile_build_info: docker build --build-arg KEYSTILE_COMMIT="$(git rev-parse --short HEAD)"
+ARG KEYSTILE_COMMIT=unknown
 RUN cargo build --release --locked --bin keystile \
     && mkdir -p /empty
 
