@@ -11,14 +11,24 @@ use crate::harness::tools::{self, helm, kustomize, python, read, repository, yam
 /// Overlays that the oldest supported Kubernetes takes, and those for newer ones alone.
 const OVERLAYS: [&str; 3] = ["cert-manager", "self-signed", "monitoring"];
 const NEWER: [(&str, &str); 2] = [("policy/validating", "1.30"), ("policy", "1.37")];
-const EXAMPLES: [&str; 7] =
-    ["settings", "deployment", "job", "istio", "envoy-gateway", "gateway-api", "shared-service"];
+const EXAMPLES: [&str; 8] = [
+    "settings",
+    "deployment",
+    "networkpolicy",
+    "job",
+    "istio",
+    "envoy-gateway",
+    "gateway-api",
+    "shared-service",
+];
 
 /// Kinds that are not Kubernetes' own, and have no schema in the validator.
-const FOREIGN: [&str; 14] = [
+const FOREIGN: [&str; 16] = [
     "AuthorizationPolicy",
     "Backend",
     "Certificate",
+    "ClientTrafficPolicy",
+    "EnvoyFilter",
     "EnvoyProxy",
     "Gateway",
     "GatewayClass",
