@@ -1,6 +1,6 @@
 //! Hears of changes from the database, and makes them count in every tier at once.
 //!
-//! The log of changes is read twice a second at least, and at once when the database calls. What it says is
+//! The log of changes is read every 750 ms at least, and at once when the database calls. What it says is
 //! dropped from memory, and barred at the [`Fence`] from coming back out of a reading that is older. While the
 //! log cannot be read, nothing counts for longer than [`WORST_CASE`](crate::fence::WORST_CASE).
 

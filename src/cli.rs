@@ -45,7 +45,7 @@ enum Command {
     /// Create the tables where there are none, and let the database log what changes.
     Migrate(DatabaseOptions),
 
-    /// Drop a prefix, or everything, from the memory of every running sidecar, and wait until they have.
+    /// Drop a prefix, or everything, from the memory of every running sidecar, and wait until those that listen have.
     Invalidate(invalidate::Invalidate),
 
     /// Make, see and revoke API keys.

@@ -30,7 +30,7 @@ pub struct DatabaseOptions {
     #[arg(long, env = "KEYSTILE_CHANGE_FEED_URL", hide_env_values = true)]
     pub change_feed_url: Option<DatabaseUrl>,
 
-    /// Connections to the database at the most; look-ups leave one of them to the change feed, which has one more that listens.
+    /// Connections to the database at the most, beside one to Postgres that listens. Look-ups leave one of them to the change feed.
     #[arg(long, env = "KEYSTILE_DATABASE_CONNECTIONS", default_value = "8", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub database_connections: u32,
 }
@@ -113,7 +113,7 @@ pub struct ServeOptions {
     )]
     pub upstream_headers: Vec<String>,
 
-    /// What becomes of a client's own copies of headers that Keystile could send and does not: `all` removes whatever may be there; `seen` what came with the check, where Envoy's `allowed_headers` must not hold them back.
+    /// Which headers of ours are removed from requests, of those that Keystile does not set: `all` of them, or those `seen` in the check. `seen` is safe only where Envoy sends all `x-auth-*` and `x-ratelimit-*` headers with the check: what it holds back reaches the upstream as the client wrote it.
     #[arg(long, env = "KEYSTILE_REMOVE_HEADERS", default_value = "all", help_heading = "Checks")]
     pub remove_headers: RemoveHeaders,
 
@@ -151,7 +151,7 @@ pub struct ServeOptions {
     #[arg(long, env = "KEYSTILE_NEGATIVE_TTL", default_value = "10s", value_parser = duration, help_heading = "Caches")]
     pub negative_ttl: Duration,
 
-    /// How long past its TTL a record serves while the database does not answer; `0s` not at all.
+    /// How long a record serves past `--record-ttl` while the database does not answer; with `0s` it serves until then, and no longer.
     #[arg(long, env = "KEYSTILE_STALE_IF_ERROR", default_value = "300s", value_parser = duration_or_none, help_heading = "Caches")]
     pub stale_if_error: Duration,
 
@@ -159,7 +159,7 @@ pub struct ServeOptions {
     #[arg(long, env = "KEYSTILE_MEMORY_CAPACITY", default_value = "100000", value_parser = capacity, help_heading = "Caches")]
     pub memory_capacity: usize,
 
-    /// How often it is written to the database when keys were used last, and how often; `0s` never.
+    /// How often the use of keys is written to the database: `last_used_at` and `total_requests`; `0s` never.
     #[arg(long, env = "KEYSTILE_USAGE_INTERVAL", default_value = "10s", value_parser = duration_or_none, help_heading = "Caches")]
     pub usage_interval: Duration,
 
@@ -205,7 +205,7 @@ pub struct ServeOptions {
     #[arg(long, env = "KEYSTILE_LOG", default_value = "info", help_heading = "Logs")]
     pub log: String,
 
-    /// Form of the log.
+    /// Form of the log: `text` for people, `json` for programs, an object a line.
     #[arg(long, env = "KEYSTILE_LOG_FORMAT", default_value = "text", help_heading = "Logs")]
     pub log_format: LogFormat,
 }

@@ -169,7 +169,7 @@ pub const TABLE: &[Metric] = &[
     Metric {
         name: CHANGE_FEED_UP,
         kind: Kind::Gauge,
-        help: "1 while changes of keys are heard of within a second; 0 while nothing is believed for longer than 30 s.",
+        help: "1 while changes of keys are heard of within a second; 0 while they are not, and what was read is read anew after 30 s.",
     },
     Metric {
         name: INVALIDATIONS,

@@ -68,7 +68,9 @@ pub(super) async fn wait_for_all(
             "milliseconds": u64::try_from(millis).unwrap_or(u64::MAX),
         }))?,
         Form::Table if database.is_file() => {
-            print("logged; every keystile that has this file open has looked at it by now\n")?;
+            print(
+                "logged; a keystile that has this file open looks at it four times a second, and is not asked\n",
+            )?;
         }
         Form::Table => {
             print(&format!("dropped by {} sidecars within {millis} ms\n", confirmed.dropped.len()))?

@@ -65,7 +65,9 @@ pub(super) struct Revoke {
     /// Id or prefix.
     #[arg(value_name = "ID|PREFIX")]
     key: String,
-    /// Return when every running sidecar has dropped the key, and fail if one has not.
+    /// Return when every sidecar that listens to the database's changes has dropped the key, and fail if one
+    /// has not. Others are not known: without any, it is dropped by 0 sidecars. With SQLite nobody is asked, and
+    /// half a second is waited.
     #[arg(long)]
     wait: bool,
     #[command(flatten)]

@@ -96,7 +96,7 @@ pub struct InjectOptions {
     #[arg(long, env = "KEYSTILE_LOG", default_value = "info", help_heading = "Logs")]
     pub log: String,
 
-    /// Form of the log.
+    /// Form of the log: `text` for people, `json` for programs, an object a line.
     #[arg(long, env = "KEYSTILE_LOG_FORMAT", default_value = "text", help_heading = "Logs")]
     pub log_format: LogFormat,
 }
