@@ -14,7 +14,6 @@ use crate::{
     decision::Tier,
     fence::{Fence, Ticket, WORST_CASE},
     flight::Flights,
-    gate::CallError,
     metrics::{CacheLookups, Metrics},
     moment::Moment,
 };
@@ -175,9 +174,7 @@ impl<S: KeyStore> Inner<S> {
                 Ok(found)
             }
             // What is held has perhaps no hashes, and what it has is proven already.
-            Err(error) if error.is_outage() && !hashed => {
-                self.fall_back(prefix, ticket, now.monotonic).ok_or(error)
-            }
+            Err(error) if !hashed => self.fall_back(prefix, ticket, now.monotonic).ok_or(error),
             Err(error) => Err(error),
         }
     }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 struct Counting {
     asked: Arc<AtomicUsize>,
     broken: Arc<AtomicBool>,
+    unfit: bool,
 }
 
 impl KeyStore for Counting {
@@ -16,7 +17,8 @@ impl KeyStore for Counting {
         self.asked.fetch_add(1, Ordering::SeqCst);
         tokio::time::sleep(Duration::from_millis(10)).await;
         if self.broken.load(Ordering::SeqCst) {
-            return Err(StoreError::Unavailable("as the test wants".into()));
+            let why = "as the test wants".into();
+            return Err(if self.unfit { StoreError::Unfit(why) } else { StoreError::Unavailable(why) });
         }
         let record = Arc::new(sample::record());
         let records = if prefix == record.prefix { Arc::from([record]) } else { Arc::default() };
@@ -126,21 +128,25 @@ async fn failure_is_not_remembered() {
 
 #[tokio::test]
 async fn known_keys_outlive_an_outage_and_unknown_ones_get_no_answer() {
-    let next = Counting::default();
-    let broken = Arc::clone(&next.broken);
-    let memory = over(next);
-    let now = Moment::now();
-    memory.records(known(), now).await.expect("found");
-    broken.store(true, Ordering::SeqCst);
-    for (seconds, stale) in [(269, false), (300, true), (301, true), (569, true)] {
-        let found = memory.records(known(), later(now, seconds)).await.expect("found");
-        assert_eq!((found.records.len(), found.tier, found.stale), (1, Tier::Memory, stale), "{seconds} s");
+    // Whether the database is gone, or answers that it no longer has what is needed.
+    for unfit in [false, true] {
+        let next = Counting { unfit, ..Counting::default() };
+        let broken = Arc::clone(&next.broken);
+        let memory = over(next);
+        let now = Moment::now();
+        memory.records(known(), now).await.expect("found");
+        broken.store(true, Ordering::SeqCst);
+        for (seconds, stale) in [(269, false), (300, true), (301, true), (569, true)] {
+            let found = memory.records(known(), later(now, seconds)).await.expect("found");
+            let expected = (1, Tier::Memory, stale);
+            assert_eq!((found.records.len(), found.tier, found.stale), expected, "{seconds} s");
+        }
+        memory.records(known(), later(now, 600)).await.expect_err("too old");
+        memory.records(unknown(1), later(now, 300)).await.expect_err("nobody knows");
+        broken.store(false, Ordering::SeqCst);
+        let recovered = memory.records(known(), later(now, 601)).await.expect("found");
+        assert_eq!((recovered.tier, recovered.stale), (Tier::Database, false));
     }
-    memory.records(known(), later(now, 600)).await.expect_err("too old");
-    memory.records(unknown(1), later(now, 300)).await.expect_err("nobody knows");
-    broken.store(false, Ordering::SeqCst);
-    let recovered = memory.records(known(), later(now, 601)).await.expect("found");
-    assert_eq!((recovered.tier, recovered.stale), (Tier::Database, false));
 }
 
 #[tokio::test]
