@@ -96,9 +96,9 @@ impl Usage {
 
     /// Puts back what could not be written.
     pub fn put_back(&self, batch: Batch) {
-        let mut part = lock(&self.0.parts[own_part()]);
-        for (key, used) in batch {
-            add(&mut part, key, used);
+        // Over all parts, since each is bounded.
+        for (n, (key, used)) in batch.into_iter().enumerate() {
+            add(&mut lock(&self.0.parts[n % PARTS]), key, used);
         }
     }
 
