@@ -72,6 +72,9 @@ pub(super) async fn wait_for_all(
                 "logged; a keystile that has this file open looks at it four times a second, and is not asked\n",
             )?;
         }
+        Form::Table if confirmed.dropped.is_empty() && confirmed.silent.is_empty() => {
+            print("logged; no sidecar listens to this database, so nobody was asked\n")?;
+        }
         Form::Table => {
             print(&format!("dropped by {} sidecars within {millis} ms\n", confirmed.dropped.len()))?
         }

@@ -66,7 +66,7 @@ pub(super) struct Revoke {
     #[arg(value_name = "ID|PREFIX")]
     key: String,
     /// Return when every sidecar that listens to the database's changes has dropped the key, and fail if one
-    /// has not. Others are not known: without any, it is dropped by 0 sidecars. With SQLite nobody is asked, and
+    /// has not. Others are not known: if none listens, nobody is asked. With SQLite nobody is asked, and
     /// half a second is waited.
     #[arg(long)]
     wait: bool,

@@ -97,8 +97,7 @@ pub(super) fn deny(
     let format = if attributes.is_grpc { DenyFormat::Text } else { config.deny_format };
     let mut set = vec![overwrite("content-type", body::content_type(format))];
     set.extend(challenge(reason).map(|challenge| overwrite("www-authenticate", challenge)));
-    let seconds = denial.retry_after.map(|wait| whole_seconds(wait).to_string());
-    set.extend(seconds.map(|seconds| overwrite("retry-after", seconds)));
+    set.extend(retry_after(denial));
     let standing = denial.proven.as_ref().and_then(|proven| proven.standing.as_ref());
     set.extend(limits(standing, config.rate_limit_fields));
     // Also for HEAD: Envoy keeps the body to itself, and answers with its type and length.
@@ -113,7 +112,8 @@ pub(super) fn deny(
 
 /// Turns away a request of which nothing is known.
 pub(super) fn deny_unknown(reason: Reason, format: DenyFormat) -> CheckResponse {
-    let set = vec![overwrite("content-type", body::content_type(format))];
+    let mut set = vec![overwrite("content-type", body::content_type(format))];
+    set.extend(retry_after(&reason.into()));
     denied(reason, set, body::write(format, reason, ""), None)
 }
 
@@ -130,6 +130,10 @@ fn denied(
         dynamic_metadata,
         http_response: Some(HttpResponse::DeniedResponse(denied)),
     }
+}
+
+fn retry_after(denial: &Denial) -> Option<HeaderValueOption> {
+    denial.retry_after.map(|wait| overwrite("retry-after", whole_seconds(wait).to_string()))
 }
 
 /// `WWW-Authenticate` of a 401 (RFC 6750, section 3).
