@@ -33,7 +33,7 @@ def edits():
     """What makes some keys special: a key's id is its number and one."""
     networks = [f'"10.{n}.0.0/16"' for n in range(19)] + ['"127.0.0.0/8"']
     endpoints = [f'"GET /v1/files/{n}/**"' for n in range(19)] + ['"POST /v1/chat/completions"']
-    plenty = 4_000_000_000
+    plenty = 2_000_000_000
     lists = f"[{', '.join(networks)}]", f"[{', '.join(endpoints)}]", '["o1", "gpt-4o*"]'
     return [
         ("UPDATE api_keys SET is_active = 0 WHERE id = ?", (DISABLED + 1,)),
