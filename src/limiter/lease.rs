@@ -163,11 +163,13 @@ impl Slot {
                 *seen = Seen { number, used, mine, ..Seen::default() };
                 continue;
             }
+            // Of another window, Redis settled nothing.
+            let (debt, back) = if line.number == told.number { (line.debt, line.back) } else { (0, 0) };
             seen.used = told.used;
             // Answers may come in another order than they were given.
-            seen.mine = told.mine.max(seen.mine.saturating_sub(line.back));
-            seen.debt = seen.debt.saturating_sub(line.debt);
-            seen.back = seen.back.saturating_sub(line.back);
+            seen.mine = told.mine.max(seen.mine.saturating_sub(back));
+            seen.debt = seen.debt.saturating_sub(debt);
+            seen.back = seen.back.saturating_sub(back);
         }
     }
 
@@ -209,6 +211,10 @@ impl Slot {
         let lines = order.windows.iter().zip(&reply.windows);
         for (seen, (line, told)) in self.windows.iter_mut().zip(lines) {
             let (Some(line), Some(told)) = (line, told) else { continue };
+            // Told of a window that is over by now; or Redis's clock was set back, and it took along what was used.
+            if seen.number != told.number || told.number < line.number {
+                continue;
+            }
             let known = if line.number == told.number { line.mine.saturating_sub(line.back) } else { 0 };
             seen.back += told.mine.saturating_sub(known + reply.grant);
         }

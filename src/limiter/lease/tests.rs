@@ -298,6 +298,39 @@ fn answer_that_was_lost_costs_the_key_nothing_in_the_end() {
 }
 
 #[test]
+fn what_redis_takes_along_when_its_clock_goes_back_is_not_given_back() {
+    let (mut slot, bill, now) = (Slot::default(), bill(100, None, 1), Instant::now());
+    let reply = |number, used, grant| {
+        let told = Told { number, used, mine: used };
+        Reply { now: START, grant, windows: [Some(told), None, None] }
+    };
+    let order = slot.order_share(&bill, ALONE, now);
+    slot.learn_share(&bill, &order, &reply(1000, 60, 60), now);
+    assert_eq!(slot.share.left, 60);
+    slot.share.left = 0;
+    // Set back by ten minutes: what was used goes along into the earlier window.
+    let order = slot.order_share(&bill, ALONE, now);
+    slot.learn_share(&bill, &order, &reply(990, 61, 1), now);
+    assert_eq!(slot.windows[0].back, 0);
+    assert_eq!((slot.windows[0].number, slot.windows[0].used), (990, 61));
+}
+
+#[test]
+fn answer_about_a_window_that_is_over_is_not_taken_for_the_present_ones() {
+    let (mut slot, bill, now) = (Slot::default(), bill(100, None, 1), Instant::now());
+    let reply = |number, mine, grant| {
+        let told = Told { number, used: mine, mine };
+        Reply { now: START, grant, windows: [Some(told), None, None] }
+    };
+    let first = slot.order_share(&bill, ALONE, now);
+    let settled = slot.order(&bill);
+    slot.learn_share(&bill, &first, &reply(11, 5, 5), now);
+    // Sent before, and answered in the window before.
+    slot.learn_settled(&settled, &reply(10, 40, 0));
+    assert_eq!((slot.windows[0].number, slot.windows[0].back), (11, 0));
+}
+
+#[test]
 fn parts_together_are_the_whole() {
     for count in 1..8 {
         for whole in 0..30 {
