@@ -102,6 +102,11 @@ impl Usage {
         }
     }
 
+    /// Gives up what may have been written, and may not.
+    fn lose(&self, batch: &Batch) {
+        self.0.lost.increment(batch.values().map(|used| used.requests).sum());
+    }
+
     /// Requests that are counted and not written yet.
     pub fn pending(&self) -> u64 {
         let requests = |part: &Mutex<Batch>| lock(part).values().map(|used| used.requests).sum::<u64>();

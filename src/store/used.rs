@@ -36,7 +36,10 @@ impl Database {
             Err(error) => return Written::NotDone(error),
         };
         let Some(sql) = self.update(&catalog) else { return Written::Done };
-        let used = batch.iter().map(|(key, used)| {
+        // In one order, so that two sidecars do not wait for each other's rows.
+        let mut batch: Vec<_> = batch.iter().collect();
+        batch.sort_unstable_by_key(|(key, _)| **key);
+        let used = batch.into_iter().map(|(key, used)| {
             let last = self.dialect().timestamp(cell::write_timestamp(used.last));
             json!({ "id": key.0, "n": used.requests, "last": last })
         });

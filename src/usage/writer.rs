@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 use super::{Batch, Usage};
 use crate::{
     metrics::Metrics,
-    store::{Database, Written},
+    store::{Database, StoreError, Written},
 };
 
 /// The one task that writes usage.
@@ -104,6 +104,11 @@ impl Writer {
                 self.usage.put_back(batch);
                 true
             }
+            // Another server, or one that was restored, knows nothing of this transaction, and never will.
+            Err(StoreError::Unfit(_)) => {
+                self.usage.lose(&batch);
+                true
+            }
             Ok(None) | Err(_) => {
                 self.unsure = Some((transaction, batch));
                 false
@@ -111,7 +116,7 @@ impl Writer {
         }
     }
 
-    fn fail(&mut self, error: &crate::store::StoreError) {
+    fn fail(&mut self, error: &StoreError) {
         if !std::mem::replace(&mut self.is_failing, true) {
             warn!(%error, "usage is not written at the moment; it is kept, and tried again");
         }
