@@ -17,7 +17,7 @@ use crate::{
     limits::{Bill, Span},
     moment::Moment,
     policy::{self, CHECKS, Check, Facts},
-    store::{Database, KeyStore},
+    store::{Database, KeyStore, MAX_RECORDS},
 };
 
 /// A key, and a request that is imagined.
@@ -96,7 +96,10 @@ impl Explain {
         let found = database.records(prefix, Moment::now()).await?;
         let record = found.records.iter().find(|record| record.id.0.to_string() == id);
         let record = record.with_context(|| {
-            format!("key {id} is denied as invalid_credential: its row cannot be decoded")
+            format!(
+                "key {id} is denied as invalid_credential: its row cannot be decoded, or is not among the newest \
+                 {MAX_RECORDS} with its prefix, which are all that are tried"
+            )
         })?;
         Ok(Proven { record: Arc::clone(record), tier: Tier::Database, stale: false, standing: None })
     }

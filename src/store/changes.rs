@@ -8,7 +8,9 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     Cell, Database, StoreError,
+    catalog::Catalog,
     database::Operation,
+    migrate,
     sql::{Dialect, Patience, Statement},
 };
 use crate::{
@@ -58,9 +60,6 @@ pub(crate) const TRIGGER: &str = "keystile_changed";
 /// Entries that one reading gets at the most, so that a change of everything, however large, is heard of within a
 /// call's deadline. Beyond what the fence keeps apart, everything is dropped: which keys changed is no matter then.
 pub const MOST: usize = CAPACITY;
-
-/// Tables without which a log is not whole.
-const WATCHED: &str = "'api_keys', 'users'";
 
 /// An expression for which changes a statement has seen.
 pub(crate) fn position(dialect: Dialect) -> &'static str {
@@ -117,22 +116,33 @@ impl Database {
         })
     }
 
-    /// Whether there is a log, and triggers that write it.
+    /// Whether there is a log, and all the triggers that write it.
     ///
     /// # Errors
     /// [`StoreError`] when the database does not answer.
     pub async fn log_state(&self) -> Result<LogState, StoreError> {
+        let catalog = self.catalog(Patience::Check).await?;
+        self.log_state_of(&catalog).await
+    }
+
+    pub(super) async fn log_state_of(&self, catalog: &Catalog) -> Result<LogState, StoreError> {
+        let needed = migrate::triggers(catalog, self.dialect());
+        let needed = needed.iter().map(|(table, trigger)| format!("('{table}', '{trigger}')"));
+        let needed = needed.collect::<Vec<_>>().join(", ");
         let sql = match self.dialect() {
             Dialect::Postgres => format!(
                 "SELECT CAST(l.oid AS text) FROM (SELECT CAST(to_regclass('{TABLE}') AS oid) AS oid) l
-                WHERE l.oid IS NOT NULL AND 2 = (SELECT count(*) FROM pg_trigger t
-                    JOIN (VALUES (to_regclass('api_keys')), (to_regclass('users'))) AS w (oid) ON t.tgrelid = w.oid
-                    WHERE t.tgname = '{TRIGGER}' AND t.tgenabled = 'A')"
+                WHERE l.oid IS NOT NULL AND NOT EXISTS (
+                    SELECT 1 FROM (VALUES {needed}) AS n (relation, name) WHERE NOT EXISTS (
+                        SELECT 1 FROM pg_trigger t WHERE t.tgrelid = to_regclass(n.relation)
+                        AND t.tgname = n.name AND t.tgenabled = 'A'))"
             ),
             Dialect::Sqlite => format!(
-                "SELECT name FROM sqlite_schema WHERE type = 'table' AND name = '{TABLE}'
-                AND 2 = (SELECT count(*) FROM sqlite_schema WHERE type = 'trigger'
-                    AND name IN ('{TRIGGER}_api_keys_update', '{TRIGGER}_users_update') AND tbl_name IN ({WATCHED}))"
+                "WITH needed (relation, name) AS (VALUES {needed})
+                SELECT name FROM sqlite_schema WHERE type = 'table' AND name = '{TABLE}' AND NOT EXISTS (
+                    SELECT 1 FROM needed n WHERE NOT EXISTS (
+                        SELECT 1 FROM sqlite_schema t WHERE t.type = 'trigger'
+                        AND t.tbl_name = n.relation AND t.name = n.name))"
             ),
         };
         let rows = self.check(Operation::Changes, Statement::new(sql, [])).await?;
@@ -195,6 +205,8 @@ impl Database {
                 format!("UPDATE {TABLE} SET seen_at = datetime('now') WHERE seen_at IS NULL"),
             ],
         };
+        // Not on the connection that look-ups leave to the feed.
+        let _turn = self.turn().await;
         for sql in statements {
             self.backend().query(Patience::Person, Statement::new(sql.as_str(), [])).await?;
         }

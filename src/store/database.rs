@@ -6,6 +6,7 @@ use std::{
 };
 
 use metrics::{Counter, Histogram};
+use tokio::sync::SemaphorePermit;
 use tracing::warn;
 
 use super::{
@@ -158,10 +159,15 @@ impl Database {
         gate.call(duration, self.backend().query(Patience::Check, statement)).await
     }
 
+    /// A turn among look-ups, for what is to take no connection beside them.
+    pub(super) async fn turn(&self) -> SemaphorePermit<'_> {
+        self.0.gate.turn().await
+    }
+
     /// Makes a change that is not to be made twice. Not cut short by the gate, whose deadline would leave it
     /// unknown what became of it.
     pub(super) async fn write_once(&self, statement: Statement) -> Written {
-        let _turn = self.0.gate.turn().await;
+        let _turn = self.turn().await;
         let started = Instant::now();
         let written = self.backend().write_once(statement).await;
         self.0.durations.usage.record(started.elapsed());
@@ -205,7 +211,7 @@ impl KeyStore for Database {
     async fn records(&self, prefix: Prefix, _: Moment) -> Result<Arc<Found>, StoreError> {
         let read = || async {
             let sql = Arc::clone(&self.catalog(Patience::Check).await?.records);
-            let statement = Statement { sql, params: vec![Some(prefix.as_str().to_owned())] };
+            let statement = Statement::new(sql, [Some(prefix.as_str().to_owned())]);
             self.backend().query(Patience::Check, statement).await
         };
         let read = async {

@@ -37,6 +37,19 @@ type Result<T, E = ManageError> = std::result::Result<T, E>;
 /// A column of one table, and what is written there.
 type Value = (&'static str, Cell);
 
+impl Listed {
+    /// The row, if it is switched off now: row-level security, or a trigger, may have kept it from that without a word.
+    fn inactive(self) -> Result<Self> {
+        match self.get("is_active").as_bool() {
+            Some(false) => Ok(self),
+            _ => Err(ManageError::Refused(
+                "the database left the row as it is; row-level security or a trigger of its own keeps it so"
+                    .into(),
+            )),
+        }
+    }
+}
+
 impl Database {
     async fn query(&self, statement: Statement) -> Result<Rows> {
         Ok(self.backend().query(Patience::Person, statement).await?)

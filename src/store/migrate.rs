@@ -1,5 +1,7 @@
 //! Creates the tables where there are none. What somebody else made is left as it is.
 
+use std::time::Duration;
+
 use super::{
     Database, LogState, StoreError,
     catalog::Catalog,
@@ -9,9 +11,16 @@ use super::{
 
 mod triggers;
 
+pub(super) use triggers::triggers;
+
 const SQLITE: &str = include_str!("migrations/sqlite.sql");
 const POSTGRES: &str = include_str!("migrations/postgres.sql");
 const TABLES: [&str; 2] = ["users", "api_keys"];
+
+/// How long, and how often, a migration waits for tables that somebody is using. Whoever reads them waits behind it.
+const PATIENCE: &str = "SET LOCAL lock_timeout = '1s'";
+const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_secs(2);
 
 /// Lets two migrations at once pass one after the other. The number is arbitrary, and ours.
 const LOCK: &str = "SELECT CAST(pg_advisory_xact_lock(5353872341) AS text)";
@@ -100,19 +109,37 @@ impl Database {
                 triggers::statements(&catalog, Dialect::Postgres, &format!("{path}, pg_temp"))
             }
         };
-        if self.log_state().await? != LogState::Missing && self.is_made_of(&statements, &fingerprint).await? {
+        if self.log_state_of(&catalog).await? != LogState::Missing
+            && self.is_made_of(&statements, &fingerprint).await?
+        {
             return Ok(Log::Kept);
         }
-        let lock = (self.dialect() == Dialect::Postgres).then(|| LOCK.to_owned());
+        let lock: &[&str] = match self.dialect() {
+            Dialect::Postgres => &[LOCK, PATIENCE],
+            Dialect::Sqlite => &[],
+        };
         // Whoever serves from these tables looks at them anew.
         let tell = format!("INSERT INTO {} (prefix) VALUES (NULL)", changes::TABLE);
-        let statements = lock.into_iter().chain(statements).chain([tell]);
-        let statements = statements.map(|sql| Statement::new(sql, [])).collect();
-        match self.backend().transaction(statements, false, Box::new(|_| ())).await? {
-            Outcome::Failed(_, StoreError::Unfit(reason)) => Ok(Log::Refused(reason.to_string())),
-            Outcome::Failed(_, error) => Err(error),
-            Outcome::Committed | Outcome::Refused(_) => Ok(Log::Made),
+        let lock = lock.iter().map(|sql| (*sql).to_owned());
+        let statements = lock.chain(statements).chain([tell]).map(|sql| Statement::new(sql, []));
+        let statements: Vec<_> = statements.collect();
+        for tried in 1.. {
+            match self.backend().transaction(statements.clone(), false, Box::new(|_| ())).await? {
+                Outcome::Failed(_, StoreError::Unfit(reason)) => return Ok(Log::Refused(reason.to_string())),
+                Outcome::Failed(_, error) if is_locked(&error) && tried < TRIES => {
+                    tokio::time::sleep(PAUSE).await
+                }
+                Outcome::Failed(_, error) if is_locked(&error) => {
+                    return Err(StoreError::Unavailable(
+                        "a long transaction is using its tables; run `keystile migrate` when it is over"
+                            .into(),
+                    ));
+                }
+                Outcome::Failed(_, error) => return Err(error),
+                Outcome::Committed | Outcome::Refused(_) => break,
+            }
         }
+        Ok(Log::Made)
     }
 
     /// Whether the log that is there was made by these very statements.
@@ -166,4 +193,9 @@ impl Database {
         };
         Ok(!self.backend().query(Patience::Person, Statement::new(sql, [])).await?.is_empty())
     }
+}
+
+/// Whether a lock was not to be had in time (`lock_not_available`).
+fn is_locked(error: &StoreError) -> bool {
+    error.to_string().contains("SQLSTATE 55P03")
 }

@@ -92,8 +92,9 @@ impl Postgres {
         let work = async {
             let mut link = self.link().await?;
             match link.query(statement).await {
-                // A connection that died while idle is no outage: once more on a fresh one.
-                Err(error) if died(&error) => {
+                // A connection that died while idle is no outage: once more on a fresh one. Not for a person, who
+                // may have changed something: the connection is fresh then, and it may be the answer that was lost.
+                Err(error) if died(&error) && patience == Patience::Check => {
                     // The server may have said so before the socket closes: not back into the pool.
                     link.state = State::Ending;
                     drop(link);
@@ -119,6 +120,9 @@ impl Postgres {
         let mut empty = Vec::new();
         within(limit, link.command("BEGIN")).await?;
         for (at, statement) in statements.iter().enumerate() {
+            if statement.is_final && !empty.is_empty() {
+                continue;
+            }
             let rows = async { query(&link.client, statement).await.map_err(|error| explain(&error)) };
             let rows = match within(limit, rows).await {
                 Ok(rows) => rows,

@@ -12,6 +12,8 @@ pub(crate) type Rows = Vec<Vec<Cell>>;
 pub(crate) struct Statement {
     pub(crate) sql: Arc<str>,
     pub(crate) params: Vec<Cell>,
+    /// Whether it does what no transaction takes back, and so is not even tried after another has failed.
+    pub(crate) is_final: bool,
 }
 
 /// The database itself.
@@ -52,7 +54,12 @@ pub(crate) type Progress = Box<dyn Fn(usize) + Send + Sync>;
 
 impl Statement {
     pub(crate) fn new(sql: impl Into<Arc<str>>, params: impl Into<Vec<Cell>>) -> Self {
-        Self { sql: sql.into(), params: params.into() }
+        Self { sql: sql.into(), params: params.into(), is_final: false }
+    }
+
+    /// The same, to be run only if all before it in its transaction went well.
+    pub(crate) fn at_last(self) -> Self {
+        Self { is_final: true, ..self }
     }
 }
 
@@ -84,7 +91,7 @@ impl Backend {
     }
 
     /// Runs the statements in one transaction, all or nothing; with `needs_rows`, a statement that
-    /// returns none has failed too.
+    /// returns none has failed too, and those after it are tried to see which else do.
     pub(crate) async fn transaction(
         &self,
         statements: Vec<Statement>,

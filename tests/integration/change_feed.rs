@@ -262,16 +262,27 @@ async fn changes_that_come_by_replication_are_heard_of() {
 async fn row_that_another_replaces_is_heard_of_in_sqlite() {
     let setup = Setup::new();
     setup.create_user("ada");
-    let key = setup.create_key("ada", &[]);
+    // Before it starts, so that nothing else is left to be heard of.
+    let keys = [setup.create_key("ada", &[]), setup.create_key("ada", &[])];
     let Keystile { setup, process: _process } = setup.start(&[]).await;
     let channel = channel(setup.tcp).await;
-    assert_eq!(status(&ask(&channel, &key.credential).await), 200);
-    setup.execute(
+    for key in &keys {
+        assert_eq!(status(&ask(&channel, &key.credential).await), 200);
+    }
+    let other_prefix = format!(
         "INSERT OR REPLACE INTO api_keys (id, user_id, key_prefix, key_hash)
-        SELECT id, user_id, 'ks_other', key_hash FROM api_keys",
+        SELECT id, user_id, 'ks_other', key_hash FROM api_keys WHERE id = {}",
+        keys[0].id
     );
-    until("the old prefix is denied", SECOND, async || status(&ask(&channel, &key.credential).await) == 401)
-        .await;
+    // Whose keys are left without a user, where nobody checks.
+    let other_id =
+        "PRAGMA foreign_keys = off; INSERT OR REPLACE INTO users (id, email, username, hashed_password)
+        SELECT 99, email, username, hashed_password FROM users";
+    for (key, replace) in keys.iter().zip([&*other_prefix, other_id]) {
+        setup.execute(replace);
+        let denied = async || status(&ask(&channel, &key.credential).await) == 401;
+        until("the key is denied", SECOND, denied).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

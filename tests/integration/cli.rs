@@ -324,6 +324,19 @@ async fn keys_that_are_there_already_are_refused() {
 }
 
 #[tokio::test]
+async fn import_that_is_refused_moves_no_sequence() {
+    let place = Place::postgres().await;
+    create_user(&place);
+    let content = format!(
+        "id,key_hash,key_prefix,user_id\n2147483647,{HASH},ks_00001,1\n7,{HASH},ks_00002,1\n7,{HASH},ks_00003,1\n"
+    );
+    import(&place, &file(".csv", &content)).failed(1);
+    assert_eq!(count(&place).await, "0");
+    let next = create_key(&place, &[])["id"].as_i64().expect("an id");
+    assert!(next < 100, "{next}");
+}
+
+#[tokio::test]
 async fn twenty_errors_are_shown_and_the_rest_counted() {
     let place = Place::sqlite().await;
     create_user(&place);

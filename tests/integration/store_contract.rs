@@ -3,7 +3,7 @@
 use keystile::{
     moment::Moment,
     record::{AllowList, Expiry, KeyRecord, Lock},
-    store::{KeyStore, MAX_RECORDS, MOST},
+    store::{KeyStore, Log, LogState, MAX_RECORDS, MOST},
 };
 use time::macros::datetime;
 
@@ -48,10 +48,12 @@ mod budgets;
 mod newer {
     use super::{
         change_of_more_than_one_reading_gets_is_told_as_such, first_reading_of_the_log_has_every_change,
-        locks_and_agents_are_read, role_is_read_from_its_column,
+        locks_and_agents_are_read, log_is_whole_with_every_trigger_and_no_fewer,
+        role_is_read_from_its_column,
     };
     contract! {
         sqlite postgres: [
+            log_is_whole_with_every_trigger_and_no_fewer
             locks_and_agents_are_read
             role_is_read_from_its_column
             first_reading_of_the_log_has_every_change
@@ -256,6 +258,20 @@ async fn change_of_more_than_one_reading_gets_is_told_as_such(place: &Place) {
         let after = place.database().changes(Some(&changes.position)).await.expect("answers");
         assert_eq!(after.logged, [], "what is left out is not caught up with: everything was dropped");
     }
+}
+
+async fn log_is_whole_with_every_trigger_and_no_fewer(place: &Place) {
+    let database = place.database();
+    let is_whole = async || database.log_state().await.expect("up") != LogState::Missing;
+    assert!(is_whole().await);
+    let lose = match place.file() {
+        Some(_) => "DROP TRIGGER keystile_changed_api_keys_delete",
+        None => "DROP TRIGGER keystile_changed_rows ON api_keys",
+    };
+    place.execute(lose).await;
+    assert!(!is_whole().await, "deletions are not logged");
+    assert_eq!(database.migrate().await.expect("migrates").log, Log::Made);
+    assert!(is_whole().await);
 }
 
 async fn migrating_again_changes_nothing(place: &Place) {

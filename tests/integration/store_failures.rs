@@ -9,7 +9,7 @@ use keystile::{
     credential::Prefix,
     metrics::Metrics,
     moment::Moment,
-    store::{Database, KeyStore, StoreError},
+    store::{Database, KeyStore, Log, StoreError},
 };
 
 use crate::harness::{
@@ -153,6 +153,52 @@ async fn connection_that_died_while_idle_is_no_outage() {
     );
     assert_eq!(place.value(&kill).await.as_deref(), Some("t"));
     database.ping().await.expect("on a new connection");
+}
+
+#[tokio::test]
+async fn migration_that_waits_for_a_table_does_not_keep_look_ups_waiting() {
+    let place = Place::postgres().await;
+    place.execute("DROP TABLE keystile_changes CASCADE").await;
+    let (reader, connection) =
+        tokio_postgres::connect(&place.url(), tokio_postgres::NoTls).await.expect("connects");
+    tokio::spawn(connection);
+    // As a dump has it.
+    reader.batch_execute("BEGIN; SELECT count(*) FROM api_keys").await.expect("reads");
+    let migrating = tokio::spawn({
+        let database = place.database();
+        async move { database.migrate().await }
+    });
+    let database = store(&place.url(), 2_000);
+    for _ in 0..15 {
+        database.records(prefix(), Moment::now()).await.expect("behind the migration for a second at most");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert!(!migrating.is_finished(), "it waits, and tries again");
+    reader.batch_execute("COMMIT").await.expect("is over");
+    let migrated = migrating.await.expect("no panic").expect("migrates");
+    assert_eq!(migrated.log, Log::Made);
+}
+
+#[tokio::test]
+async fn row_that_the_database_keeps_as_it_is_is_not_said_to_be_revoked() {
+    let place = Place::postgres().await;
+    place.user().await;
+    place.key("1", &[]).await;
+    place
+        .execute(
+            "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+            CREATE TRIGGER keep BEFORE UPDATE ON api_keys FOR EACH ROW EXECUTE FUNCTION keep()",
+        )
+        .await;
+    let error = place.database().revoke_key("1").await.expect_err("it is not").to_string();
+    assert!(error.contains("left the row as it is"), "{error}");
+}
+
+#[tokio::test]
+async fn transaction_that_a_server_knows_nothing_of_is_unfit() {
+    let place = Place::postgres().await;
+    let error = place.database().was_written("99999999999").await.expect_err("in the future");
+    assert!(matches!(error, StoreError::Unfit(_)), "{error}");
 }
 
 #[tokio::test]

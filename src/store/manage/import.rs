@@ -100,7 +100,7 @@ impl Database {
         }
         let imported = statements.len();
         if with_ids && self.backend().dialect() == Dialect::Postgres {
-            statements.push(Statement::new(AFTER_IDS, []));
+            statements.push(Statement::new(AFTER_IDS, []).at_last());
         }
         let at_line = |at: usize, error: String| (lines.get(at).copied().unwrap_or_default(), error);
         match self.backend().transaction(statements, true, progress).await? {
@@ -135,7 +135,8 @@ impl Database {
     }
 }
 
-/// Ids that were given must not be drawn again: the sequence moves past them, never back.
+/// Ids that were given must not be drawn again: the sequence moves past them, never back, not even if the
+/// transaction does.
 const AFTER_IDS: &str = "SELECT CAST(setval(s, greatest(nextval(s), (SELECT max(id) FROM api_keys))) AS text)
     FROM (SELECT CAST(pg_get_serial_sequence('api_keys', 'id') AS regclass)) AS sequence (s)";
 

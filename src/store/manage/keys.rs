@@ -176,7 +176,7 @@ impl Database {
         needs_column(catalog, "api_keys", "is_active")?;
         let values = vec![("is_active", Some("0".into())), ("updated_at", self.now())];
         self.query(update(catalog, "api_keys", id.0, values)).await?;
-        self.find_key(&id.0.to_string()).await
+        self.find_key(&id.0.to_string()).await?.inactive()
     }
 
     async fn keys(&self, filter: &str, params: Vec<Cell>) -> Result<Vec<Listed>> {

@@ -99,7 +99,7 @@ impl Database {
         needs_column(catalog, "users", "is_active")?;
         let values = vec![("is_active", Some("0".into())), ("updated_at", self.now())];
         self.query(update(catalog, "users", user_id(&user)?.0, values)).await?;
-        self.find_user(&user.text("id")).await
+        self.find_user(&user.text("id")).await?.inactive()
     }
 
     async fn users(&self, filter: &str, param: Option<&str>) -> Result<Vec<Listed>> {

@@ -11,6 +11,11 @@ use super::super::{
     sql::Dialect,
 };
 
+/// What is added to the trigger's name, by what it fires after.
+const ROWS: &str = "_rows";
+const ALL: &str = "_all";
+const UPDATE: &str = "";
+
 const POSTGRES: &str = include_str!("../migrations/changes.postgres.sql");
 
 const SQLITE: &str = "CREATE TABLE IF NOT EXISTS keystile_changes (
@@ -33,6 +38,12 @@ struct Watched {
     /// Selects the prefixes of the row that an insertion of `NEW` replaces, where they may be others: SQLite calls
     /// `INSERT OR REPLACE` no deletion.
     replaced: Option<&'static str>,
+}
+
+/// A trigger of SQLite's.
+struct SqliteTrigger {
+    name: String,
+    create: String,
 }
 
 /// Columns that change with every request.
@@ -58,7 +69,10 @@ fn watched(catalog: &Catalog) -> Vec<Watched> {
             columns: [columns("users"), vec!["role_id"]].concat(),
             spent: None,
             prefixes: "SELECT key_prefix FROM api_keys WHERE user_id = {row}.id",
-            replaced: None,
+            replaced: catalog.has_all("users", &["email", "username"]).then_some(
+                "SELECT k.key_prefix FROM users u JOIN api_keys k ON k.user_id = u.id
+                WHERE u.email = NEW.email OR u.username = NEW.username",
+            ),
         },
     ];
     if catalog.has_roles() {
@@ -89,6 +103,16 @@ fn watched(catalog: &Catalog) -> Vec<Watched> {
     tables
 }
 
+/// The triggers that there must be: table and name.
+pub(crate) fn triggers(catalog: &Catalog, dialect: Dialect) -> Vec<(&'static str, String)> {
+    let of = |table: &Watched| match dialect {
+        Dialect::Postgres => [UPDATE, ROWS, ALL].map(|suffix| format!("{TRIGGER}{suffix}")).to_vec(),
+        Dialect::Sqlite => table.sqlite().into_iter().map(|trigger| trigger.name).collect(),
+    };
+    let tables = watched(catalog);
+    tables.iter().flat_map(|table| of(table).into_iter().map(|name| (table.name, name))).collect()
+}
+
 /// Everything that is to be run, in order, and a fingerprint of it: what has the same needs nothing.
 pub(super) fn statements(catalog: &Catalog, dialect: Dialect, search_path: &str) -> (Vec<String>, String) {
     let tables = watched(catalog);
@@ -103,7 +127,9 @@ pub(super) fn statements(catalog: &Catalog, dialect: Dialect, search_path: &str)
     for table in &tables {
         match dialect {
             Dialect::Postgres => statements.extend(table.postgres(search_path)),
-            Dialect::Sqlite => statements.extend(table.sqlite()),
+            Dialect::Sqlite => {
+                statements.extend(table.sqlite().into_iter().flat_map(SqliteTrigger::statements))
+            }
         }
     }
     let fingerprint = HEXLOWER.encode(&Sha256::digest(statements.join("\n"))[..8]);
@@ -160,53 +186,56 @@ impl Watched {
                 self.of("OLD"),
                 self.of("NEW"),
             ),
-            drop("_rows"),
+            drop(ROWS),
             format!(
-                "CREATE TRIGGER {TRIGGER}_rows AFTER INSERT OR DELETE ON {name}
+                "CREATE TRIGGER {TRIGGER}{ROWS} AFTER INSERT OR DELETE ON {name}
                 FOR EACH ROW EXECUTE FUNCTION keystile_log_{name}()"
             ),
-            always("_rows"),
-            drop("_all"),
+            always(ROWS),
+            drop(ALL),
             format!(
-                "CREATE TRIGGER {TRIGGER}_all AFTER TRUNCATE ON {name}
+                "CREATE TRIGGER {TRIGGER}{ALL} AFTER TRUNCATE ON {name}
                 FOR EACH STATEMENT EXECUTE FUNCTION keystile_log_everything()"
             ),
-            always("_all"),
-            drop(""),
+            always(ALL),
+            drop(UPDATE),
             format!(
-                "CREATE TRIGGER {TRIGGER} AFTER UPDATE ON {name}
+                "CREATE TRIGGER {TRIGGER}{UPDATE} AFTER UPDATE ON {name}
                 FOR EACH ROW EXECUTE FUNCTION keystile_log_{name}()"
             ),
-            always(""),
+            always(UPDATE),
         ]
     }
 
-    fn sqlite(&self) -> Vec<String> {
+    fn sqlite(&self) -> Vec<SqliteTrigger> {
         let Self { name, .. } = self;
         let differences = self.columns.iter().map(|column| format!("OLD.{column} IS NOT NEW.{column}"));
         let spent = format!("({}) IS NOT ({})", self.spent("OLD"), self.spent("NEW"));
         let changed = differences.chain([spent]).collect::<Vec<_>>().join(" OR ");
         let both = format!("{} UNION {}", self.of("OLD"), self.of("NEW"));
-        let replaced =
-            self.replaced.map(|prefixes| ("replace", "BEFORE INSERT", String::new(), prefixes.to_owned()));
+        let trigger = |suffix: &str, event: &str, when: &str, prefixes: &str| {
+            let trigger = format!("{TRIGGER}_{name}_{suffix}");
+            let create = format!(
+                "CREATE TRIGGER {trigger} {event} ON {name} FOR EACH ROW {when}BEGIN
+                    INSERT INTO {TABLE} (prefix) SELECT p FROM (SELECT NULL AS p WHERE false UNION {prefixes})
+                    WHERE p IS NOT NULL; END"
+            );
+            SqliteTrigger { name: trigger, create }
+        };
+        let replaced = self.replaced.map(|prefixes| trigger("replace", "BEFORE INSERT", "", prefixes));
         [
-            ("insert", "AFTER INSERT", String::new(), self.of("NEW")),
-            ("delete", "AFTER DELETE", String::new(), self.of("OLD")),
-            ("update", "AFTER UPDATE", format!("WHEN {changed} "), both),
+            trigger("insert", "AFTER INSERT", "", &self.of("NEW")),
+            trigger("delete", "AFTER DELETE", "", &self.of("OLD")),
+            trigger("update", "AFTER UPDATE", &format!("WHEN {changed} "), &both),
         ]
         .into_iter()
         .chain(replaced)
-        .flat_map(|(suffix, event, when, prefixes)| {
-            let trigger = format!("{TRIGGER}_{name}_{suffix}");
-            [
-                format!("DROP TRIGGER IF EXISTS {trigger}"),
-                format!(
-                    "CREATE TRIGGER {trigger} {event} ON {name} FOR EACH ROW {when}BEGIN
-                    INSERT INTO {TABLE} (prefix) SELECT p FROM (SELECT NULL AS p WHERE false UNION {prefixes})
-                    WHERE p IS NOT NULL; END"
-                ),
-            ]
-        })
         .collect()
+    }
+}
+
+impl SqliteTrigger {
+    fn statements(self) -> [String; 2] {
+        [format!("DROP TRIGGER IF EXISTS {}", self.name), self.create]
     }
 }
