@@ -1,25 +1,25 @@
 //! Postgres, through a pool of connections that one bad answer does not poison.
 
-use std::{error::Error as _, future::Future, sync::Arc, time::Duration};
+use std::time::Duration;
 
-use bb8::{ManageConnection, Pool, PooledConnection, RunError};
+use bb8::{Pool, PooledConnection, RunError};
 use bb8_postgres::PostgresConnectionManager;
-use tokio::{sync::watch, time::timeout};
-use tokio_postgres::{
-    Client, Config, Row,
-    types::{FromSql, ToSql, Type},
-};
+use tokio::sync::watch;
+use tokio_postgres::Config;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
     StoreError, Written,
-    cell::Cell,
     sql::{Outcome, Patience, Progress, Rows, Statement},
 };
 
+mod errors;
+mod link;
 mod notices;
 mod tls;
 
+use errors::{died, explain, within};
+use link::{Manager, State, query};
 pub(crate) use notices::Notices;
 
 /// A Postgres server. Cheap to clone.
@@ -38,33 +38,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long a write of something that nobody waits for may take, unless the database timeout is longer still.
 const WRITE: Duration = Duration::from_secs(2);
-
-/// How long it is tried to have the server stop.
-const CANCEL: Duration = Duration::from_secs(5);
-
-struct Manager {
-    inner: PostgresConnectionManager<MakeRustlsConnect>,
-    tls: MakeRustlsConnect,
-    refusals: watch::Sender<Option<StoreError>>,
-    timeout: Duration,
-}
-
-/// A connection, and what somebody is in the middle of on it.
-struct Link {
-    client: Client,
-    tls: MakeRustlsConnect,
-    state: State,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Idle,
-    /// Whoever gives up half-way has the server stop it, and the pool throws the connection away: the answer
-    /// that still comes is nobody else's.
-    Busy,
-    /// The same, but that the server is not to stop it: what it means is decided already.
-    Ending,
-}
 
 impl Postgres {
     /// Takes the settings out of the URL. Connects when it is first asked something.
@@ -209,122 +182,5 @@ impl Postgres {
             }
         }
         StoreError::Unavailable("its pool of connections is closed".into())
-    }
-}
-
-impl ManageConnection for Manager {
-    type Connection = Link;
-    type Error = StoreError;
-
-    async fn connect(&self) -> Result<Link, StoreError> {
-        let connected = async { self.inner.connect().await.map_err(|error| unavailable(&error)) };
-        match within(self.timeout, connected).await {
-            Ok(client) => Ok(Link { client, tls: self.tls.clone(), state: State::Idle }),
-            Err(error) => {
-                self.refusals.send_replace(Some(error.clone()));
-                Err(error)
-            }
-        }
-    }
-
-    /// Asks nothing of the server: a look-up is one round trip, not two.
-    async fn is_valid(&self, link: &mut Link) -> Result<(), StoreError> {
-        match link.client.is_closed() {
-            true => Err(StoreError::Unavailable("connection closed".into())),
-            false => Ok(()),
-        }
-    }
-
-    fn has_broken(&self, link: &mut Link) -> bool {
-        link.state != State::Idle || link.client.is_closed()
-    }
-}
-
-impl Link {
-    async fn query(&mut self, statement: &Statement) -> Result<Rows, tokio_postgres::Error> {
-        self.state = State::Busy;
-        let rows = query(&self.client, statement).await;
-        self.state = State::Idle;
-        rows
-    }
-
-    async fn command(&self, sql: &str) -> Result<(), StoreError> {
-        self.client.batch_execute(sql).await.map_err(|error| explain(&error))
-    }
-}
-
-impl Drop for Link {
-    /// Without being told, the server would go on with what nobody waits for, and the next attempts would pile up
-    /// behind the same lock, each on a connection of its own.
-    fn drop(&mut self) {
-        if self.state != State::Busy || self.client.is_closed() {
-            return;
-        }
-        let (cancel, tls) = (self.client.cancel_token(), self.tls.clone());
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            // If nobody hears it, the server is gone, and the question with it.
-            runtime.spawn(async move { timeout(CANCEL, cancel.cancel_query(tls)).await });
-        }
-    }
-}
-
-/// Without preparing: one round trip, and no trouble behind a pooler.
-async fn query(client: &Client, statement: &Statement) -> Result<Rows, tokio_postgres::Error> {
-    let params: Vec<_> =
-        statement.params.iter().map(|cell| (cell as &(dyn ToSql + Sync), Type::TEXT)).collect();
-    let rows = client.query_typed(&statement.sql, &params).await?;
-    rows.iter().map(|row| (0..row.len()).map(|at| cell(row, at)).collect()).collect()
-}
-
-fn cell(row: &Row, at: usize) -> Result<Cell, tokio_postgres::Error> {
-    row.try_get::<_, Option<Lossy>>(at).map(|value| value.map(|Lossy(text)| text))
-}
-
-/// Text of which bytes that are none become U+FFFD: a database in SQL_ASCII hands over anything,
-/// and one bad row must not take the others with it.
-struct Lossy(String);
-
-impl<'a> FromSql<'a> for Lossy {
-    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
-        Ok(Self(String::from_utf8_lossy(raw).into_owned()))
-    }
-
-    fn accepts(kind: &Type) -> bool {
-        <String as FromSql>::accepts(kind)
-    }
-}
-
-async fn within<T>(
-    limit: Duration,
-    work: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
-    timeout(limit, work).await.unwrap_or(Err(StoreError::Timeout(limit)))
-}
-
-/// Whether the connection was gone before the question was: the server says so (class 57P, shutdown
-/// and the like) in place of an answer, or nothing at all.
-fn died(error: &tokio_postgres::Error) -> bool {
-    error.is_closed() || error.code().is_some_and(|code| code.code().starts_with("57P"))
-}
-
-fn unavailable(error: &tokio_postgres::Error) -> StoreError {
-    StoreError::Unavailable(words(error))
-}
-
-/// Classes 22, 23 and 42 are about what was asked; the rest is about the server.
-fn explain(error: &tokio_postgres::Error) -> StoreError {
-    let words = words(error);
-    match error.code().map(|code| code.code().get(..2).unwrap_or_default()) {
-        Some("22" | "23" | "42") => StoreError::Unfit(format!("the database refuses: {words}").into()),
-        _ => StoreError::Unavailable(words),
-    }
-}
-
-/// What went wrong, without the server's DETAIL, which repeats values: a hash may be among them.
-fn words(error: &tokio_postgres::Error) -> Arc<str> {
-    match (error.as_db_error(), error.source()) {
-        (Some(db), _) => format!("{} (SQLSTATE {})", db.message(), db.code().code()).into(),
-        (None, Some(source)) => format!("{error}: {source}").into(),
-        (None, None) => error.to_string().into(),
     }
 }

@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 use tokio_postgres::{AsyncMessage, Client, Config, Notification};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{explain, unavailable, within};
+use super::errors::{explain, unavailable, within};
 use crate::store::StoreError;
 
 /// Hears what is said on the channels that it listens to, until the connection ends.

@@ -1,0 +1,43 @@
+//! What a failure of Postgres means.
+
+use std::{error::Error as _, future::Future, sync::Arc, time::Duration};
+
+use tokio::time::timeout;
+
+use crate::store::StoreError;
+
+/// Waits no longer than this.
+pub(super) async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    timeout(limit, work).await.unwrap_or(Err(StoreError::Timeout(limit)))
+}
+
+/// Whether the connection was gone before the question was: the server says so (class 57P, shutdown
+/// and the like) in place of an answer, or nothing at all.
+pub(super) fn died(error: &tokio_postgres::Error) -> bool {
+    error.is_closed() || error.code().is_some_and(|code| code.code().starts_with("57P"))
+}
+
+pub(super) fn unavailable(error: &tokio_postgres::Error) -> StoreError {
+    StoreError::Unavailable(words(error))
+}
+
+/// Classes 22, 23 and 42 are about what was asked; the rest is about the server.
+pub(super) fn explain(error: &tokio_postgres::Error) -> StoreError {
+    let words = words(error);
+    match error.code().map(|code| code.code().get(..2).unwrap_or_default()) {
+        Some("22" | "23" | "42") => StoreError::Unfit(format!("the database refuses: {words}").into()),
+        _ => StoreError::Unavailable(words),
+    }
+}
+
+/// What went wrong, without the server's DETAIL, which repeats values: a hash may be among them.
+fn words(error: &tokio_postgres::Error) -> Arc<str> {
+    match (error.as_db_error(), error.source()) {
+        (Some(db), _) => format!("{} (SQLSTATE {})", db.message(), db.code().code()).into(),
+        (None, Some(source)) => format!("{error}: {source}").into(),
+        (None, None) => error.to_string().into(),
+    }
+}
