@@ -124,13 +124,18 @@ impl Slot {
         Order { key: bill.key, need: bill.cost(), want: bill.cost(), part: 1, windows }
     }
 
-    /// Asks for the cost, for what others wait for, and for what will be needed soon. The more sidecars
-    /// there are and the less is left, the less is taken ahead: at the end, nothing.
+    /// Asks for the cost, for what others wait for, and for what will be needed soon, and gives back what is over. The
+    /// more sidecars there are and the less is left, the less is taken ahead: at the end, nothing.
     pub(super) fn order_share(&mut self, bill: &Bill, fleet: Fleet, now: Instant) -> Order {
         let since = self.granted.map(|granted| now.saturating_duration_since(granted).max(SHORTEST));
         let ahead = since.map_or(0.0, |since| self.spent as f64 * HORIZON.div_duration_f64(since));
         let want = bill.cost().max(self.waiting) + ahead as u64;
-        Order { want, part: 2 * fleet.count, ..self.order(bill) }
+        let mut order = Order { want, part: 2 * fleet.count, ..self.order(bill) };
+        // What is left of the last share goes back with it, or it would be missing from what is left for this one.
+        for (line, seen) in order.windows.iter_mut().zip(&self.windows) {
+            line.iter_mut().for_each(|line| line.back = seen.back);
+        }
+        order
     }
 
     /// Tells Redis what it does not know, and gives back what is not needed; `None` if there is nothing.

@@ -331,6 +331,17 @@ fn answer_about_a_window_that_is_over_is_not_taken_for_the_present_ones() {
 }
 
 #[test]
+fn what_is_over_of_a_share_is_there_for_the_next_one() {
+    let (mut world, bill) = (World::new(1), bill(100, None, 1));
+    let mut passed = (0..30).filter(|_| world.request(0, &bill, Fate::Answered)).count();
+    assert!(world.slots[0].share.left > 10, "{}", world.slots[0].share.left);
+    // It is over, and nothing was settled yet.
+    world.passed += TERM;
+    passed += (0..200).filter(|_| world.request(0, &bill, Fate::Answered)).count();
+    assert_eq!(passed, 100);
+}
+
+#[test]
 fn parts_together_are_the_whole() {
     for count in 1..8 {
         for whole in 0..30 {
@@ -437,7 +448,8 @@ proptest! {
             world.passed += Duration::from_millis(millis);
             world.request(sidecar, &bill(limit, None, cost), Fate::Answered);
             // What is documented: together never more than half of what was left, and less than a cost each.
-            let ahead: u64 = world.slots.iter().map(|slot| slot.share.left).sum();
+            let held = |slot: &Slot| slot.share.left + slot.windows[0].back;
+            let ahead: u64 = world.slots.iter().map(held).sum();
             prop_assert!(ahead <= limit / 2 + 3 * 3, "{} of {} taken ahead", ahead, limit);
         }
         (0..3).for_each(|sidecar| world.settle(sidecar, Settle::Leaving));
