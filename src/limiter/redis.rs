@@ -6,7 +6,7 @@ use std::{
 };
 
 use metrics::Counter;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 
 use super::{
     RateLimiter, Refusal,
@@ -57,6 +57,8 @@ struct Inner {
     others: Others,
     /// Whether all that was used has still to be told to Redis.
     resync: AtomicBool,
+    /// Held by whoever settles all keys.
+    settling: Arc<Mutex<()>>,
     results: RateLimits,
 }
 
@@ -93,6 +95,7 @@ impl Shared {
             clock: Clock::new(),
             others: Others::default(),
             resync: AtomicBool::new(false),
+            settling: Arc::default(),
             results: metrics.rate_limits(),
         }))
     }

@@ -63,10 +63,21 @@ impl Shared {
         if inner.link.is_up(Instant::now()) {
             inner.others.set(fleet);
         }
-        let all = inner.resync.swap(false, Ordering::Relaxed);
-        if !self.settle(if all { Settle::All } else { Settle::Open }).await && all {
-            inner.resync.store(true, Ordering::Relaxed);
-        }
+        self.settle_beside();
+    }
+
+    /// Settles while the beats go on: with very many keys it takes longer than Redis remembers who is silent.
+    fn settle_beside(&self) {
+        let Ok(turn) = Arc::clone(&self.0.settling).try_lock_owned() else { return };
+        let shared = self.clone();
+        tokio::spawn(async move {
+            let _turn = turn;
+            let resync = &shared.0.resync;
+            let all = resync.swap(false, Ordering::Relaxed);
+            if !shared.settle(if all { Settle::All } else { Settle::Open }).await && all {
+                resync.store(true, Ordering::Relaxed);
+            }
+        });
     }
 
     /// Settles every key that has something to settle; whether that went well.
