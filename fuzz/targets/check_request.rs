@@ -3,7 +3,10 @@
 
 #![no_main]
 
-use std::{sync::LazyLock, time::Duration};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use envoy_types::{
     ext_authz::v3::pb::{CheckRequest, CheckResponse, HttpResponse},
@@ -15,10 +18,10 @@ use envoy_types::{
 use keystile::{
     attributes::route::RouteSettings,
     authorizer::Authorizer,
-    config::{ClientAddress, DenyFormat, MetadataDetail, Mode, OnFailure, RateLimitFields},
+    config::{ClientAddress, DenyFormat, Mode, OnFailure, RateLimitFields, RemoveHeaders},
     credential::{CacheSecret, CacheSecrets, MIN_LEN, Prefix},
     decision::Tier,
-    ext_authz::{ExtAuthz, ExtAuthzConfig, Reading, headers::Chosen},
+    ext_authz::{Chosen, ExtAuthz, ExtAuthzConfig, Reading},
     limiter::Limiter,
     metrics::Metrics,
     moment::Moment,
@@ -50,8 +53,8 @@ struct Service {
 struct Empty;
 
 impl KeyStore for Empty {
-    async fn records(&self, _: Prefix, _: Moment) -> Result<Found, StoreError> {
-        Ok(Found::fresh([], Tier::Database))
+    async fn records(&self, _: Prefix, _: Moment) -> Result<Arc<Found>, StoreError> {
+        Ok(Arc::new(Found::fresh([], Tier::Database)))
     }
 }
 
@@ -70,6 +73,7 @@ impl Service {
             reading: Reading {
                 credential_sources: sources.map(|source| source.parse().expect("a source")).into(),
                 client_address: ClientAddress::Auto,
+                remove_headers: RemoveHeaders::Seen,
             },
             forward_credential: false,
             timeout: Duration::from_secs(10),
@@ -78,7 +82,7 @@ impl Service {
             deny_format: DenyFormat::Problem,
             rate_limit_fields: RateLimitFields::None,
             upstream_headers: Chosen::all(),
-            metadata: MetadataDetail::Full,
+            metadata: Chosen::all(),
         };
         let verifier = Verifier::new(CacheSecrets::one(CacheSecret::random()), proofs, |_, _| (), &metrics);
         let mut service = Self {
