@@ -188,7 +188,7 @@ impl Verifier {
 
 impl Inner {
     fn is_proven(&self, claim: &Claim, now: Instant) -> bool {
-        let proven = self.proofs.get(claim).is_some_and(|until| now < until);
+        let proven = is_held(&self.proofs, claim, now);
         if proven {
             self.lookups.hit.increment(1);
         }
@@ -222,7 +222,7 @@ impl Inner {
     }
 
     fn is_refused(&self, claim: &Claim, now: Instant) -> bool {
-        let refused = self.refusals.get(claim).is_some_and(|until| now < until);
+        let refused = is_held(&self.refusals, claim, now);
         if refused {
             self.lookups.negative.increment(1);
         }
@@ -231,10 +231,9 @@ impl Inner {
 
     /// How the computation has ended, if it has before.
     fn remembered(&self, claim: &Claim, now: Instant) -> Option<bool> {
-        let is_held = |cache: &Cache<Claim, Instant>| cache.get(claim).is_some_and(|until| now < until);
-        match is_held(&self.proofs) {
+        match is_held(&self.proofs, claim, now) {
             true => Some(true),
-            false => is_held(&self.refusals).then_some(false),
+            false => is_held(&self.refusals, claim, now).then_some(false),
         }
     }
 
@@ -276,6 +275,10 @@ impl Inner {
         self.proofs.insert(claim, until);
         self.entries.proofs.set(self.proofs.len() as f64);
     }
+}
+
+fn is_held(claims: &Cache<Claim, Instant>, claim: &Claim, now: Instant) -> bool {
+    claims.get(claim).is_some_and(|until| now < until)
 }
 
 /// The one place where bcrypt runs. It reads every [`KeyHash`]; what it could not read would match nothing.
