@@ -55,6 +55,9 @@ impl Sqlite {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let mut empty = Vec::new();
             for (at, statement) in statements.iter().enumerate() {
+                if statement.is_final && !empty.is_empty() {
+                    continue;
+                }
                 let rows = match run(&transaction, statement) {
                     Ok(rows) => rows,
                     Err(error) => return Ok(Outcome::Failed(at, inner.explain(&error))),
