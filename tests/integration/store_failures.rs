@@ -48,13 +48,18 @@ async fn hung_database_is_given_up_on_at_the_deadline() {
     }
 }
 
-/// Whoever reads `api_keys` now waits, until the transaction of this connection is over.
-async fn lock_keys(place: &Place) -> tokio_postgres::Client {
+/// A connection in the middle of a transaction that has done this.
+async fn begin(place: &Place, sql: &str) -> tokio_postgres::Client {
     let (client, connection) =
         tokio_postgres::connect(&place.url(), tokio_postgres::NoTls).await.expect("connects");
     tokio::spawn(connection);
-    client.batch_execute("BEGIN; LOCK TABLE api_keys").await.expect("locks");
+    client.batch_execute(&format!("BEGIN; {sql}")).await.expect("begins");
     client
+}
+
+/// Whoever reads `api_keys` now waits, until the transaction of this connection is over.
+async fn lock_keys(place: &Place) -> tokio_postgres::Client {
+    begin(place, "LOCK TABLE api_keys").await
 }
 
 #[tokio::test]
@@ -159,11 +164,8 @@ async fn connection_that_died_while_idle_is_no_outage() {
 async fn migration_that_waits_for_a_table_does_not_keep_look_ups_waiting() {
     let place = Place::postgres().await;
     place.execute("DROP TABLE keystile_changes CASCADE").await;
-    let (reader, connection) =
-        tokio_postgres::connect(&place.url(), tokio_postgres::NoTls).await.expect("connects");
-    tokio::spawn(connection);
     // As a dump has it.
-    reader.batch_execute("BEGIN; SELECT count(*) FROM api_keys").await.expect("reads");
+    let reader = begin(&place, "SELECT count(*) FROM api_keys").await;
     let migrating = tokio::spawn({
         let database = place.database();
         async move { database.migrate().await }
