@@ -2,7 +2,7 @@
 //!
 //! The log of changes is read every 750 ms at least, and at once when the database calls. What it says is
 //! dropped from memory, and barred at the [`Fence`] from coming back out of a reading that is older. While the
-//! log cannot be read, nothing counts for longer than [`WORST_CASE`](crate::fence::WORST_CASE).
+//! log cannot be read, what is older than [`WORST_CASE`](crate::fence::WORST_CASE) is read anew.
 
 use std::{
     collections::{BTreeSet, HashSet},
