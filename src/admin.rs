@@ -8,19 +8,20 @@ use axum::{
     routing::get,
 };
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
-use crate::{health::Health, metrics::Metrics};
+use crate::{health::Health, metrics::Metrics, revocation::FeedState};
 
 mod stats;
 
 pub use stats::Stats;
 
 /// The routes.
-pub fn router(health: Health, metrics: Metrics, stats: Stats) -> Router {
+pub fn router(health: Health, metrics: Metrics, stats: Stats, feed: watch::Receiver<FeedState>) -> Router {
     let has_redis = stats.has_redis();
     Router::new()
         .route("/livez", get(live))
-        .route("/readyz", get(move |health| ready(health, has_redis)).with_state(health))
+        .route("/readyz", get(move |health| ready(health, has_redis, feed.clone())).with_state(health))
         .route("/metrics", get(exported).with_state(metrics))
         .route("/stats", get(told).with_state(stats))
 }
@@ -31,7 +32,11 @@ async fn live() -> impl IntoResponse {
 }
 
 /// Whether Envoy should send checks here, and what is wrong.
-async fn ready(Extract(health): Extract<Health>, has_redis: bool) -> impl IntoResponse {
+async fn ready(
+    Extract(health): Extract<Health>,
+    has_redis: bool,
+    feed: watch::Receiver<FeedState>,
+) -> impl IntoResponse {
     let state = health.state();
     let status = if state.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let dependency = |problem: &Option<String>, up: bool| match problem {
@@ -41,6 +46,7 @@ async fn ready(Extract(health): Extract<Health>, has_redis: bool) -> impl IntoRe
     let mut told = json!({
         "status": state.name(),
         "database": dependency(&state.database, state.is_ready()),
+        "change_feed": feed.borrow().clone(),
     });
     if has_redis {
         told["redis"] = dependency(&state.redis, true);

@@ -43,7 +43,7 @@ enum Command {
     Explain(Box<explain::Explain>),
 
     /// Create the tables where there are none, and let the database log what changes.
-    Migrate(DatabaseOptions),
+    Migrate(migrate::Migrate),
 
     /// Drop a prefix, or everything, from the memory of every running sidecar, and wait until those that listen have.
     Invalidate(invalidate::Invalidate),
@@ -94,7 +94,7 @@ pub async fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Serve(options) => serve(*options).await,
         Command::Explain(explain) => explain::run(*explain).await,
-        Command::Migrate(database) => migrate::run(database).await,
+        Command::Migrate(args) => migrate::run(args).await,
         Command::Invalidate(args) => invalidate::run(args).await,
         Command::Keys(command) => keys::run(command).await,
         Command::Users(command) => users::run(command).await,

@@ -4,9 +4,8 @@
 //!
 //! - pure: [`credential`], [`record`], [`attributes`], [`proof`], [`decision`], [`policy`], [`limits`] know
 //!   no network, no clock, no metrics;
-//! - logic: [`authorizer`] is the five steps of a check, [`verifier`] proves credentials, [`fence`] keeps what
-//!   is old from counting, [`change_feed`] hears of changes, [`usage`] counts what was used, [`flight`]
-//!   does shared work once, [`moment`] is the time that is passed in, [`health`] the state of the process;
+//! - logic: [`authorizer`] is the five steps of a check, [`verifier`] proves credentials, [`revocation`] follows
+//!   the log of changes and drops what changed, [`usage`] counts what was used, [`flight`] does shared work once, [`moment`] is the time that is passed in, [`health`] the state of the process;
 //! - adapters: [`store`] (memory, Redis, SQLite, Postgres), [`limiter`] (memory, Redis), [`redis`] and [`gate`]
 //!   before every call, [`ext_authz`] (gRPC), [`admin`] (HTTP), [`injector`] (Kubernetes'
 //!   admission webhook);
@@ -23,13 +22,12 @@ pub mod record;
 
 pub mod authorizer;
 mod cache;
-pub mod change_feed;
-pub mod fence;
 pub mod flight;
 pub mod gate;
 pub mod health;
 pub mod moment;
 mod mutex;
+pub mod revocation;
 pub mod usage;
 pub mod verifier;
 

@@ -111,6 +111,7 @@ const STORE_DURATION: &str = "keystile_store_duration_seconds";
 const STORE_ERRORS: &str = "keystile_store_errors_total";
 const STORE_UP: &str = "keystile_store_up";
 const CHANGE_FEED_UP: &str = "keystile_change_feed_up";
+const CHANGE_FEED_DEGRADED: &str = "keystile_change_feed_degraded";
 const INVALIDATIONS: &str = "keystile_invalidations_total";
 const REVOCATION_LAG: &str = "keystile_revocation_lag_seconds";
 const USAGE_PENDING: &str = "keystile_usage_pending";
@@ -169,7 +170,12 @@ pub const TABLE: &[Metric] = &[
     Metric {
         name: CHANGE_FEED_UP,
         kind: Kind::Gauge,
-        help: "1 while changes of keys are heard of within a second; 0 while they are not, and what was read is read anew after 30 s.",
+        help: "1 while the log of changes is read and verified to be complete, so that a changed key is denied within 1 s; 0 otherwise: then records are read again after 30 s.",
+    },
+    Metric {
+        name: CHANGE_FEED_DEGRADED,
+        kind: Kind::Gauge,
+        help: "1 for each cause for which the change feed is not up (unreadable, log_missing, replica, identity, log_empty, triggers, columns, rows_hidden, writes_lost), 0 otherwise.",
     },
     Metric {
         name: INVALIDATIONS,
@@ -314,6 +320,11 @@ impl Metrics {
     /// `keystile_change_feed_up`.
     pub fn change_feed_up(&self) -> Gauge {
         self.with(|| metrics::gauge!(CHANGE_FEED_UP))
+    }
+
+    /// `keystile_change_feed_degraded` for one cause.
+    pub fn change_feed_degraded(&self, cause: &'static str) -> Gauge {
+        self.with(|| metrics::gauge!(CHANGE_FEED_DEGRADED, "cause" => cause))
     }
 
     /// `keystile_invalidations_total` for one source.

@@ -13,17 +13,16 @@ use tracing::{info, warn};
 use crate::{
     admin::{self, Stats},
     authorizer::Authorizer,
-    change_feed::{ChangeFeed, FeedState},
     config::{RateLimit, RedisOptions, ServeOptions},
     credential::{CacheSecret, CacheSecrets, Prefix},
     ext_authz::{self, Chosen, ExtAuthz, ExtAuthzConfig, Reading, headers, metadata},
-    fence::Fence,
     health::Health,
     limiter::{self, Limiter},
     metrics::Metrics,
     moment::Moment,
     proof::Claim,
     redis::Redis,
+    revocation::{ChangeFeed, FeedState, Fence},
     store::{Below, Database, Memory, MemoryConfig, Shared, SharedConfig},
     usage::{Usage, Writer},
     verifier::{Verifier, VerifierConfig},
@@ -72,6 +71,7 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
         redis: redis.clone(),
         feed: feed.state(),
     };
+    let feed_state = feed.state();
 
     let health = Health::starting();
     let stop = CancellationToken::new();
@@ -84,7 +84,8 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
     info!(address = %admin_listener.local_addr()?, "admin");
     // None of these is drained: they tell how the rest is doing.
     let mut attendants = JoinSet::new();
-    let admin = axum::serve(admin_listener, admin::router(health.clone(), metrics.clone(), stats));
+    let admin =
+        axum::serve(admin_listener, admin::router(health.clone(), metrics.clone(), stats, feed_state));
     attendants.spawn(async { drop(admin.await) });
     attendants.spawn(watch_database(database.clone(), feed.state(), health.clone(), metrics.clone()));
     attendants.spawn(async { match feed.run().await {} });

@@ -9,18 +9,18 @@ use std::{future::Future, sync::Arc, time::Duration};
 use crate::{
     credential::Prefix,
     decision::{Proven, Tier},
-    fence::Snapshot,
     gate::{CallError, Turned},
     moment::Moment,
     proof::Proof,
     record::KeyRecord,
+    revocation::LogPosition,
 };
 
 mod below;
 mod budgets;
 mod catalog;
 mod cell;
-mod changes;
+mod change_log;
 mod columns;
 mod database;
 mod manage;
@@ -32,10 +32,11 @@ mod shared;
 mod sql;
 mod sqlite;
 mod used;
+mod watched;
 
 pub use below::Below;
 pub use cell::{Cell, allow_list};
-pub use changes::{Changes, Confirmed, LogState, Logged, MOST, Reader, SQLITE_LOOK};
+pub use change_log::{Confirmed, MAX_ENTRIES, SQLITE_POLL};
 pub use columns::Listed;
 pub use database::Database;
 pub use manage::{ImportError, ImportRow, ManageError, NewKey, NewUser};
@@ -79,10 +80,10 @@ pub struct Found {
     pub tier: Tier,
     /// Whether they are past their time, and serve because no tier below answers.
     pub stale: bool,
-    /// How long ago the database was asked.
+    /// How long ago the records were current on the primary database.
     pub age: Duration,
-    /// Which changes the database had seen by then, where it says so.
-    pub seen: Option<Arc<Snapshot>>,
+    /// Which changes the database had seen by then. None where there is no log, or on a standby.
+    pub seen: Option<Arc<LogPosition>>,
     /// The rows that the records were read from, for a tier that keeps them outside the process.
     pub rows: Arc<[Row]>,
 }
@@ -130,6 +131,9 @@ pub enum StoreError {
     /// The database answers, but it does not hold what is needed.
     #[error("{0}")]
     Unfit(Arc<str>),
+    /// Another transaction holds a lock that was waited for long enough.
+    #[error("another transaction holds a lock: {0}")]
+    Locked(Arc<str>),
     /// The work was abandoned half-way.
     #[error(transparent)]
     Abandoned(#[from] crate::flight::Abandoned),
@@ -148,6 +152,6 @@ impl From<Turned> for StoreError {
 impl CallError for StoreError {
     /// A database that answers, but is not fit, is no outage.
     fn is_outage(&self) -> bool {
-        !matches!(self, Self::Unfit(_))
+        !matches!(self, Self::Unfit(_) | Self::Locked(_))
     }
 }

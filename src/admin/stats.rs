@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
-use crate::{change_feed::FeedState, metrics::Metrics, redis::Redis, store::Database};
+use crate::{metrics::Metrics, redis::Redis, revocation::FeedState, store::Database};
 
 /// Where the statistics come from. Cheap to clone.
 #[derive(Clone)]
@@ -81,7 +81,7 @@ impl Stats {
                 "connections": connections,
                 "free_places": places,
             },
-            "change_feed": *self.feed.borrow(),
+            "change_feed": self.feed.borrow().clone(),
             "bcrypt": { "waiting": sum("keystile_bcrypt_waiting", &[]) },
             "usage": { "pending": sum("keystile_usage_pending", &[]) },
         })

@@ -1,10 +1,31 @@
 //! `keystile migrate`
 
+use clap::{Args, ValueEnum};
+
 use super::{name, open, output::print};
 use crate::{config::DatabaseOptions, store::Log};
 
-pub(super) async fn run(options: DatabaseOptions) -> anyhow::Result<()> {
-    let migrated = open(&options)?.migrate().await.map_err(|error| name(&options, error.into()))?;
+/// What to make.
+#[derive(Debug, Args)]
+pub(super) struct Migrate {
+    /// Whether Postgres notifies instances of changes. `off` allows two-phase commit (PREPARE TRANSACTION) for
+    /// transactions that change keys; instances then read the log every 400 ms. Without this flag, it stays as it is.
+    #[arg(long, value_enum)]
+    notify: Option<Notify>,
+    #[command(flatten)]
+    database: DatabaseOptions,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Notify {
+    On,
+    Off,
+}
+
+pub(super) async fn run(args: Migrate) -> anyhow::Result<()> {
+    let Migrate { notify, database: options } = args;
+    let notify = notify.map(|notify| notify == Notify::On);
+    let migrated = open(&options)?.migrate(notify).await.map_err(|error| name(&options, error.into()))?;
     for table in migrated.created {
         print(&format!("created the table {table}\n"))?;
     }

@@ -42,8 +42,9 @@ pub(super) fn select(catalog: &Catalog, dialect: Dialect) -> String {
     };
     // Old budgets pile up. What is no flag is not left out here: it denies.
     let active = catalog.column("budgets", "is_active");
+    let table = catalog.relation("budgets");
     format!(
-        "(SELECT {rows} FROM budgets b
+        "(SELECT {rows} FROM {table} b
         WHERE (b.api_key_id = k.id OR (b.user_id = k.user_id AND b.api_key_id IS NULL))
         AND coalesce(lower({active}), '1') NOT IN ('0', 'f', 'false'))"
     )

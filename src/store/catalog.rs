@@ -1,18 +1,30 @@
 //! What this database's tables look like: found out once, then one set of SQL is built from it.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
 
 use super::{
-    MAX_RECORDS, StoreError, budgets, changes,
+    MAX_RECORDS, StoreError, budgets,
     columns::Column,
-    row,
+    postgres, row,
     sql::{Backend, Dialect, Patience, Statement},
+    sqlite,
 };
 
 /// The tables that matter, their columns, and the types of these.
 pub(crate) struct Catalog {
     dialect: Dialect,
     tables: HashMap<String, HashMap<String, String>>,
+    /// The tables' names in SQL, where a name alone could mean another table in another session.
+    relations: HashMap<String, String>,
+    /// Columns that the database computes.
+    generated: HashSet<(String, String)>,
+    /// The columns of each unique index of a table.
+    unique: BTreeMap<(String, String), Vec<String>>,
+    /// Differs as soon as the tables or triggers differ from those that this was read from.
+    pub(crate) fingerprint: String,
     /// Selects [`row::COLUMNS`] of every row with one prefix, and, where there is a log of changes, which of
     /// them the statement has seen.
     pub(crate) records: Arc<str>,
@@ -22,30 +34,50 @@ const REQUIRED: &[(&str, &[&str])] =
     &[("api_keys", &["id", "key_hash", "key_prefix", "user_id"]), ("users", &["id"])];
 
 /// `to_regclass` looks where every other statement will: along the search path.
-const POSTGRES: &str = "SELECT t.name, a.attname::text, format_type(a.atttypid, -1)
+const POSTGRES: &str = "SELECT 'column', t.name, a.attname::text, format_type(a.atttypid, -1)
     FROM (VALUES ('api_keys'), ('users'), ('roles'), ('budgets'), ('keystile_changes')) AS t (name)
     JOIN pg_attribute a ON a.attrelid = to_regclass(t.name)
     WHERE a.attnum > 0 AND NOT a.attisdropped";
 
-const SQLITE: &str = "SELECT m.name, lower(c.name), c.type
-    FROM sqlite_schema m JOIN pragma_table_info(m.name) c
-    WHERE m.name IN ('api_keys', 'users', 'roles', 'budgets', 'keystile_changes')";
+/// Hidden columns are those of virtual tables (1), and generated ones (2 and 3).
+const SQLITE: &str = "WITH t (name) AS (SELECT name FROM sqlite_schema WHERE type IN ('table', 'view')
+        AND lower(name) IN ('api_keys', 'users', 'roles', 'budgets', 'keystile_changes'))
+    SELECT 'column', lower(t.name), lower(c.name), c.type FROM t JOIN pragma_table_xinfo(t.name) c WHERE c.hidden <> 1
+    UNION ALL SELECT 'generated', lower(t.name), lower(c.name), ''
+        FROM t JOIN pragma_table_xinfo(t.name) c WHERE c.hidden IN (2, 3)
+    UNION ALL SELECT 'unique', lower(t.name), l.name, i.name FROM t JOIN pragma_index_list(t.name) l
+        JOIN pragma_index_info(l.name) i WHERE l.\"unique\" AND i.name IS NOT NULL";
 
 impl Catalog {
     /// Reads the catalogue, whatever tables there are.
     pub(crate) async fn read(backend: &Backend, patience: Patience) -> Result<Self, StoreError> {
         let dialect = backend.dialect();
         let sql = match dialect {
-            Dialect::Sqlite => SQLITE,
-            Dialect::Postgres => POSTGRES,
+            Dialect::Sqlite => {
+                format!("{SQLITE} UNION ALL SELECT 'relation', '', {}, ''", sqlite::change_log::FINGERPRINT)
+            }
+            Dialect::Postgres => postgres::change_log::tables(POSTGRES),
         };
-        let mut tables: HashMap<String, HashMap<String, String>> = HashMap::new();
+        let mut catalog = Self {
+            dialect,
+            tables: HashMap::new(),
+            relations: HashMap::new(),
+            generated: HashSet::new(),
+            unique: BTreeMap::new(),
+            fingerprint: String::new(),
+            records: Arc::default(),
+        };
         for cells in backend.query(patience, Statement::new(sql, [])).await? {
             let mut cells = cells.into_iter().map(Option::unwrap_or_default);
-            let [table, column, kind] = std::array::from_fn(|_| cells.next().unwrap_or_default());
-            tables.entry(table).or_default().insert(column, kind);
+            let [what, table, name, value] = std::array::from_fn(|_| cells.next().unwrap_or_default());
+            match &*what {
+                "column" => drop(catalog.tables.entry(table).or_default().insert(name, value)),
+                "generated" => drop(catalog.generated.insert((table, name))),
+                "unique" => catalog.unique.entry((table, name)).or_default().push(value),
+                _ if table.is_empty() => catalog.fingerprint = name,
+                _ => drop(catalog.relations.insert(table, name)),
+            }
         }
-        let mut catalog = Self { dialect, tables, records: Arc::default() };
         catalog.records = catalog.select_records().into();
         Ok(catalog)
     }
@@ -89,6 +121,26 @@ impl Catalog {
         self.tables.get(table)?.get(column).map(String::as_str)
     }
 
+    /// Whether there is a log of changes, as this version makes it.
+    pub(crate) fn has_log(&self) -> bool {
+        self.has_all("keystile_changes", &["user_id", "key_id", "nonce"])
+    }
+
+    /// Whether the database computes this column.
+    pub(crate) fn is_generated(&self, table: &str, column: &str) -> bool {
+        self.generated.contains(&(table.to_owned(), column.to_owned()))
+    }
+
+    /// The columns of each unique index of a table.
+    pub(crate) fn unique(&self, table: &str) -> impl Iterator<Item = &[String]> {
+        self.unique.iter().filter(move |((of, _), _)| of == table).map(|(_, columns)| &columns[..])
+    }
+
+    /// A table's name in SQL.
+    pub(crate) fn relation<'a>(&'a self, table: &'a str) -> &'a str {
+        self.relations.get(table).map_or(table, String::as_str)
+    }
+
     /// The parameter of this number, for this column.
     pub(crate) fn param(&self, number: usize, table: &str, column: &str) -> String {
         self.dialect.param(number, self.kind(table, column).unwrap_or("text"))
@@ -102,12 +154,17 @@ impl Catalog {
 
     /// `api_keys`, `users` and where needed `roles`, joined, under the names `k`, `u` and `r`.
     pub(crate) fn joined(&self) -> String {
-        format!("api_keys k LEFT JOIN users u ON u.id = k.user_id{}", self.roles())
+        let (keys, users) = (self.relation("api_keys"), self.relation("users"));
+        format!("{keys} k LEFT JOIN {users} u ON u.id = k.user_id{}", self.roles())
     }
 
     /// The join that finds a user's role, where it is not in `users`.
-    pub(crate) fn roles(&self) -> &'static str {
-        if self.has_roles() { " LEFT JOIN roles r ON r.id = u.role_id" } else { "" }
+    pub(crate) fn roles(&self) -> String {
+        if self.has_roles() {
+            format!(" LEFT JOIN {} r ON r.id = u.role_id", self.relation("roles"))
+        } else {
+            String::new()
+        }
     }
 
     /// Whether a user's role is a row of `roles`.
@@ -144,9 +201,12 @@ impl Catalog {
     fn select_records(&self) -> String {
         let mut columns: Vec<_> =
             row::COLUMNS.iter().map(|(table, column)| self.column(table, column)).collect();
-        if self.has_table(changes::TABLE) {
-            columns.push(changes::position(self.dialect).to_owned());
-        }
+        let (position, lag) = match self.dialect {
+            Dialect::Postgres => (postgres::change_log::POSITION, postgres::change_log::LAG),
+            Dialect::Sqlite => (sqlite::change_log::POSITION, "NULL"),
+        };
+        columns.push(if self.has_log() { position } else { "NULL" }.to_owned());
+        columns.push(lag.to_owned());
         format!(
             "SELECT {} FROM {} WHERE k.key_prefix = {} {} LIMIT {MAX_RECORDS}",
             columns.join(", "),

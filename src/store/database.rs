@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use metrics::{Counter, Histogram};
@@ -12,6 +12,7 @@ use tracing::warn;
 use super::{
     Found, KeyStore, Row, StoreError, Written,
     catalog::Catalog,
+    change_log,
     postgres::Postgres,
     row,
     sql::{Backend, Dialect, Patience, Rows, Statement},
@@ -144,7 +145,9 @@ impl Database {
         if self.dialect() == Dialect::Sqlite {
             self.create_in_empty_file().await?;
         }
-        let catalog = Arc::new(Catalog::read(self.backend(), patience).await?.fit()?);
+        let catalog = Catalog::read(self.backend(), patience).await?.fit();
+        // Where they are found may have changed for new sessions alone: the search path of a role.
+        let catalog = Arc::new(catalog.inspect_err(|_| self.backend().reconnect())?);
         *lock(&self.0.catalog) = Some(Arc::clone(&catalog));
         Ok(catalog)
     }
@@ -210,9 +213,10 @@ pub(super) enum Operation {
 impl KeyStore for Database {
     async fn records(&self, prefix: Prefix, _: Moment) -> Result<Arc<Found>, StoreError> {
         let read = || async {
-            let sql = Arc::clone(&self.catalog(Patience::Check).await?.records);
-            let statement = Statement::new(sql, [Some(prefix.as_str().to_owned())]);
-            self.backend().query(Patience::Check, statement).await
+            let catalog = self.catalog(Patience::Check).await?;
+            let statement = Statement::new(Arc::clone(&catalog.records), [Some(prefix.as_str().to_owned())]);
+            let rows = self.backend().query(Patience::Check, statement).await?;
+            Ok((rows, catalog))
         };
         let read = async {
             match read().await {
@@ -221,13 +225,19 @@ impl KeyStore for Database {
                     self.forget_tables();
                     read().await
                 }
-                rows => rows,
+                read => read,
             }
         };
-        let rows = self.0.gate.call(&self.0.durations.records, read).await?;
-        let seen = rows.first().and_then(|cells| cells.get(row::COLUMNS.len())?.as_deref()?.parse().ok());
+        let (mut rows, catalog) = self.0.gate.call(&self.0.durations.records, read).await?;
+        let seen = rows.first().and_then(|cells| cells.get(row::COLUMNS.len())?.as_deref());
+        let seen = seen.and_then(|text| change_log::position(text, &catalog)).map(Arc::new);
+        let lag = rows.first().and_then(|cells| cells.get(row::COLUMNS.len() + 1)?.as_deref()?.parse().ok());
+        let age = lag.map_or(Duration::ZERO, |lag| {
+            Duration::try_from_secs_f64(lag).unwrap_or(if lag < 0.0 { Duration::ZERO } else { Duration::MAX })
+        });
+        rows.iter_mut().for_each(|cells| cells.truncate(row::COLUMNS.len()));
         let (records, rows) = self.decode(rows);
         let found = Found::fresh(records, Tier::Database);
-        Ok(Arc::new(Found { seen: seen.map(Arc::new), rows: rows.into(), ..found }))
+        Ok(Arc::new(Found { age, seen, rows: rows.into(), ..found }))
     }
 }

@@ -12,10 +12,10 @@ use crate::{
     cache::{Cache, cache},
     credential::Prefix,
     decision::Tier,
-    fence::{Fence, Ticket, WORST_CASE},
     flight::Flights,
     metrics::{CacheLookups, Metrics},
     moment::Moment,
+    revocation::{Fence, Generation, WORST_CASE},
 };
 
 /// Remembers what the next tier found. Cheap to clone.
@@ -159,31 +159,37 @@ impl<S: KeyStore> Inner<S> {
     }
 
     fn is_fresh(&self, term: Term, now: Instant) -> bool {
-        now < if self.fence.is_up() { term.fresh_until } else { term.unheard_until }
+        now < if self.fence.is_up(now) { term.fresh_until } else { term.unheard_until }
     }
 
     async fn load(&self, prefix: Prefix, hashed: bool, now: Moment) -> Result<Arc<Found>, StoreError> {
-        let ticket = self.fence.ticket();
+        let generation = self.fence.generation();
         let found = match hashed {
             true => self.next.hashed(prefix, now).await,
             false => self.next.records(prefix, now).await,
         };
         match found {
             Ok(found) => {
-                self.remember(prefix, &found, ticket, now.monotonic);
+                // A standby that its primary does not reach is like a database that is lost.
+                if found.age > self.config.record_ttl.saturating_add(self.config.stale_if_error) {
+                    return Err(StoreError::Unavailable(
+                        "it is a standby that does not follow its primary".into(),
+                    ));
+                }
+                self.remember(prefix, &found, generation, now.monotonic);
                 Ok(found)
             }
             // What is held has perhaps no hashes, and what it has is proven already.
-            Err(error) if !hashed => self.fall_back(prefix, ticket, now.monotonic).ok_or(error),
+            Err(error) if !hashed => self.fall_back(prefix, generation, now.monotonic).ok_or(error),
             Err(error) => Err(error),
         }
     }
 
     /// What is past its TTL serves on through an outage, for a while; who was unknown stays unknown to
     /// us, which is no answer. Past the fence, so that it does not bring back what is being dropped.
-    fn fall_back(&self, prefix: Prefix, ticket: Ticket, now: Instant) -> Option<Arc<Found>> {
+    fn fall_back(&self, prefix: Prefix, generation: Generation, now: Instant) -> Option<Arc<Found>> {
         let mut found = None;
-        self.fence.admit(prefix, ticket, None, || {
+        self.fence.admit(prefix, generation, || {
             let held = self.known.get(&prefix).filter(|held| now < held.usable_until);
             let Some(mut held) = held else { return };
             Arc::make_mut(&mut held.found).stale = true;
@@ -199,15 +205,17 @@ impl<S: KeyStore> Inner<S> {
     }
 
     /// Ages count from before the question was asked: an answer is never younger than it looks.
-    fn remember(&self, prefix: Prefix, found: &Found, ticket: Ticket, asked: Instant) {
+    fn remember(&self, prefix: Prefix, found: &Found, generation: Generation, asked: Instant) {
         let read_at = asked.checked_sub(found.age).unwrap_or(asked);
-        self.fence.admit(prefix, ticket, found.seen.as_deref(), || {
+        if found.records.is_empty() {
             // Cached too: unknown prefixes are what attackers send.
-            if found.records.is_empty() {
+            self.fence.admit(prefix, generation, || {
                 self.known.remove(&prefix);
                 self.unknown.insert(prefix, Term::new(read_at, self.config.negative_ttl));
-                return;
-            }
+            });
+            return self.count();
+        }
+        self.fence.admit_read(prefix, generation, found.seen.as_deref(), || {
             self.unknown.remove(&prefix);
             let term = Term::new(read_at, self.config.record_ttl);
             let usable_until = term.fresh_until + self.config.stale_if_error;

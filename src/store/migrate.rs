@@ -3,15 +3,17 @@
 use std::time::Duration;
 
 use super::{
-    Database, LogState, StoreError,
+    Database, StoreError,
     catalog::Catalog,
-    changes,
+    postgres::{
+        self,
+        triggers::{self, Place},
+    },
     sql::{Dialect, Outcome, Patience, Statement},
+    sqlite,
+    watched::watched,
 };
-
-mod triggers;
-
-pub(super) use triggers::triggers;
+use crate::revocation::verify;
 
 const SQLITE: &str = include_str!("migrations/sqlite.sql");
 const POSTGRES: &str = include_str!("migrations/postgres.sql");
@@ -56,16 +58,17 @@ pub enum Log {
 }
 
 impl Database {
-    /// Creates what tables are missing. Can be run again, and by two at once.
+    /// Creates what tables are missing, and the log of changes. Can be run again, and by two at once. `notify`: whether
+    /// the database notifies instances of changes, or `None` to leave that as it is.
     ///
     /// # Errors
     /// [`StoreError`] when the database does not answer, refuses, or has tables that do not fit.
-    pub async fn migrate(&self) -> Result<Migration, StoreError> {
+    pub async fn migrate(&self, notify: Option<bool>) -> Result<Migration, StoreError> {
         let catalog = Catalog::read(self.backend(), Patience::Person).await?;
         let (kept, created): (Vec<_>, Vec<_>) =
             TABLES.into_iter().partition(|table| catalog.has_table(table));
         self.create(&created).await?;
-        let log = self.watch().await?;
+        let log = self.watch(notify).await?;
         self.forget_tables();
         let mut warnings = Vec::new();
         if let Log::Refused(reason) = &log {
@@ -91,45 +94,91 @@ impl Database {
         match rows == [[Some("0".to_owned())]] {
             true => {
                 self.create(&TABLES).await?;
-                self.watch().await.map(drop)
+                self.watch(None).await.map(drop)
             }
             false => Ok(()),
         }
     }
 
     /// Makes the database log its changes. A refusal is no failure: there are other ways to notice.
-    async fn watch(&self) -> Result<Log, StoreError> {
+    async fn watch(&self, notify: Option<bool>) -> Result<Log, StoreError> {
         let catalog = Catalog::read(self.backend(), Patience::Person).await?.fit()?;
-        let (statements, fingerprint) = match self.dialect() {
-            Dialect::Sqlite => triggers::statements(&catalog, Dialect::Sqlite, ""),
-            Dialect::Postgres => {
-                // Where the tables are found now, and nothing that a session brings along.
-                let path = self.value("SELECT current_setting('search_path')").await?.unwrap_or_default();
-                let path = if path.is_empty() { "public".to_owned() } else { path };
-                triggers::statements(&catalog, Dialect::Postgres, &format!("{path}, pg_temp"))
-            }
-        };
-        if self.log_state_of(&catalog).await? != LogState::Missing
-            && self.is_made_of(&statements, &fingerprint).await?
+        // A log that cannot be read, such as one of an earlier version, is made again.
+        let evidence = if catalog.has_log() { self.read_log(&catalog, None).await.ok() } else { None };
+        let evidence = evidence.map(|reading| reading.evidence);
+        let notifies = notify.or(evidence.as_ref().map(|evidence| evidence.notifies)).unwrap_or(true);
+        if let Some(evidence) = evidence
+            && verify(&evidence, None).problems.is_empty()
+            && (self.is_file() || evidence.notifies == notifies)
         {
             return Ok(Log::Kept);
         }
+        let made = match self.dialect() {
+            Dialect::Sqlite => self.watch_file(&catalog).await,
+            Dialect::Postgres => self.watch_tables(&catalog, notifies).await,
+        };
+        match made {
+            Ok(()) => Ok(Log::Made),
+            Err(StoreError::Unfit(reason)) => Ok(Log::Refused(reason.to_string())),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn watch_file(&self, catalog: &Catalog) -> Result<(), StoreError> {
+        let old = "SELECT name FROM sqlite_schema WHERE type = 'trigger' AND name LIKE 'keystile_changed%'";
+        let old = self.backend().query(Patience::Person, Statement::new(old, [])).await?;
+        let drop = old.into_iter().flatten().flatten().map(|name| format!("DROP TRIGGER \"{name}\""));
+        let triggers = sqlite::triggers::triggers(catalog, &watched(catalog));
+        let create = triggers.into_iter().map(|trigger| trigger.sql);
+        let told = "INSERT INTO keystile_changes (prefix) VALUES (NULL)".to_owned();
+        self.run_all(drop.chain(sqlite::triggers::log(catalog)).chain(create).chain([told]).collect()).await
+    }
+
+    /// One transaction for each table, so that none holds the locks of two: it could deadlock with an application.
+    /// Nothing of this locks out readers.
+    async fn watch_tables(&self, catalog: &Catalog, notifies: bool) -> Result<(), StoreError> {
+        let version = self.value("SELECT current_setting('server_version_num')").await?;
+        let version: u32 = version.and_then(|version| version.parse().ok()).unwrap_or(0);
+        let beside = if catalog.has_table("keystile_changes") { "keystile_changes" } else { "api_keys" };
+        let schema =
+            catalog.relation(beside).strip_suffix(beside).and_then(|schema| schema.strip_suffix('.'));
+        let schema = schema.unwrap_or("public");
+        let place = Place { schema, replaces_triggers: version >= 140_000 };
+        let tables = watched(catalog);
+        let functions = tables.iter().flat_map(|table| triggers::table_function(&place, table));
+        let log = triggers::log(&place).into_iter().chain(triggers::notify(&place, notifies));
+        self.run_all(log.chain(functions).collect()).await?;
+        let members = Statement::new(postgres::change_log::members(), []);
+        for cells in self.backend().query(Patience::Person, members).await? {
+            let mut cells = cells.into_iter().map(Option::unwrap_or_default);
+            let [name, relation, kind, is_partition] =
+                std::array::from_fn(|_| cells.next().unwrap_or_default());
+            let Some(table) = tables.iter().find(|table| table.name == name) else { continue };
+            if !matches!(&*kind, "r" | "p") {
+                return Err(StoreError::Unfit(
+                    format!("{relation} is a view or a foreign table, whose changes cannot be logged").into(),
+                ));
+            }
+            self.run_all(triggers::table_triggers(&place, table, &relation, is_partition == "true")).await?;
+        }
+        let forgive = format!("SELECT CAST(setval('{}', 1, false) AS text)", place.lost());
+        // Instances that serve from these tables look at them again.
+        let tell = format!("INSERT INTO {schema}.keystile_changes (prefix) VALUES (NULL)");
+        self.run_all(vec![forgive, tell]).await
+    }
+
+    /// Runs statements in one transaction, again and again while an application holds a lock that they need.
+    async fn run_all(&self, statements: Vec<String>) -> Result<(), StoreError> {
         let lock: &[&str] = match self.dialect() {
             Dialect::Postgres => &[LOCK, PATIENCE],
             Dialect::Sqlite => &[],
         };
-        // Whoever serves from these tables looks at them anew.
-        let tell = format!("INSERT INTO {} (prefix) VALUES (NULL)", changes::TABLE);
         let lock = lock.iter().map(|sql| (*sql).to_owned());
-        let statements = lock.chain(statements).chain([tell]).map(|sql| Statement::new(sql, []));
-        let statements: Vec<_> = statements.collect();
+        let statements: Vec<_> = lock.chain(statements).map(|sql| Statement::new(sql, [])).collect();
         for tried in 1.. {
             match self.backend().transaction(statements.clone(), false, Box::new(|_| ())).await? {
-                Outcome::Failed(_, StoreError::Unfit(reason)) => return Ok(Log::Refused(reason.to_string())),
-                Outcome::Failed(_, error) if is_locked(&error) && tried < TRIES => {
-                    tokio::time::sleep(PAUSE).await
-                }
-                Outcome::Failed(_, error) if is_locked(&error) => {
+                Outcome::Failed(_, StoreError::Locked(_)) if tried < TRIES => tokio::time::sleep(PAUSE).await,
+                Outcome::Failed(_, StoreError::Locked(_)) => {
                     return Err(StoreError::Unavailable(
                         "a long transaction is using its tables; run `keystile migrate` when it is over"
                             .into(),
@@ -139,25 +188,7 @@ impl Database {
                 Outcome::Committed | Outcome::Refused(_) => break,
             }
         }
-        Ok(Log::Made)
-    }
-
-    /// Whether the log that is there was made by these very statements.
-    async fn is_made_of(&self, statements: &[String], fingerprint: &str) -> Result<bool, StoreError> {
-        match self.dialect() {
-            Dialect::Postgres => {
-                let comment = "SELECT obj_description(to_regclass('keystile_changes'), 'pg_class')";
-                let comment = self.value(comment).await?.unwrap_or_default();
-                Ok(comment.strip_prefix("keystile ") == Some(fingerprint))
-            }
-            Dialect::Sqlite => {
-                let triggers = Statement::new("SELECT sql FROM sqlite_schema WHERE type = 'trigger'", []);
-                let there = self.backend().query(Patience::Person, triggers).await?;
-                let is_there =
-                    |statement: &String| there.iter().flatten().flatten().any(|sql| sql == statement);
-                Ok(statements.iter().filter(|sql| sql.starts_with("CREATE TRIGGER")).all(is_there))
-            }
-        }
+        Ok(())
     }
 
     async fn value(&self, sql: &str) -> Result<Option<String>, StoreError> {
@@ -193,9 +224,4 @@ impl Database {
         };
         Ok(!self.backend().query(Patience::Person, Statement::new(sql, [])).await?.is_empty())
     }
-}
-
-/// Whether a lock was not to be had in time (`lock_not_available`).
-fn is_locked(error: &StoreError) -> bool {
-    error.to_string().contains("SQLSTATE 55P03")
 }

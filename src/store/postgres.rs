@@ -1,6 +1,12 @@
 //! Postgres, through a pool of connections that one bad answer does not poison.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bb8::{Pool, PooledConnection, RunError};
 use bb8_postgres::PostgresConnectionManager;
@@ -13,10 +19,12 @@ use super::{
     sql::{Outcome, Patience, Progress, Rows, Statement},
 };
 
+pub(super) mod change_log;
 mod errors;
 mod link;
 mod notices;
 mod tls;
+pub(super) mod triggers;
 
 use errors::{died, explain, within};
 use link::{Manager, State, query};
@@ -28,6 +36,8 @@ pub(crate) struct Postgres {
     pool: Pool<Manager>,
     /// Where notifications are heard.
     feed: (Config, MakeRustlsConnect),
+    /// Raised to close the connections of before.
+    generation: Arc<AtomicU64>,
     /// Why the last attempt to connect failed.
     refusals: watch::Receiver<Option<StoreError>>,
     timeout: Duration,
@@ -51,13 +61,20 @@ impl Postgres {
         let ((config, tls), feed) = (settings(url)?, settings(feed_url)?);
         let inner = PostgresConnectionManager::new(config, tls.clone());
         let (sender, refusals) = watch::channel(None);
+        let generation = Arc::<AtomicU64>::default();
         let pool = Pool::builder()
             .max_size(connections)
             .connection_timeout(deadline)
             // A failed attempt is told to those who wait, instead of being repeated behind them.
             .retry_connection(false)
-            .build_unchecked(Manager { inner, tls, refusals: sender, timeout: deadline });
-        Ok(Self { pool, feed, refusals, timeout: deadline })
+            .build_unchecked(Manager {
+                inner,
+                tls,
+                generation: Arc::clone(&generation),
+                refusals: sender,
+                timeout: deadline,
+            });
+        Ok(Self { pool, feed, generation, refusals, timeout: deadline })
     }
 
     pub(crate) async fn query(&self, patience: Patience, statement: &Statement) -> Result<Rows, StoreError> {
@@ -145,6 +162,11 @@ impl Postgres {
         let (config, tls) = self.feed.clone();
         // A person would wait no less for one connection.
         Notices::connect(config, tls, name, self.timeout.max(Duration::from_secs(2))).await
+    }
+
+    /// Closes all connections, those in use as soon as they are returned.
+    pub(crate) fn reconnect(&self) {
+        self.generation.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Connections that are open.

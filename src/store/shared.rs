@@ -19,12 +19,12 @@ use super::{Found, KeyStore, StoreError};
 use crate::{
     credential::{CacheSecrets, Digest, Prefix},
     decision::Tier,
-    fence::{Fence, MEMORY, WORST_CASE},
     gate::CallError,
     metrics::{CacheLookups, Metrics},
     moment::Moment,
     proof::{Claim, Proof},
     redis::{Redis, RedisError, STORE},
+    revocation::{Fence, MEMORY, WORST_CASE},
 };
 
 pub mod entry;
@@ -119,9 +119,9 @@ impl<S: KeyStore> KeyStore for Shared<S> {
 impl<S: KeyStore> Shared<S> {
     /// Unknown prefixes are not shared: whoever invents keys would fill Redis with them.
     async fn fill(&self, prefix: Prefix, now: Moment) -> Result<Arc<Found>, StoreError> {
-        let ticket = self.0.fence.ticket();
+        let generation = self.0.fence.generation();
         let found = self.0.next.hashed(prefix, now).await?;
-        let admitted = || self.0.fence.admit(prefix, ticket, found.seen.as_deref(), || ());
+        let admitted = || self.0.fence.admit_read(prefix, generation, found.seen.as_deref(), || ());
         if !found.records.is_empty() && admitted() {
             let name = records_name(prefix);
             let entry = self.0.entries.records(&name, &found, now.wall);
@@ -181,7 +181,7 @@ impl<S: KeyStore> Inner<S> {
     }
 
     fn read_records(&self, prefix: Prefix, entry: &str, now: Moment) -> Result<Found, Odd> {
-        let unheard = if self.fence.is_up() { Duration::MAX } else { WORST_CASE };
+        let unheard = if self.fence.is_up(now.monotonic) { Duration::MAX } else { WORST_CASE };
         let oldest = self.config.record_ttl.min(unheard);
         self.entries.read_records(&records_name(prefix), entry, now.wall, oldest)
     }

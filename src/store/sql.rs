@@ -71,6 +71,23 @@ impl Backend {
         }
     }
 
+    /// Which of several databases of this kind answers, as far as the process itself can tell: a SQLite file by its
+    /// device and inode. Empty for Postgres, which says it in a statement.
+    pub(crate) fn identity(&self) -> String {
+        match self {
+            Self::Sqlite(sqlite) => sqlite.identity(),
+            Self::Postgres(_) => String::new(),
+        }
+    }
+
+    /// Closes all connections, those in use as soon as they are free.
+    pub(crate) fn reconnect(&self) {
+        match self {
+            Self::Sqlite(sqlite) => sqlite.reconnect(),
+            Self::Postgres(postgres) => postgres.reconnect(),
+        }
+    }
+
     pub(crate) async fn query(&self, patience: Patience, statement: Statement) -> Result<Rows, StoreError> {
         match self {
             Self::Sqlite(sqlite) => sqlite.query(patience, statement).await,

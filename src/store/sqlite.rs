@@ -2,10 +2,13 @@
 
 use std::{
     fs::OpenOptions,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
-    time::Duration,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime},
 };
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, params_from_iter, types::ValueRef};
@@ -18,6 +21,9 @@ use super::{
 };
 use crate::mutex::lock;
 
+pub(super) mod change_log;
+pub(super) mod triggers;
+
 /// A database file. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Sqlite(Arc<Inner>);
@@ -25,9 +31,25 @@ pub(crate) struct Sqlite(Arc<Inner>);
 struct Inner {
     path: PathBuf,
     timeout: Duration,
-    idle: Mutex<Vec<Connection>>,
+    idle: Mutex<Vec<Open>>,
+    /// Set once the file was opened. From then on, a file that is gone is an error, and is not made again.
+    was_opened: AtomicBool,
     /// Bounds the threads that one slow disk can take.
     permits: Arc<Semaphore>,
+}
+
+/// A connection, and the file that it has open.
+struct Open {
+    connection: Connection,
+    file: FileId,
+}
+
+/// A file, whatever its name: another one may have been renamed to its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FileId {
+    device: u64,
+    inode: u64,
+    created: Option<SystemTime>,
 }
 
 impl Sqlite {
@@ -36,6 +58,7 @@ impl Sqlite {
             path: path.to_owned(),
             timeout,
             idle: Mutex::default(),
+            was_opened: AtomicBool::new(false),
             permits: Arc::new(Semaphore::new(connections as usize)),
         }))
     }
@@ -77,6 +100,16 @@ impl Sqlite {
         .await
     }
 
+    /// The file at the path, by device and inode; empty while there is none.
+    pub(crate) fn identity(&self) -> String {
+        file_at(&self.0.path).map_or_else(|_| String::new(), |file| format!("{file:?}"))
+    }
+
+    /// Closes the connections.
+    pub(crate) fn reconnect(&self) {
+        lock(&self.0.idle).clear();
+    }
+
     /// Connections that are open and idle.
     pub(crate) fn connections(&self) -> u32 {
         let idle = lock(&self.0.idle);
@@ -111,23 +144,37 @@ impl Sqlite {
 
 impl Inner {
     fn work<T>(&self, work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
-        let idle = lock(&self.idle).pop();
-        let mut connection = match idle {
-            Some(connection) => connection,
-            None => self.open()?,
-        };
+        let mut open = self.idle().map_or_else(|| self.open(), Ok)?;
         // A connection that failed is closed: whatever state it was in goes with it.
-        let result = work(&mut connection).map_err(|error| self.explain(&error))?;
-        lock(&self.idle).push(connection);
+        let result = work(&mut open.connection).map_err(|error| self.explain(&error))?;
+        lock(&self.idle).push(open);
         Ok(result)
     }
 
+    /// An idle connection to the file that is at the path now. Connections to a file that was there before are closed.
+    fn idle(&self) -> Option<Open> {
+        let file = file_at(&self.path).ok()?;
+        let mut idle = lock(&self.idle);
+        idle.retain(|open| open.file == file);
+        idle.pop()
+    }
+
     /// Opens the file, which need not be there yet.
-    fn open(&self) -> Result<Connection, StoreError> {
-        create_private(&self.path).map_err(|error| {
-            StoreError::Unavailable(format!("cannot create sqlite:{}: {error}", self.path.display()).into())
-        })?;
-        self.connect().map_err(|error| self.explain(&error))
+    fn open(&self) -> Result<Open, StoreError> {
+        let unavailable = |what: &str, error: std::io::Error| {
+            StoreError::Unavailable(format!("cannot {what} sqlite:{}: {error}", self.path.display()).into())
+        };
+        if !self.was_opened.load(Ordering::Relaxed) {
+            create_private(&self.path).map_err(|error| unavailable("create", error))?;
+        }
+        let file = file_at(&self.path).map_err(|error| unavailable("open", error))?;
+        let connection = self.connect().map_err(|error| self.explain(&error))?;
+        // Another file may have taken the path in between.
+        if file_at(&self.path).map_err(|error| unavailable("open", error))? != file {
+            return Err(StoreError::Unavailable("its file was replaced while it was opened".into()));
+        }
+        self.was_opened.store(true, Ordering::Relaxed);
+        Ok(Open { connection, file })
     }
 
     fn connect(&self) -> rusqlite::Result<Connection> {
@@ -168,6 +215,12 @@ fn message(error: &rusqlite::Error) -> String {
         rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
         other => other.to_string(),
     }
+}
+
+fn file_at(path: &Path) -> std::io::Result<FileId> {
+    let metadata = std::fs::metadata(path)?;
+    // Inodes are used again; not every file system keeps the time of creation.
+    Ok(FileId { device: metadata.dev(), inode: metadata.ino(), created: metadata.created().ok() })
 }
 
 /// Readable by its owner only, from its first moment; SQLite gives `-wal` and `-shm` the same mode.

@@ -47,8 +47,10 @@ async fn each_change_that_matters_is_heard_of_and_no_other() {
         fleet.schema.execute(change).await;
         until(change, SECOND, async || fleet.code(0, &key).await.as_deref() == Some(code)).await;
     }
+    let heard = fleet.changes(0).await;
     let other = fleet.key(&[]);
     fleet.expect(&other, 200).await;
+    until("its creation is heard of", SECOND, async || fleet.changes(0).await > heard).await;
     let heard = fleet.changes(0).await;
     let logged = "SELECT count(*) FROM keystile_changes";
     let before = fleet.schema.value(logged).await;
@@ -172,10 +174,9 @@ async fn without_triggers_updated_at_is_looked_at_and_nothing_counts_for_long() 
     let channel = channel(setup.tcp).await;
     assert_eq!(status(&ask(&channel, &key.credential).await), 200);
     let stats = setup.stats().await;
-    assert_eq!(
-        stats["change_feed"],
-        serde_json::json!({ "source": "updated_at", "up": false, "listening": false })
-    );
+    let feed = &stats["change_feed"];
+    assert_eq!((&feed["source"], &feed["up"]), (&"updated_at".into(), &false.into()), "{feed}");
+    assert_eq!(feed["problems"][0]["cause"], "log_missing");
     assert!(setup.log().contains("keystile migrate"), "{}", setup.log());
     schema.execute("UPDATE api_keys SET is_active = false, updated_at = now() AT TIME ZONE 'UTC'").await;
     until("updated_at is noticed", 2 * SECOND, async || status(&ask(&channel, &key.credential).await) == 401)

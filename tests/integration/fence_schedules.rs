@@ -10,9 +10,13 @@ use shuttle::{
 };
 
 #[expect(dead_code, reason = "only what schedules can disturb is used")]
-#[path = "../../src/fence/bars.rs"]
-mod bars;
-#[path = "../../src/fence/snapshot.rs"]
+#[path = "../../src/revocation/fence.rs"]
+mod fence;
+#[expect(dead_code, reason = "only what schedules can disturb is used")]
+#[path = "../../src/revocation/log_position.rs"]
+mod log_position;
+#[expect(dead_code, reason = "only what schedules can disturb is used")]
+#[path = "../../src/revocation/snapshot.rs"]
 mod snapshot;
 
 /// What the fence is built of here.
@@ -21,11 +25,11 @@ mod sync {
 
     pub(super) use shuttle::sync::{
         Mutex, MutexGuard,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     };
 }
 
-use bars::{Change, Fence, News};
+use fence::{Change, Changes, Fence};
 
 /// A database with one key, and two caches before it, each with a fence of its own.
 #[derive(Clone)]
@@ -44,17 +48,17 @@ impl World {
 
     /// Reads, and remembers what the fence lets.
     fn read(&self) {
-        let ticket = self.fence.ticket();
+        let generation = self.fence.generation();
         let value = *self.database.lock().unwrap();
-        self.fence.admit(KEY, ticket, None, || {
+        self.fence.admit(KEY, generation, || {
             self.cache.lock().unwrap().insert(KEY, value);
         });
     }
 
     /// Serves what is remembered on, since the database does not answer, and remembers that.
     fn fall_back(&self) {
-        let ticket = self.fence.ticket();
-        self.fence.admit(KEY, ticket, None, || {
+        let generation = self.fence.generation();
+        self.fence.admit(KEY, generation, || {
             let held = self.cache.lock().unwrap().get(&KEY).copied();
             let Some(held) = held else { return };
             self.cache.lock().unwrap().insert(KEY, held);
@@ -65,10 +69,14 @@ impl World {
     fn change(&self, to: u32) {
         *self.database.lock().unwrap() = to;
         let change = Change { key: Some(KEY), id: to.into() };
-        let position = format!("{0}:{0}:", to + 1).parse().unwrap();
-        self.fence.hear(News::Log(vec![change], std::sync::Arc::new(position)), Instant::now(), || {
-            self.cache.lock().unwrap().remove(&KEY);
-        });
+        let position = format!("7/{0}:{0}:", to + 1).parse().unwrap();
+        self.fence.apply(
+            Changes::Logged(vec![change], std::sync::Arc::new(position)),
+            Instant::now(),
+            || {
+                self.cache.lock().unwrap().remove(&KEY);
+            },
+        );
     }
 
     /// Once everything has been heard of, nothing older is remembered.

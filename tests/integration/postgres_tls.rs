@@ -17,7 +17,7 @@ async fn verdict(host: &str, mode: &str, root: Option<&Path>) -> Result<(), Stri
     let url = schema.url_with(host, &format!("sslmode={mode}{root}&application_name={application}"));
     let metrics = Metrics::new().expect("builds");
     let database = Database::connect(&options(&url, 5_000), &metrics).map_err(|error| error.to_string())?;
-    database.migrate().await.map_err(|error| error.to_string())?;
+    database.migrate(None).await.map_err(|error| error.to_string())?;
     let encrypted = format!(
         "SELECT bool_or(ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name = '{application}'"
     );

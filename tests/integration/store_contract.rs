@@ -3,7 +3,8 @@
 use keystile::{
     moment::Moment,
     record::{AllowList, Expiry, KeyRecord, Lock},
-    store::{KeyStore, Log, LogState, MAX_RECORDS, MOST},
+    revocation::{ChangeLog, LogRead, Reading, Since, verify},
+    store::{KeyStore, Log, MAX_ENTRIES, MAX_RECORDS},
 };
 use time::macros::datetime;
 
@@ -234,35 +235,47 @@ async fn change_by_another_process_is_seen_at_once(place: &Place) {
     assert!(!is_active().await);
 }
 
+/// One read of the log, which there must be.
+async fn read_log(place: &Place, since: Option<Since>) -> Reading {
+    match place.database().read(since).await.expect("answers") {
+        LogRead::Read(reading) => *reading,
+        LogRead::Missing => panic!("no log"),
+    }
+}
+
 async fn first_reading_of_the_log_has_every_change(place: &Place) {
     place.user().await;
     place.key("1", &[]).await;
     place.execute("UPDATE api_keys SET is_active = NULL").await;
     let written = place.value("SELECT CAST(count(*) AS text) FROM keystile_changes").await.expect("a count");
     assert_ne!(written, "0");
-    let changes = place.database().changes(None).await.expect("answers");
+    let changes = read_log(place, None).await;
     assert_eq!(changes.logged.len().to_string(), written);
 }
 
 async fn change_of_more_than_one_reading_gets_is_told_as_such(place: &Place) {
-    let before = place.database().changes(None).await.expect("answers").position;
-    for more in [MOST, 1, 10] {
+    let since = |reading: Reading| {
+        let anchor = reading.evidence.anchor;
+        reading.position.map(|position| Since { position, anchor })
+    };
+    let before = since(read_log(place, None).await);
+    for more in [MAX_ENTRIES, 1, 10] {
         let numbers = format!(
             "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {more})
             INSERT INTO keystile_changes (prefix) SELECT 'ks_many1' FROM n"
         );
         place.execute(&numbers).await;
-        let changes = place.database().changes(Some(&before)).await.expect("answers");
-        assert_eq!((changes.logged.len(), changes.is_cut), (MOST, more != MOST));
+        let changes = read_log(place, before.clone()).await;
+        assert_eq!((changes.logged.len(), changes.is_cut), (MAX_ENTRIES, more != MAX_ENTRIES));
         assert_eq!(changes.prefixes().is_none(), changes.is_cut);
-        let after = place.database().changes(Some(&changes.position)).await.expect("answers");
+        let after = read_log(place, since(changes)).await;
         assert_eq!(after.logged, [], "what is left out is not caught up with: everything was dropped");
     }
 }
 
 async fn log_is_whole_with_every_trigger_and_no_fewer(place: &Place) {
     let database = place.database();
-    let is_whole = async || database.log_state().await.expect("up") != LogState::Missing;
+    let is_whole = async || verify(&read_log(place, None).await.evidence, None).problems.is_empty();
     assert!(is_whole().await);
     let lose = match place.file() {
         Some(_) => "DROP TRIGGER keystile_changed_api_keys_delete",
@@ -270,14 +283,14 @@ async fn log_is_whole_with_every_trigger_and_no_fewer(place: &Place) {
     };
     place.execute(lose).await;
     assert!(!is_whole().await, "deletions are not logged");
-    assert_eq!(database.migrate().await.expect("migrates").log, Log::Made);
+    assert_eq!(database.migrate(None).await.expect("migrates").log, Log::Made);
     assert!(is_whole().await);
 }
 
 async fn migrating_again_changes_nothing(place: &Place) {
     place.user().await;
     place.key("1", &[]).await;
-    let migrated = place.database().migrate().await.expect("migrates");
+    let migrated = place.database().migrate(None).await.expect("migrates");
     assert_eq!((migrated.created, migrated.kept), (vec![], vec!["users", "api_keys"]));
     assert_eq!(migrated.warnings, Vec::<String>::new());
     assert_eq!(ids(&place.records().await.expect("answers")), [1]);

@@ -9,6 +9,7 @@ use keystile::{
     credential::Prefix,
     metrics::Metrics,
     moment::Moment,
+    revocation::ChangeLog,
     store::{Database, KeyStore, Log, StoreError},
 };
 
@@ -118,7 +119,7 @@ async fn changes_are_read_while_every_look_up_hangs() {
     let asking: Vec<_> = (0..100).map(ask).collect();
     tokio::time::sleep(Duration::from_millis(200)).await;
     let begun = Instant::now();
-    database.changes(None).await.expect("has a connection to itself");
+    database.read(None).await.expect("has a connection to itself");
     assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
     // Whoever waited for a turn in vain is not told of an outage that nobody has seen.
     for asked in asking {
@@ -164,11 +165,12 @@ async fn connection_that_died_while_idle_is_no_outage() {
 async fn migration_that_waits_for_a_table_does_not_keep_look_ups_waiting() {
     let place = Place::postgres().await;
     place.execute("DROP TABLE keystile_changes CASCADE").await;
-    // As a dump has it.
+    // As an import has it. A reader, such as a dump, keeps no migration waiting.
     let reader = begin(&place, "SELECT count(*) FROM api_keys").await;
+    let writer = begin(&place, "UPDATE api_keys SET name = name").await;
     let migrating = tokio::spawn({
         let database = place.database();
-        async move { database.migrate().await }
+        async move { database.migrate(None).await }
     });
     let database = store(&place.url(), 2_000);
     for _ in 0..15 {
@@ -176,9 +178,10 @@ async fn migration_that_waits_for_a_table_does_not_keep_look_ups_waiting() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     assert!(!migrating.is_finished(), "it waits, and tries again");
-    reader.batch_execute("COMMIT").await.expect("is over");
+    writer.batch_execute("COMMIT").await.expect("is over");
     let migrated = migrating.await.expect("no panic").expect("migrates");
     assert_eq!(migrated.log, Log::Made);
+    drop(reader);
 }
 
 #[tokio::test]
@@ -210,7 +213,7 @@ async fn schema_without_tables_is_unfit_until_it_is_migrated() {
     let error = database.ping().await.expect_err("no tables");
     assert!(matches!(error, StoreError::Unfit(_)), "{error}");
     assert!(error.to_string().contains("keystile migrate"), "{error}");
-    let migrated = place.database().migrate().await.expect("migrates");
+    let migrated = place.database().migrate(None).await.expect("migrates");
     assert_eq!(migrated.created, ["users", "api_keys"]);
     database.ping().await.expect("found out anew");
 }
@@ -219,7 +222,7 @@ async fn schema_without_tables_is_unfit_until_it_is_migrated() {
 async fn foreign_tables_are_named_by_what_they_lack_and_left_alone() {
     for place in [Place::no_file(), Place::empty_schema().await] {
         place.execute("CREATE TABLE api_keys (id integer, token text)").await;
-        let error = place.database().migrate().await.expect_err("not ours").to_string();
+        let error = place.database().migrate(None).await.expect_err("not ours").to_string();
         assert!(error.contains("key_hash, key_prefix, user_id"), "{error}");
         let error = place.database().ping().await.expect_err("not ours").to_string();
         assert!(error.contains("key_hash, key_prefix, user_id"), "{error}");
@@ -241,11 +244,11 @@ async fn file_with_other_tables_gets_none_of_ours_unasked() {
 async fn missing_index_is_a_warning_with_its_mend() {
     for place in [Place::sqlite().await, Place::postgres().await] {
         place.execute("DROP INDEX api_keys_key_prefix").await;
-        let warnings = place.database().migrate().await.expect("migrates").warnings;
+        let warnings = place.database().migrate(None).await.expect("migrates").warnings;
         let mend = "CREATE INDEX api_keys_key_prefix ON api_keys (key_prefix);";
         assert!(warnings.len() == 1 && warnings[0].contains(mend), "{warnings:?}");
         place.execute(mend).await;
-        assert_eq!(place.database().migrate().await.expect("migrates").warnings, Vec::<String>::new());
+        assert_eq!(place.database().migrate(None).await.expect("migrates").warnings, Vec::<String>::new());
     }
 }
 
@@ -253,7 +256,7 @@ async fn missing_index_is_a_warning_with_its_mend() {
 async fn two_migrations_at_once_both_succeed() {
     for place in [Place::no_file(), Place::empty_schema().await] {
         let (one, two) = (place.database(), place.database());
-        let (one, two) = tokio::join!(one.migrate(), two.migrate());
+        let (one, two) = tokio::join!(one.migrate(None), two.migrate(None));
         one.expect("migrates");
         two.expect("migrates");
         place.database().ping().await.expect("fits");

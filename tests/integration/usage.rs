@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use keystile::revocation::ChangeLog;
 use rustix::process::Signal;
 
 use crate::harness::{
@@ -192,7 +193,7 @@ async fn role_with_the_documented_rights_serves_counts_and_prunes() {
     let database = crate::harness::place::options(&url, 5_000);
     let metrics = keystile::metrics::Metrics::new().unwrap();
     let database = keystile::store::Database::connect(&database, &metrics).unwrap();
-    database.prune_changes().await.expect("allowed");
+    database.prune().await.expect("allowed");
     drop((process, database));
     fleet.schema.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }

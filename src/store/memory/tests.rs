@@ -1,7 +1,7 @@
 //! Facts about what is remembered, over a store that counts what it is asked.
 
 use super::*;
-use crate::{fence::News, record::sample};
+use crate::{record::sample, revocation::Changes};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Counts what is asked of it; knows the sample's prefix and no other.
@@ -41,7 +41,7 @@ fn memory(broken: bool) -> (Memory<Counting>, Arc<AtomicUsize>) {
 
 fn over(next: Counting) -> Memory<Counting> {
     let fence = Arc::new(Fence::new());
-    fence.set_up(true);
+    fence.set_state(Some(Instant::now() + Duration::from_secs(3600)), None);
     Memory::new(next, CONFIG, fence, &Metrics::new().expect("builds"))
 }
 
@@ -88,7 +88,7 @@ async fn flood_of_unknown_prefixes_evicts_no_known_one() {
         memory.0.remember(
             unknown(n),
             &Found::fresh([], Tier::Database),
-            memory.0.fence.ticket(),
+            memory.0.fence.generation(),
             now.monotonic,
         );
     }
@@ -168,7 +168,7 @@ async fn nothing_is_older_than_the_worst_case_while_changes_are_not_heard_of() {
     let (memory, asked) = memory(false);
     let now = Moment::now();
     memory.records(known(), now).await.expect("found");
-    memory.0.fence.set_up(false);
+    memory.0.fence.set_state(None, None);
     assert_eq!(memory.records(known(), later(now, 26)).await.expect("found").tier, Tier::Memory);
     assert_eq!(memory.records(known(), later(now, 30)).await.expect("found").tier, Tier::Database);
     assert_eq!(asked.load(Ordering::SeqCst), 2);
@@ -180,7 +180,7 @@ async fn what_another_tier_had_for_a_while_is_not_young_again() {
         Found { age: Duration::from_secs(200), ..Found::fresh([Arc::new(sample::record())], Tier::Redis) };
     let (memory, _) = memory(false);
     let now = Moment::now();
-    memory.0.remember(known(), &aged, memory.0.fence.ticket(), now.monotonic);
+    memory.0.remember(known(), &aged, memory.0.fence.generation(), now.monotonic);
     assert_eq!(memory.records(known(), later(now, 69)).await.expect("found").tier, Tier::Memory);
     assert_eq!(memory.records(known(), later(now, 100)).await.expect("found").tier, Tier::Database);
 }
@@ -212,7 +212,7 @@ async fn reading_from_before_a_change_is_neither_remembered_nor_given_to_later_c
     };
     let early = ask();
     slow.read.notified().await;
-    fence.hear(crate::fence::News::Hint(vec![known()]), now.monotonic, || memory.forget(Some(&[known()])));
+    fence.apply(Changes::Hints(vec![known()]), now.monotonic, || memory.forget(Some(&[known()])));
     let late = ask();
     slow.read.notified().await;
     slow.land.notify_one();
@@ -229,7 +229,12 @@ async fn record_without_a_hash_is_asked_for_again_where_one_is_needed() {
     let now = Moment::now();
     let hash = crate::record::KeyHash::parse_redacted(&sample::record().hash.redacted()).expect("read");
     let bare = Arc::new(crate::record::KeyRecord { hash, ..sample::record() });
-    memory.0.remember(known(), &Found::fresh([bare], Tier::Redis), memory.0.fence.ticket(), now.monotonic);
+    memory.0.remember(
+        known(),
+        &Found::fresh([bare], Tier::Redis),
+        memory.0.fence.generation(),
+        now.monotonic,
+    );
     assert!(!memory.records(known(), now).await.expect("found").is_hashed());
     assert_eq!(asked.load(Ordering::SeqCst), 0);
     for _ in 0..2 {
@@ -243,9 +248,9 @@ async fn what_changes_meanwhile_is_not_served_through_an_outage() {
     let (memory, _) = memory(false);
     let now = Moment::now();
     memory.records(known(), now).await.expect("found");
-    let ticket = memory.0.fence.ticket();
-    assert!(memory.0.fall_back(known(), ticket, now.monotonic).is_some(), "nothing has changed");
+    let generation = memory.0.fence.generation();
+    assert!(memory.0.fall_back(known(), generation, now.monotonic).is_some(), "nothing has changed");
     // Heard of, and about to be dropped.
-    memory.0.fence.hear(News::Hint(vec![known()]), now.monotonic, || ());
-    assert!(memory.0.fall_back(known(), ticket, now.monotonic).is_none());
+    memory.0.fence.apply(Changes::Hints(vec![known()]), now.monotonic, || ());
+    assert!(memory.0.fall_back(known(), generation, now.monotonic).is_none());
 }

@@ -1,36 +1,42 @@
--- The log of changes. Every statement ends with a line of its own: functions have semicolons inside.
+-- The log of changes. Each statement ends with a line of its own, since functions contain semicolons.
+-- An entry names a key by its prefix, or a user or key whose keys a reader looks up. An entry without a name stands
+-- for every key.
 
-CREATE TABLE IF NOT EXISTS keystile_changes (
-    prefix text, -- NULL: everything
+CREATE TABLE IF NOT EXISTS {schema}.keystile_changes (
+    prefix text,
+    user_id bigint,
+    key_id bigint,
     xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    nonce bigint DEFAULT CAST(floor(random() * 9007199254740991) AS bigint),
     changed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     source text NOT NULL DEFAULT 'change', -- or 'command'
-    seen_at timestamptz -- when a sidecar first found it while pruning
+    seen_at timestamptz -- when an instance first found it while pruning
 )
 --;
-CREATE INDEX IF NOT EXISTS keystile_changes_xid ON keystile_changes (xid)
+ALTER TABLE {schema}.keystile_changes ADD COLUMN IF NOT EXISTS user_id bigint
 --;
-CREATE OR REPLACE FUNCTION keystile_notify() RETURNS trigger LANGUAGE plpgsql AS $body$
+ALTER TABLE {schema}.keystile_changes ADD COLUMN IF NOT EXISTS key_id bigint
+--;
+ALTER TABLE {schema}.keystile_changes ADD COLUMN IF NOT EXISTS nonce bigint
+--;
+ALTER TABLE {schema}.keystile_changes
+    ALTER COLUMN nonce SET DEFAULT CAST(floor(random() * 9007199254740991) AS bigint)
+--;
+CREATE INDEX IF NOT EXISTS keystile_changes_xid ON {schema}.keystile_changes (xid)
+--;
+-- Counts the changes that a trigger could not log.
+CREATE SEQUENCE IF NOT EXISTS {schema}.keystile_changes_lost
+--;
+CREATE OR REPLACE FUNCTION {schema}.keystile_notify() RETURNS trigger LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp AS $body$
 BEGIN
-    -- Says which log, since channels are the whole database's; what it says is in the log itself.
+    -- Names the log, since a channel belongs to the whole database.
     PERFORM pg_notify('keystile_changed', TG_RELID::text);
     RETURN NULL;
+EXCEPTION WHEN OTHERS THEN
+    RETURN NULL; -- Readers read the log without being notified as well.
 END
 $body$
 --;
-DROP TRIGGER IF EXISTS keystile_notify ON keystile_changes
---;
-CREATE TRIGGER keystile_notify AFTER INSERT ON keystile_changes
-    FOR EACH STATEMENT EXECUTE FUNCTION keystile_notify()
---;
-ALTER TABLE keystile_changes ENABLE ALWAYS TRIGGER keystile_notify
---;
--- Whoever changes keys need not be allowed to write the log: that is its owner's.
-CREATE OR REPLACE FUNCTION keystile_log_everything() RETURNS trigger LANGUAGE plpgsql
-SECURITY DEFINER SET search_path = {search_path} AS $body$
-BEGIN
-    INSERT INTO keystile_changes (prefix) VALUES (NULL);
-    RETURN NULL;
-END
-$body$
+REVOKE ALL ON FUNCTION {schema}.keystile_notify() FROM PUBLIC
 --;

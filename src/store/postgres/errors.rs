@@ -3,6 +3,7 @@
 use std::{error::Error as _, future::Future, sync::Arc, time::Duration};
 
 use tokio::time::timeout;
+use tokio_postgres::error::SqlState;
 
 use crate::store::StoreError;
 
@@ -27,6 +28,9 @@ pub(super) fn unavailable(error: &tokio_postgres::Error) -> StoreError {
 /// Classes 22, 23 and 42 are about what was asked; the rest is about the server.
 pub(super) fn explain(error: &tokio_postgres::Error) -> StoreError {
     let words = words(error);
+    if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) {
+        return StoreError::Locked(words);
+    }
     match error.code().map(|code| code.code().get(..2).unwrap_or_default()) {
         Some("22" | "23" | "42") => StoreError::Unfit(format!("the database refuses: {words}").into()),
         _ => StoreError::Unavailable(words),

@@ -1,6 +1,12 @@
 //! One connection, which the pool keeps for as long as nobody left it in the middle of something.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bb8::ManageConnection;
 use bb8_postgres::PostgresConnectionManager;
@@ -22,6 +28,7 @@ use crate::store::{
 pub(super) struct Link {
     pub(super) client: Client,
     tls: MakeRustlsConnect,
+    generation: u64,
     pub(super) state: State,
 }
 
@@ -40,6 +47,8 @@ pub(super) enum State {
 pub(super) struct Manager {
     pub(super) inner: PostgresConnectionManager<MakeRustlsConnect>,
     pub(super) tls: MakeRustlsConnect,
+    /// Connections of an earlier generation are closed.
+    pub(super) generation: Arc<AtomicU64>,
     pub(super) refusals: watch::Sender<Option<StoreError>>,
     pub(super) timeout: Duration,
 }
@@ -52,9 +61,10 @@ impl ManageConnection for Manager {
     type Error = StoreError;
 
     async fn connect(&self) -> Result<Link, StoreError> {
+        let generation = self.generation.load(Ordering::Relaxed);
         let connected = async { self.inner.connect().await.map_err(|error| unavailable(&error)) };
         match within(self.timeout, connected).await {
-            Ok(client) => Ok(Link { client, tls: self.tls.clone(), state: State::Idle }),
+            Ok(client) => Ok(Link { client, tls: self.tls.clone(), generation, state: State::Idle }),
             Err(error) => {
                 self.refusals.send_replace(Some(error.clone()));
                 Err(error)
@@ -64,14 +74,20 @@ impl ManageConnection for Manager {
 
     /// Asks nothing of the server: a look-up is one round trip, not two.
     async fn is_valid(&self, link: &mut Link) -> Result<(), StoreError> {
-        match link.client.is_closed() {
-            true => Err(StoreError::Unavailable("connection closed".into())),
-            false => Ok(()),
+        if link.client.is_closed() || self.is_outdated(link) {
+            return Err(StoreError::Unavailable("connection closed".into()));
         }
+        Ok(())
     }
 
     fn has_broken(&self, link: &mut Link) -> bool {
-        link.state != State::Idle || link.client.is_closed()
+        link.state != State::Idle || link.client.is_closed() || self.is_outdated(link)
+    }
+}
+
+impl Manager {
+    fn is_outdated(&self, link: &Link) -> bool {
+        link.generation != self.generation.load(Ordering::Relaxed)
     }
 }
 

@@ -16,6 +16,14 @@ pub(crate) struct Notices {
     limit: Duration,
 }
 
+/// A notification.
+pub(crate) struct Notice {
+    pub(crate) channel: String,
+    pub(crate) payload: String,
+    /// The process number of the backend that sent it.
+    pub(crate) backend: i32,
+}
+
 impl Notices {
     /// Connects under `name`, by which the database knows who listens.
     pub(super) async fn connect(
@@ -50,7 +58,7 @@ impl Notices {
         self.execute(&format!("LISTEN {channel}; NOTIFY {channel}")).await?;
         let limit = self.limit;
         let heard = async {
-            while self.next().await?.0 != channel {}
+            while self.next().await?.channel != channel {}
             Ok(())
         };
         within(limit, heard).await.map_err(|error| match error {
@@ -62,11 +70,22 @@ impl Notices {
         self.client.batch_execute(&format!("UNLISTEN {channel}")).await.map_err(|error| explain(&error))
     }
 
-    /// What is said next: channel and payload.
-    pub(crate) async fn next(&mut self) -> Result<(String, String), StoreError> {
-        let heard = self.heard.recv().await;
-        let heard = heard.ok_or_else(|| StoreError::Unavailable("the listening connection ended".into()))?;
-        Ok((heard.channel().to_owned(), heard.payload().to_owned()))
+    /// The next notification.
+    pub(crate) async fn next(&mut self) -> Result<Notice, StoreError> {
+        let notice = self.heard.recv().await;
+        let notice =
+            notice.ok_or_else(|| StoreError::Unavailable("the listening connection ended".into()))?;
+        Ok(Notice {
+            channel: notice.channel().to_owned(),
+            payload: notice.payload().to_owned(),
+            backend: notice.process_id(),
+        })
+    }
+
+    /// Notifies others, from this very connection.
+    pub(crate) async fn notify(&self, channel: &str, payload: &str) -> Result<(), StoreError> {
+        // Both are ours: names, numbers and commas.
+        self.execute(&format!("NOTIFY {channel}, '{payload}'")).await
     }
 
     async fn execute(&self, sql: &str) -> Result<(), StoreError> {

@@ -15,16 +15,19 @@ use super::super::{Found, Row, row};
 use crate::{
     credential::{CacheSecrets, Digest},
     decision::Tier,
-    fence::Snapshot,
     proof::{Claim, Proof},
     record::{HashTag, KeyId},
+    revocation::LogPosition,
 };
 
 /// What a value begins with. Another one is another version's, and nothing that can be read.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 
 /// How far the clocks of two machines may be apart.
 const SKEW: Duration = Duration::from_secs(60);
+
+/// Older entries are of no use to any reader.
+const MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Why an entry is as good as none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -82,7 +85,7 @@ impl Entries {
         let rows =
             redacted.map(|(cells, record)| row::redact(cells[..row::COLUMNS.len()].to_vec(), &record.hash));
         let records = Records {
-            at: millis(read_at),
+            at: millis(read_at - found.age.min(MAX_AGE)),
             seen: found.seen.as_ref().map(|seen| seen.to_string()),
             columns: self.columns.clone(),
             rows: rows.collect(),
@@ -108,7 +111,7 @@ impl Entries {
         let age = age(at, now, oldest)?;
         let records = rows.iter().map(|cells| row::decode_redacted(cells).map(Arc::new));
         let records = records.collect::<Result<Vec<_>, _>>().map_err(|_| Odd::Content)?;
-        let seen = seen.map(|seen| seen.parse::<Snapshot>().map(Arc::new));
+        let seen = seen.map(|seen| seen.parse::<LogPosition>().map(Arc::new));
         let seen = seen.transpose().map_err(|_| Odd::Content)?;
         Ok(Found { age, seen, ..Found::fresh(records, Tier::Redis) })
     }

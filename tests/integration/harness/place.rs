@@ -100,7 +100,7 @@ impl Place {
     }
 
     async fn migrated(self) -> Self {
-        self.database().migrate().await.expect("migrates");
+        self.database().migrate(None).await.expect("migrates");
         self
     }
 

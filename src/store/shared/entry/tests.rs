@@ -16,9 +16,9 @@ fn entries(secrets: &[&[u8]]) -> Entries {
 fn found() -> Found {
     let mut cells = row::sample(&[("name", Some("build")), ("scopes", Some(r#"["chat"]"#))]);
     // The position stands behind the columns.
-    cells.push(Some("7:9:8".into()));
+    cells.push(Some("5/7:9:8".into()));
     let record = row::decode(&cells).expect("decodes");
-    let seen = Some(Arc::new("7:9:8".parse().expect("a snapshot")));
+    let seen = Some(Arc::new("5/7:9:8".parse().expect("a position")));
     Found { seen, rows: Arc::from([cells]), ..Found::fresh([Arc::new(record)], Tier::Database) }
 }
 
@@ -45,11 +45,11 @@ fn nothing_that_was_changed_or_moved_is_believed() {
     assert_eq!(read(NAME, &entry), Ok(()));
     assert_eq!(read("keystile:{ks_other}:records", &entry), Err(Odd::Seal));
     assert_eq!(read(NAME, &entry.replace("chat", "root")), Err(Odd::Seal));
-    assert_eq!(read(NAME, &entry.replacen('1', "2", 1)), Err(Odd::Version));
+    assert_eq!(read(NAME, &entry.replacen('2', "1", 1)), Err(Odd::Version));
     for end in 0..entry.len() {
         assert!(read(NAME, &entry[..end]).is_err(), "cut at {end}");
     }
-    for nonsense in ["", ".", "1.", "1..", "1.AAAA.{}", "null", "{}"] {
+    for nonsense in ["", ".", "2.", "2..", "2.AAAA.{}", "null", "{}"] {
         assert!(read(NAME, nonsense).is_err(), "{nonsense}");
     }
 }

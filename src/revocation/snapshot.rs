@@ -1,9 +1,9 @@
-//! What somebody who read the database at one moment could see of the changes made to it. Pure.
+//! Which changes were committed when the database was read. Pure.
 //!
-//! Changes are known by the number of their transaction. In Postgres these are not committed in the order
-//! of their numbers, so a position in the log of changes is no number: it is what `pg_snapshot` is, "all
-//! below `xmin`, none from `xmax` on, and none of those in between that were still under way". In SQLite
-//! one change follows the other, which is the simple case of it.
+//! A change is known by the number of its transaction. Postgres does not commit transactions in the order of their
+//! numbers, so one number cannot say what a read has seen. A snapshot can, as Postgres's own `pg_snapshot` does: all
+//! changes below `xmin`, none from `xmax` on, and in between all but those listed as in progress. SQLite commits one
+//! change after the other: its snapshots have an empty list.
 
 use std::{fmt, str::FromStr};
 
@@ -14,8 +14,8 @@ pub struct Snapshot {
     xmin: u64,
     /// No change from here on is seen.
     xmax: u64,
-    /// Not seen either; sorted, between the two.
-    under_way: Box<[u64]>,
+    /// Not seen either: sorted, from `xmin` to `xmax`.
+    in_progress: Box<[u64]>,
 }
 
 /// The text is no `xmin:xmax:xip_list`.
@@ -24,18 +24,22 @@ pub struct Snapshot {
 pub struct NoSnapshot;
 
 impl Snapshot {
-    /// Whether this change was committed by then.
-    pub fn sees(&self, change: u64) -> bool {
-        change < self.xmin || (change < self.xmax && self.under_way.binary_search(&change).is_err())
+    /// The first number that no transaction had yet.
+    pub fn next(&self) -> u64 {
+        self.xmax
     }
 
-    /// Whether everything that `other` sees is seen here too: who read at this moment knows of every
-    /// change that was known at the other.
+    /// Whether this change was committed by then.
+    pub fn sees(&self, change: u64) -> bool {
+        change < self.xmin || (change < self.xmax && self.in_progress.binary_search(&change).is_err())
+    }
+
+    /// Whether everything that `other` sees is seen here too.
     pub fn covers(&self, other: &Self) -> bool {
         let unseen = |change: &u64| !other.sees(*change);
         // Between `self.xmax` and `other.xmax` may lie changes that only the other sees.
-        let beyond = (self.xmax..other.xmax).all(|change| other.under_way.binary_search(&change).is_ok());
-        beyond && self.under_way.iter().all(unseen)
+        let beyond = (self.xmax..other.xmax).all(|change| other.in_progress.binary_search(&change).is_ok());
+        beyond && self.in_progress.iter().all(unseen)
     }
 }
 
@@ -47,21 +51,19 @@ impl FromStr for Snapshot {
         let mut bound = || parts.next().and_then(number).ok_or(NoSnapshot);
         let (xmin, xmax) = (bound()?, bound()?);
         let list = parts.next().ok_or(NoSnapshot)?;
-        let under_way = list.split(',').filter(|item| !item.is_empty());
-        let under_way: Box<[u64]> =
-            under_way.map(|item| number(item).ok_or(NoSnapshot)).collect::<Result<_, _>>()?;
-        let within = under_way.iter().all(|change| (xmin..xmax).contains(change));
-        match xmin <= xmax && within && under_way.is_sorted() {
-            true => Ok(Self { xmin, xmax, under_way }),
-            false => Err(NoSnapshot),
-        }
+        let in_progress = list.split(',').filter(|item| !item.is_empty());
+        let in_progress: Box<[u64]> =
+            in_progress.map(|item| number(item).ok_or(NoSnapshot)).collect::<Result<_, _>>()?;
+        let within = in_progress.iter().all(|change| (xmin..xmax).contains(change));
+        let valid = xmin <= xmax && within && in_progress.is_sorted();
+        valid.then_some(Self { xmin, xmax, in_progress }).ok_or(NoSnapshot)
     }
 }
 
 impl fmt::Display for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:", self.xmin, self.xmax)?;
-        for (at, change) in self.under_way.iter().enumerate() {
+        for (at, change) in self.in_progress.iter().enumerate() {
             write!(f, "{}{change}", if at == 0 { "" } else { "," })?;
         }
         Ok(())
@@ -94,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn change_that_was_under_way_is_not_seen_though_later_ones_are() {
+    fn change_in_progress_is_not_seen_although_later_ones_are() {
         let seen = snapshot("10:20:10,14");
         for (change, expected) in [(9, true), (10, false), (13, true), (14, false), (19, true), (20, false)] {
             assert_eq!(seen.sees(change), expected, "{change}");
@@ -104,8 +106,8 @@ mod tests {
     fn any_snapshot() -> impl Strategy<Value = Snapshot> {
         (0u64..12, 0u64..6, proptest::collection::btree_set(0u64..18, 0..4)).prop_map(|(xmin, span, set)| {
             let xmax = xmin + span;
-            let under_way = set.into_iter().filter(|change| (xmin..xmax).contains(change)).collect();
-            Snapshot { xmin, xmax, under_way }
+            let in_progress = set.into_iter().filter(|change| (xmin..xmax).contains(change)).collect();
+            Snapshot { xmin, xmax, in_progress }
         })
     }
 

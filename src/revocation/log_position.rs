@@ -1,0 +1,84 @@
+//! Which changes a read of the database had seen, and in which epoch of that database. Pure.
+
+use std::{fmt, str::FromStr};
+
+use super::snapshot::Snapshot;
+
+/// A position in the log of changes.
+///
+/// Change numbers can be compared within one epoch only. An epoch ends when the server restarts, when another one
+/// takes its place, and when the tables or triggers change: after each of these a number may mean another change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogPosition {
+    epoch: u64,
+    snapshot: Snapshot,
+}
+
+/// The text is no `epoch/xmin:xmax:xip_list`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a log position of the form epoch/xmin:xmax:xip_list")]
+pub struct NoLogPosition;
+
+impl LogPosition {
+    /// What `snapshot` sees, in this epoch.
+    pub fn new(epoch: u64, snapshot: Snapshot) -> Self {
+        Self { epoch, snapshot }
+    }
+
+    /// The epoch in which its change numbers mean something.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The changes that it sees.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Whether everything that `other` sees is seen here too.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.epoch == other.epoch && self.snapshot.covers(&other.snapshot)
+    }
+}
+
+impl FromStr for LogPosition {
+    type Err = NoLogPosition;
+
+    fn from_str(text: &str) -> Result<Self, NoLogPosition> {
+        let (epoch, snapshot) = text.split_once('/').ok_or(NoLogPosition)?;
+        let digits = epoch.bytes().all(|byte| byte.is_ascii_digit());
+        let epoch = epoch.parse().ok().filter(|_| digits).ok_or(NoLogPosition)?;
+        Ok(Self { epoch, snapshot: snapshot.parse().map_err(|_| NoLogPosition)? })
+    }
+}
+
+impl fmt::Display for LogPosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.epoch, self.snapshot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn position(text: &str) -> LogPosition {
+        text.parse().expect(text)
+    }
+
+    #[test]
+    fn text_is_read_as_it_is_written() {
+        for text in ["7/10:20:10,14,15", "0/1:1:", "18446744073709551615/3:3:"] {
+            assert_eq!(position(text).to_string(), text);
+        }
+        for bad in ["", "10:20:", "/10:20:", "+7/10:20:", "7/", "x/10:20:", "7/8/10:20:"] {
+            assert!(bad.parse::<LogPosition>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn position_of_another_epoch_covers_nothing() {
+        assert!(position("7/20:20:").covers(&position("7/10:10:")));
+        assert!(!position("8/20:20:").covers(&position("7/10:10:")));
+    }
+}

@@ -1,0 +1,204 @@
+//! The triggers with which Postgres logs the changes of keys, users, roles and budgets.
+//!
+//! A trigger must never fail the statement that fires it, whatever happens to tables, columns or the log. It catches
+//! every error. One that kept it from writing the log is counted in a sequence, which a rollback does not reset, so
+//! that readers know that the log is incomplete.
+
+use data_encoding::HEXLOWER;
+use sha2::{Digest, Sha256};
+
+use crate::store::watched::{Subject, Watched};
+
+/// A trigger that each watched table has.
+pub(in crate::store) struct Trigger {
+    pub(in crate::store) name: &'static str,
+    /// `pg_trigger.tgtype`: when it fires.
+    pub(in crate::store) kind: u16,
+    event: &'static str,
+}
+
+/// An update of a row, its insertion or deletion, and the truncation of a table.
+pub(in crate::store) const TRIGGERS: [Trigger; 3] = [
+    Trigger { name: "keystile_changed", kind: 17, event: "UPDATE" },
+    Trigger { name: "keystile_changed_rows", kind: 13, event: "INSERT OR DELETE" },
+    Trigger { name: TRUNCATE, kind: 32, event: "TRUNCATE" },
+];
+const TRUNCATE: &str = "keystile_changed_all";
+
+const LOG: &str = include_str!("../migrations/changes.postgres.sql");
+
+/// Where the log and the functions are.
+pub(in crate::store) struct Place<'a> {
+    /// The schema, as an identifier in SQL.
+    pub(in crate::store) schema: &'a str,
+    /// Whether `CREATE OR REPLACE TRIGGER` is known (Postgres 14): it locks out no reader.
+    pub(in crate::store) replaces_triggers: bool,
+}
+
+impl Place<'_> {
+    /// The sequence that counts lost changes, inside a string literal.
+    pub(in crate::store) fn lost(&self) -> String {
+        format!("{}.keystile_changes_lost", self.schema).replace('\'', "''")
+    }
+}
+
+/// The statements that make the log.
+pub(in crate::store) fn log(place: &Place<'_>) -> Vec<String> {
+    let statements = LOG.split("--;").map(|statement| statement.trim().replace("{schema}", place.schema));
+    let mut statements: Vec<_> = statements.filter(|statement| !statement.is_empty()).collect();
+    statements.extend(function(place, "everything", &truncated(place)));
+    statements
+}
+
+/// The statements that make the trigger that notifies readers, or remove it. A transaction that notifies cannot be
+/// prepared for a two-phase commit.
+pub(in crate::store) fn notify(place: &Place<'_>, notifies: bool) -> Vec<String> {
+    let Place { schema, .. } = place;
+    let drop = format!("DROP TRIGGER IF EXISTS keystile_notify ON {schema}.keystile_changes");
+    if !notifies {
+        return vec![drop];
+    }
+    vec![
+        drop,
+        format!(
+            "CREATE TRIGGER keystile_notify AFTER INSERT ON {schema}.keystile_changes
+            FOR EACH STATEMENT EXECUTE FUNCTION {schema}.keystile_notify()"
+        ),
+        format!("ALTER TABLE {schema}.keystile_changes ENABLE ALWAYS TRIGGER keystile_notify"),
+    ]
+}
+
+/// The statements that make the function of one table.
+pub(in crate::store) fn table_function(place: &Place<'_>, table: &Watched) -> [String; 2] {
+    function(place, table.name, &row_changed(place, table))
+}
+
+/// The statements that make the triggers of one table. `relation` is its name in SQL: the table itself, a partition,
+/// or a table that inherits from it. A partition has the row triggers of its parent already.
+pub(in crate::store) fn table_triggers(
+    place: &Place<'_>,
+    table: &Watched,
+    relation: &str,
+    is_partition: bool,
+) -> Vec<String> {
+    let Place { schema, replaces_triggers } = place;
+    let create = |trigger: &Trigger| {
+        let Trigger { name, event, .. } = trigger;
+        let (level, function, body) = if *name == TRUNCATE {
+            ("STATEMENT", "everything", truncated(place))
+        } else {
+            ("ROW", table.name, row_changed(place, table))
+        };
+        // What readers verify: the function's text, the schema of its log, and the columns that it compares.
+        let arguments = [digest(&body), unquoted(schema)].into_iter();
+        let arguments = arguments.chain(table.columns.iter().map(|column| (*column).to_owned()));
+        let arguments: Vec<_> = arguments.map(|argument| literal(&argument)).collect();
+        let replace = if *replaces_triggers { "OR REPLACE " } else { "" };
+        let drop = format!("DROP TRIGGER IF EXISTS {name} ON {relation}");
+        let create = format!(
+            "CREATE {replace}TRIGGER {name} AFTER {event} ON {relation} FOR EACH {level}
+            EXECUTE FUNCTION {schema}.keystile_log_{function}({})",
+            arguments.join(", ")
+        );
+        // Also for rows that logical replication applies, and for sessions in the role of a replica.
+        let always = format!("ALTER TABLE {relation} ENABLE ALWAYS TRIGGER {name}");
+        let is_inherited = is_partition && *name != TRUNCATE;
+        let drop = (!replaces_triggers && !is_inherited).then_some(drop);
+        drop.into_iter().chain((!is_inherited).then_some(create)).chain([always])
+    };
+    TRIGGERS.iter().flat_map(create).collect()
+}
+
+/// A trigger function: its owner writes the log, whoever changes the table. No one else can use it, since a trigger
+/// on a table of one's own would otherwise write the log as well.
+fn function(place: &Place<'_>, name: &str, body: &str) -> [String; 2] {
+    let Place { schema, .. } = place;
+    [
+        format!(
+            "CREATE OR REPLACE FUNCTION {schema}.keystile_log_{name}() RETURNS trigger LANGUAGE plpgsql
+            SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body${body}$body$"
+        ),
+        format!("REVOKE ALL ON FUNCTION {schema}.keystile_log_{name}() FROM PUBLIC"),
+    ]
+}
+
+fn truncated(place: &Place<'_>) -> String {
+    let Place { schema, .. } = place;
+    guarded(place, "", &format!("INSERT INTO {schema}.keystile_changes (prefix) VALUES (NULL);"))
+}
+
+fn row_changed(place: &Place<'_>, table: &Watched) -> String {
+    let Place { schema, .. } = place;
+    // As text, compared byte by byte: types such as json have no equality, and some collations take different prefixes
+    // for equal.
+    let compared = |row: &str| {
+        let columns = table.columns.iter().map(|column| format!("{row}.{column}::text COLLATE \"C\""));
+        let spent = table.spent_of(row).map(|spent| format!("({spent})::text COLLATE \"C\""));
+        columns.chain(spent).collect::<Vec<_>>().join(", ")
+    };
+    let unchanged = format!(
+        "IF TG_OP = 'UPDATE' THEN
+            BEGIN
+                IF ROW({}) IS NOT DISTINCT FROM ROW({}) THEN RETURN NULL; END IF;
+            EXCEPTION WHEN OTHERS THEN
+                NULL; -- A column is gone, so the rows cannot be compared: they count as different.
+            END;
+        END IF;",
+        compared("OLD"),
+        compared("NEW"),
+    );
+    let of = |row: &str| match table.subject {
+        Subject::Everything => "(prefix) VALUES (NULL)".to_owned(),
+        Subject::Key => format!("(prefix) SELECT {row}.key_prefix::text WHERE {row}.key_prefix IS NOT NULL"),
+        Subject::User => format!("(user_id) SELECT {row}.id::bigint WHERE {row}.id IS NOT NULL"),
+        Subject::Budget => format!(
+            "(user_id, key_id) SELECT CASE WHEN {row}.api_key_id IS NULL THEN {row}.user_id::bigint END,
+                {row}.api_key_id::bigint WHERE {row}.api_key_id IS NOT NULL OR {row}.user_id IS NOT NULL"
+        ),
+    };
+    let log = format!(
+        "IF TG_OP <> 'INSERT' THEN INSERT INTO {schema}.keystile_changes {}; END IF;
+        IF TG_OP <> 'DELETE' THEN INSERT INTO {schema}.keystile_changes {}; END IF;",
+        of("OLD"),
+        of("NEW"),
+    );
+    guarded(place, &unchanged, &log)
+}
+
+/// The body of a function that never fails.
+fn guarded(place: &Place<'_>, unchanged: &str, log: &str) -> String {
+    format!(
+        "
+    BEGIN
+        {unchanged}
+        {log}
+        RETURN NULL;
+    EXCEPTION WHEN OTHERS THEN
+        RAISE WARNING 'keystile: the change of a row of % was not logged: %', TG_TABLE_NAME, SQLERRM;
+        BEGIN
+            PERFORM nextval('{sequence}');
+        EXCEPTION WHEN OTHERS THEN
+            NULL;
+        END;
+        RETURN NULL;
+    END",
+        sequence = place.lost(),
+    )
+}
+
+/// The digest by which readers recognise a function's text.
+fn digest(body: &str) -> String {
+    HEXLOWER.encode(&Sha256::digest(body))
+}
+
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// The name that a quoted identifier stands for.
+fn unquoted(identifier: &str) -> String {
+    match identifier.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+        Some(inner) => inner.replace("\"\"", "\""),
+        None => identifier.to_owned(),
+    }
+}

@@ -1,0 +1,151 @@
+//! The triggers with which SQLite logs the changes of keys, users, roles and budgets.
+//!
+//! A trigger names the columns that it watches in `UPDATE OF`, where SQLite tolerates that a column is dropped later.
+//! Only spending and generated columns have to be compared.
+
+use crate::store::{
+    catalog::Catalog,
+    watched::{Subject, Watched},
+};
+
+/// A trigger: its name, and the statement that makes it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub(in crate::store) struct Trigger {
+    pub(in crate::store) name: String,
+    pub(in crate::store) sql: String,
+}
+
+/// The statements that make the log, from none or from the one of an earlier version.
+pub(in crate::store) fn log(catalog: &Catalog) -> Vec<String> {
+    const LOG: &str = "CREATE TABLE keystile_changes (
+    id integer PRIMARY KEY AUTOINCREMENT,
+    prefix text, -- a key; an entry without prefix, user and key stands for every key
+    user_id integer, -- a user, whose keys a reader looks up
+    key_id integer, -- a key, whose prefix a reader looks up
+    nonce integer NOT NULL DEFAULT (abs(random() >> 11)),
+    changed_at timestamp NOT NULL DEFAULT (strftime('%Y-%m-%d %H:%M:%f', 'now')),
+    source text NOT NULL DEFAULT 'change', -- or 'command'
+    seen_at timestamp)";
+    let statements: &[&str] = match (catalog.has_log(), catalog.has_table("keystile_changes")) {
+        (true, _) => &[],
+        (false, false) => &[LOG],
+        // The numbers of its changes continue, for readers of the earlier version.
+        (false, true) => &[
+            "ALTER TABLE keystile_changes RENAME TO keystile_changes_1",
+            LOG,
+            "INSERT INTO keystile_changes (id, prefix, changed_at, source, seen_at)
+            SELECT id, prefix, changed_at, source, seen_at FROM keystile_changes_1",
+            "DROP TABLE keystile_changes_1",
+        ],
+    };
+    statements.iter().map(|statement| (*statement).to_owned()).collect()
+}
+
+/// The triggers of all tables.
+pub(in crate::store) fn triggers(catalog: &Catalog, tables: &[Watched]) -> Vec<Trigger> {
+    tables.iter().flat_map(|table| of_table(catalog, table)).collect()
+}
+
+fn of_table(catalog: &Catalog, table: &Watched) -> Vec<Trigger> {
+    let Watched { name, .. } = table;
+    let trigger = |suffix: &str, event: &str, condition: &str, entries: &[Entry]| {
+        let inserts: Vec<_> = entries.iter().map(Entry::insert).collect();
+        let name = format!("keystile_changed_{name}_{suffix}");
+        let sql = format!(
+            "CREATE TRIGGER {name} {event} ON {table} FOR EACH ROW {condition}BEGIN
+                {}; END",
+            inserts.join(";\n                "),
+            table = table.name,
+        );
+        Trigger { name, sql }
+    };
+    let (old, new) = (entry(table, "OLD"), entry(table, "NEW"));
+    let both = [old.clone(), new.clone()];
+    let is_generated = |column: &&&str| catalog.is_generated(name, column);
+    let stored = table.columns.iter().filter(|column| !is_generated(column));
+    let of = stored.copied().collect::<Vec<_>>().join(", ");
+    let generated = table.columns.iter().filter(is_generated);
+    let generated = generated.map(|column| format!("OLD.{column} IS NOT NEW.{column}"));
+    let spent = table.spent_of("OLD").zip(table.spent_of("NEW"));
+    let spent = spent.map(|(old, new)| format!("({old}) IS NOT ({new})"));
+    let compared = generated.chain(spent).collect::<Vec<_>>().join(" OR ");
+    let mut triggers = vec![
+        trigger("insert", "AFTER INSERT", "", &[new]),
+        trigger("delete", "AFTER DELETE", "", &[old]),
+        trigger("update", &format!("AFTER UPDATE OF {of}"), "", &both),
+    ];
+    if !compared.is_empty() {
+        triggers.push(trigger("compare", "AFTER UPDATE", &format!("WHEN {compared} "), &both));
+    }
+    if let Some(replaced) = replaced(catalog, table) {
+        // `OR REPLACE` deletes rows without firing the trigger of a deletion.
+        let unique = unique(catalog, table).concat();
+        let unique = unique.iter().map(|column| format!("\"{column}\"")).collect::<Vec<_>>().join(", ");
+        triggers.push(trigger("replace", "BEFORE INSERT", "", std::slice::from_ref(&replaced)));
+        triggers.push(trigger("replace_by_update", &format!("BEFORE UPDATE OF {unique}"), "", &[replaced]));
+    }
+    triggers
+}
+
+/// One entry of the log: the column that names whom it concerns, and a query for its value.
+#[derive(Clone)]
+struct Entry {
+    columns: &'static str,
+    query: String,
+}
+
+impl Entry {
+    fn new(columns: &'static str, query: impl Into<String>) -> Self {
+        Self { columns, query: query.into() }
+    }
+
+    fn insert(&self) -> String {
+        format!("INSERT INTO keystile_changes ({}) {}", self.columns, self.query)
+    }
+}
+
+fn entry(table: &Watched, row: &str) -> Entry {
+    match table.subject {
+        Subject::Everything => Entry::new("prefix", "VALUES (NULL)"),
+        Subject::Key => {
+            Entry::new("prefix", format!("SELECT {row}.key_prefix WHERE {row}.key_prefix IS NOT NULL"))
+        }
+        Subject::User => Entry::new("user_id", format!("SELECT {row}.id WHERE {row}.id IS NOT NULL")),
+        Subject::Budget => Entry::new(
+            "user_id, key_id",
+            format!(
+                "SELECT CASE WHEN {row}.api_key_id IS NULL THEN {row}.user_id END, {row}.api_key_id
+                WHERE {row}.api_key_id IS NOT NULL OR {row}.user_id IS NOT NULL"
+            ),
+        ),
+    }
+}
+
+/// Whom the rows concern that `OR REPLACE` deletes: those with the new row's value in a unique index.
+fn replaced(catalog: &Catalog, table: &Watched) -> Option<Entry> {
+    let conflicts = unique(catalog, table).into_iter().map(|columns| {
+        let equal = columns.iter().map(|column| format!("\"{column}\" = NEW.\"{column}\""));
+        format!("({})", equal.collect::<Vec<_>>().join(" AND "))
+    });
+    let conflicts = conflicts.collect::<Vec<_>>().join(" OR ");
+    let select = |columns, values: &str, condition: &str| {
+        let name = table.name;
+        Entry::new(columns, format!("SELECT {values} FROM {name} WHERE ({conflicts}) AND {condition}"))
+    };
+    match table.subject {
+        Subject::Everything => None,
+        Subject::Key => Some(select("prefix", "key_prefix", "key_prefix IS NOT NULL")),
+        Subject::User => Some(select("user_id", "id", "id IS NOT NULL")),
+        Subject::Budget => Some(select(
+            "user_id, key_id",
+            "CASE WHEN api_key_id IS NULL THEN user_id END, api_key_id",
+            "(api_key_id IS NOT NULL OR user_id IS NOT NULL)",
+        )),
+    }
+}
+
+/// The unique keys of a table. The row number is one of them, and has no index.
+fn unique(catalog: &Catalog, table: &Watched) -> Vec<Vec<String>> {
+    let indexes = catalog.unique(table.name).map(<[String]>::to_vec);
+    indexes.chain([vec!["id".to_owned()]]).collect()
+}
