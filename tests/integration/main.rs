@@ -10,6 +10,7 @@ mod cli;
 mod descriptor;
 mod docs;
 mod explain;
+mod feed_faults;
 mod fence_schedules;
 mod gateway;
 mod injector;
