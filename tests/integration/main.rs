@@ -11,6 +11,7 @@ mod descriptor;
 mod docs;
 mod explain;
 mod feed_faults;
+mod feed_generator;
 mod fence_schedules;
 mod gateway;
 mod injector;
