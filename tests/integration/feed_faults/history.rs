@@ -6,7 +6,7 @@ use super::{REPLICA, committed, denied, denied_after, expect_cause, keys, revoke
 use crate::harness::{
     cluster::{Cluster, Restored},
     promise::Instance,
-    proxy::Proxy,
+    proxy::{Proxy, Wire},
     until,
 };
 
@@ -123,6 +123,24 @@ async fn snapshot_that_has_caught_up_in_transactions_is_told_from_the_lost_serve
     server.execute(MANY).await;
     proxy.mend();
     denied(&instance, &change).await;
+}
+
+/// Whatever the feed waits for: what it says of itself is no older than its promise.
+#[tokio::test(flavor = "multi_thread")]
+async fn feed_that_gets_no_answer_says_so_within_a_second() {
+    let server = Cluster::start();
+    let [key] = keys::<1>(&server.url());
+    let proxy = Proxy::before(server.address()).await;
+    let instance = warm(&proxy.url(&server.url(), server.address()), std::slice::from_ref(&key)).await;
+    proxy.set(Wire::Hanging);
+    server.execute(&revoke(&key)).await;
+    let change = committed(&key, "revoked while the database does not answer");
+    let mended = async {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(!instance.is_up().await);
+        proxy.mend();
+    };
+    tokio::join!(mended, denied(&instance, &change));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -44,7 +44,12 @@ async fn file_that_is_renamed_over_the_database_is_noticed() {
     open(&path).execute("VACUUM INTO ?1", [copy.to_str().unwrap()]).unwrap();
     // It has the key revoked already: no trigger tells anybody.
     revoke(&copy, &key);
+    let _ = open(&path).execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
     fs::rename(&copy, &path).unwrap();
+    // What belonged to the old file is no part of the new one.
+    for suffix in ["-wal", "-shm"] {
+        let _ = fs::remove_file(format!("{}{suffix}", path.display()));
+    }
     denied(&instance, &committed(&key, "a file without the key is renamed over the database")).await;
     // By hand, as the operator does who sees the old file go on.
     let setup = &instance.keystile.setup;
@@ -99,6 +104,24 @@ async fn restore_into_the_open_file_is_noticed() {
     instance.expect_allowed(&other.credential).await;
     revoke(&path, &other);
     denied(&instance, &committed(&other, "revoked after the restore")).await;
+}
+
+/// The steps that SQLite's documentation gives for changes that ALTER TABLE cannot make.
+#[tokio::test(flavor = "multi_thread")]
+async fn table_of_a_file_that_is_made_anew_is_watched_or_the_feed_says_so() {
+    let (instance, [key]) = start().await;
+    let path = file(&instance);
+    let made = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = 'api_keys'";
+    let made: String = open(&path).query_row(made, [], |row| row.get(0)).unwrap();
+    let steps = format!(
+        "PRAGMA foreign_keys = off; BEGIN IMMEDIATE; {}; INSERT INTO new_keys SELECT * FROM api_keys;
+        DROP TABLE api_keys; ALTER TABLE new_keys RENAME TO api_keys; COMMIT",
+        made.replacen("api_keys", "new_keys", 1)
+    );
+    open(&path).execute_batch(&steps).unwrap();
+    instance.expect_allowed(&key.credential).await;
+    revoke(&path, &key);
+    denied(&instance, &committed(&key, "revoked in a table that was made anew")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

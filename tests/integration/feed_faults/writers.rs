@@ -120,6 +120,30 @@ async fn key_is_changed_in_two_phases_where_the_triggers_do_not_notify() {
     assert!(instance.is_up().await, "{:?}", instance.feed().await);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_that_would_not_meet_without_the_triggers_do_not_meet() {
+    let server = Cluster::start();
+    let keys = keys::<3>(&server.url());
+    let instance = warm(&server.url(), &keys).await;
+    let (mut first, mut second) = (server.client().await, server.client().await);
+    let begin = async |client: &mut tokio_postgres::Client| {
+        let limits =
+            "SET lock_timeout = '3s'; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM api_keys";
+        client.batch_execute(limits).await.unwrap();
+    };
+    begin(&mut first).await;
+    begin(&mut second).await;
+    // The same user, and different rows.
+    first.batch_execute("UPDATE users SET is_active = false").await.unwrap();
+    second.batch_execute(&revoke(&keys[0])).await.unwrap();
+    first.batch_execute(&revoke(&keys[1])).await.unwrap();
+    second.batch_execute(&insert(&keys[0], 1000, "ks_another_key_of_hers")).await.unwrap();
+    first.batch_execute("COMMIT").await.unwrap();
+    second.batch_execute(&revoke(&keys[2])).await.unwrap();
+    second.batch_execute("COMMIT").await.unwrap();
+    denied(&instance, &committed(&keys[2], "two writers under repeatable read")).await;
+}
+
 /// A role that may log in, and nothing else.
 const GUEST: &str = "CREATE ROLE guest LOGIN";
 

@@ -70,6 +70,10 @@ impl Watch {
     /// Notes what was done, for the message of a failure.
     pub fn note(&self, what: &str) {
         let at = self.began.elapsed().as_secs_f32();
+        let what = self
+            .keys()
+            .iter()
+            .fold(what.to_owned(), |what, key| what.replace(&key.hash, &key.credential[..8]));
         let words: Vec<_> = what.split_whitespace().collect();
         self.journal.lock().unwrap().push_back(format!("{at:6.2} s  {}", words.join(" ")));
     }

@@ -7,7 +7,10 @@ use rand::RngExt;
 use super::Event;
 use crate::{
     feed_generator::{changes, schema::chance, world::World},
-    harness::cluster::{Cluster, Restored},
+    harness::{
+        cluster::{Cluster, Restored},
+        proxy::Wire,
+    },
 };
 
 /// Transactions that change nothing.
@@ -210,8 +213,10 @@ async fn crash(world: &mut World) -> Result<(), String> {
 
 async fn cut_wire(world: &mut World) -> Result<(), String> {
     let since = Instant::now();
-    world.watch.note("the wire is cut");
-    world.database.as_server().expect("Postgres").proxy.cut();
+    let wires = [Wire::Cut, Wire::Refusing, Wire::Hanging, Wire::Slow(Duration::from_millis(700))];
+    let wire = wires[world.rng.random_range(0..wires.len())];
+    world.watch.note(&format!("the wire is {wire:?}"));
+    world.database.as_server().expect("Postgres").proxy.set(wire);
     tokio::time::sleep(Duration::from_millis(world.rng.random_range(0..2500))).await;
     world.step().await?;
     world.database.as_server().expect("Postgres").proxy.mend();
