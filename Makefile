@@ -8,11 +8,11 @@ LOCKED ?=
 ENVOY_VERSIONS := 1.40.0 1.36.4
 ENVOY := .tools/envoy-$(firstword $(ENVOY_VERSIONS))/envoy
 
-.PHONY: help demo check fmt clippy doc test fuzz bench instructions tools clean
+.PHONY: help demo check fmt clippy doc test feed-generator fuzz bench instructions tools clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: ## run Keystile behind Envoy and show it at work (DEMO=once ends by itself)
 	cargo build $(LOCKED)
@@ -32,6 +32,13 @@ doc: ## the documentation builds, warnings denied
 
 test: tools ## all tests, with real Envoy, Postgres and Redis
 	cargo test $(LOCKED)
+
+feed-generator: ## random databases against the change feed, FEED_SECONDS=600 (FEED_SEED repeats a run, FEED_WORLD one world)
+	tools/need-postgres
+	tools/need-redis
+	KEYSTILE_TEST_SECONDS=$(or $(FEED_SECONDS),600) \
+	    $(if $(FEED_SEED),KEYSTILE_TEST_SEED=$(FEED_SEED)) $(if $(FEED_WORLD),KEYSTILE_TEST_WORLD=$(FEED_WORLD)) \
+	    cargo test $(LOCKED) --test integration feed_generator -- --nocapture
 
 fuzz: ## look for inputs that break the parsers, FUZZ_SECONDS=60 each
 	tools/fetch-cargo-fuzz

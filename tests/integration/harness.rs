@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 pub mod client;
+pub mod cluster;
 pub mod envoy;
 pub mod fleet;
 pub mod keystile;
@@ -10,6 +11,7 @@ pub mod limits;
 pub mod place;
 pub mod postgres;
 pub mod process;
+pub mod promise;
 pub mod proxy;
 pub mod ratelimit;
 pub mod redis;

@@ -10,6 +10,8 @@ mod cli;
 mod descriptor;
 mod docs;
 mod explain;
+mod feed_faults;
+mod feed_generator;
 mod fence_schedules;
 mod gateway;
 mod injector;

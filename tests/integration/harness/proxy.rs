@@ -16,7 +16,16 @@ use tokio::{
 pub struct Proxy {
     pub address: SocketAddr,
     wire: watch::Sender<Wire>,
+    route: watch::Sender<Route>,
     task: AbortHandle,
+}
+
+/// Where connections lead.
+#[derive(Debug, Clone, Copy)]
+struct Route {
+    server: SocketAddr,
+    /// Connections of an earlier one break.
+    generation: u32,
 }
 
 /// What becomes of what is sent.
@@ -39,8 +48,14 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (wire, seen) = watch::channel(Wire::Whole);
-        let task = tokio::spawn(accept(listener, server, seen));
-        Self { address, wire, task: task.abort_handle() }
+        let (route, routes) = watch::channel(Route { server, generation: 0 });
+        let task = tokio::spawn(accept(listener, routes, seen));
+        Self { address, wire, route, task: task.abort_handle() }
+    }
+
+    /// Leads to another server: connections break, and new ones go there.
+    pub fn lead_to(&self, server: SocketAddr) {
+        self.route.send_modify(|route| *route = Route { server, generation: route.generation + 1 });
     }
 
     pub fn set(&self, wire: Wire) {
@@ -69,7 +84,7 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, server: SocketAddr, wire: watch::Receiver<Wire>) {
+async fn accept(listener: TcpListener, routes: watch::Receiver<Route>, wire: watch::Receiver<Wire>) {
     let address = listener.local_addr().unwrap();
     let mut listener = Some(listener);
     let mut seen = wire.clone();
@@ -86,23 +101,25 @@ async fn accept(listener: TcpListener, server: SocketAddr, wire: watch::Receiver
             }
         };
         tokio::select! {
-            Ok((client, _)) = accepted => drop(tokio::spawn(forward(client, server, wire.clone()))),
+            Ok((client, _)) = accepted => drop(tokio::spawn(forward(client, routes.clone(), wire.clone()))),
             changed = seen.changed() => if changed.is_err() { return },
         }
     }
 }
 
-async fn forward(client: TcpStream, server: SocketAddr, mut wire: watch::Receiver<Wire>) {
+async fn forward(client: TcpStream, mut routes: watch::Receiver<Route>, mut wire: watch::Receiver<Wire>) {
     let broken = |wire: &Wire| matches!(wire, Wire::Cut | Wire::Refusing);
     if broken(&wire.borrow()) {
         return;
     }
-    let Ok(server) = TcpStream::connect(server).await else { return };
+    let route = *routes.borrow();
+    let Ok(server) = TcpStream::connect(route.server).await else { return };
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
     tokio::select! {
         () = copy(from_client, to_server, wire.clone(), false) => {}
         () = copy(from_server, to_client, wire.clone(), true) => {}
         _ = wire.wait_for(broken) => {}
+        _ = routes.wait_for(|now| now.generation != route.generation) => {}
     }
 }
 
