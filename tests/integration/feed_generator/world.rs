@@ -220,8 +220,9 @@ impl World {
     /// A hash of a key that may be allowed.
     pub async fn victim(&mut self) -> Result<String, String> {
         if self.watch.good().len() < 4 {
+            let user = self.new_user().await?;
             for _ in 0..3 {
-                self.insert_key().await?;
+                self.insert_key_of(user).await?;
             }
             self.warm().await;
         }
@@ -385,9 +386,9 @@ impl World {
 
     async fn memory_serves(&mut self) -> Result<(), String> {
         const ASKED: u64 = 20;
-        while self.watch.good().is_empty() {
-            self.insert_key().await?;
-        }
+        // Of the users that there were, perhaps none is left.
+        let user = self.new_user().await?;
+        self.insert_key_of(user).await?;
         for (at, instance) in self.watch.instances.read().await.iter().enumerate() {
             let key = &self.watch.good()[0];
             instance.expect_allowed(&key.credential).await;
