@@ -194,15 +194,17 @@ pub fn verify(evidence: &Evidence, known: Option<&Known>) -> Verdict {
         // Its snapshots do not list the transactions in progress, so nothing else of it can be relied on.
         return Verdict { problems: vec![Cause::Replica.with("")], is_gap: true };
     }
+    // Entries that are hidden say nothing about the log's identity.
+    let sees_log = !evidence.hides_rows;
     let is_other = known.is_some_and(|known| {
         evidence.identity != known.identity
             || evidence.next < known.next
-            || (known.anchor.is_some() && !evidence.anchor_is_there)
+            || (sees_log && known.anchor.is_some() && !evidence.anchor_is_there)
     });
     let tables_changed = known.is_some_and(|known| evidence.tables != known.tables);
     let conditions = [
         (Cause::Identity, is_other, String::new()),
-        (Cause::LogEmpty, evidence.anchor.is_none(), String::new()),
+        (Cause::LogEmpty, sees_log && evidence.anchor.is_none(), String::new()),
         (Cause::Triggers, !evidence.untriggered.is_empty(), evidence.untriggered.join(", ")),
         (Cause::Columns, !evidence.unwatched.is_empty(), evidence.unwatched.join(", ")),
         (Cause::RowsHidden, evidence.hides_rows, String::new()),
@@ -255,6 +257,11 @@ mod tests {
             (Evidence { untriggered: vec!["x".into()], ..sound() }, Cause::Triggers, false),
             (Evidence { unwatched: vec!["x".into()], ..sound() }, Cause::Columns, false),
             (Evidence { hides_rows: true, ..sound() }, Cause::RowsHidden, false),
+            (
+                Evidence { hides_rows: true, anchor: None, anchor_is_there: false, ..sound() },
+                Cause::RowsHidden,
+                false,
+            ),
             (Evidence { lost_writes: true, ..sound() }, Cause::WritesLost, false),
         ] {
             assert_eq!(causes(&evidence, Some(&known)), (vec![cause], is_gap), "{evidence:?}");

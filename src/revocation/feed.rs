@@ -182,8 +182,11 @@ impl<L: ChangeLog> ChangeFeed<L> {
         let verdict = verify(&reading.evidence, known);
         let Some(position) = reading.position.clone() else { return self.go_without(verdict.problems).await };
         let is_first = matches!(self.position, FeedPosition::Start);
+        // While a condition did not hold, changes may have been missed.
+        let is_recovered = verdict.problems.is_empty()
+            && self.problems.iter().any(|problem| problem.cause != Cause::Identity);
         // Only the first read of all, or one that follows the previous read, says which keys changed.
-        let is_gap = verdict.is_gap || !(is_new || is_first);
+        let is_gap = verdict.is_gap || is_recovered || !(is_new || is_first);
         let prefixes = if is_gap { None } else { reading.prefixes() };
         let changes = match &prefixes {
             _ if is_gap || reading.is_cut => Changes::Everything(Arc::clone(&position)),

@@ -18,7 +18,7 @@ mod writers;
 
 /// Which causes `keystile_change_feed_degraded` may name. Here alone, so that a new name has one place.
 const REPLICA: &[&str] = &["replica"];
-const COLUMNS: &[&str] = &["columns"];
+const COLUMNS: &[&str] = &["columns", "triggers"];
 const TRIGGERS: &[&str] = &["triggers", "columns"];
 const ROWS_HIDDEN: &[&str] = &["rows_hidden"];
 const LOG_MISSING: &[&str] = &["log_missing", "triggers"];

@@ -27,6 +27,9 @@ CREATE INDEX IF NOT EXISTS keystile_changes_xid ON {schema}.keystile_changes (xi
 -- Counts the changes that a trigger could not log.
 CREATE SEQUENCE IF NOT EXISTS {schema}.keystile_changes_lost
 --;
+-- It tells nothing but that number, and each reader needs it.
+GRANT SELECT ON SEQUENCE {schema}.keystile_changes_lost TO PUBLIC
+--;
 CREATE OR REPLACE FUNCTION {schema}.keystile_notify() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp AS $body$
 BEGIN

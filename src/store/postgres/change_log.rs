@@ -81,6 +81,7 @@ pub(in crate::store) fn read(catalog: &Catalog, watched: &[Watched], limit: usiz
     let needed = needed.collect::<Vec<_>>().join(", ");
     let triggers = TRIGGERS.iter().map(|trigger| format!("('{}', {})", trigger.name, trigger.kind));
     let triggers = triggers.collect::<Vec<_>>().join(", ");
+    let newest = newest(log);
     let [update, ..] = &TRIGGERS;
     let update = update.name;
     format!(
@@ -118,7 +119,7 @@ pub(in crate::store) fn read(catalog: &Catalog, watched: &[Watched], limit: usiz
             'next', CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint),
             'tables', {FINGERPRINT},
             'anchor', (SELECT format('%s:%s', c.xid, COALESCE(c.nonce, 0)) FROM {log} c
-                WHERE c.xid < pg_snapshot_xmax(pg_current_snapshot()) ORDER BY c.xid DESC, c.nonce DESC LIMIT 1),
+                WHERE c.xid = {newest} ORDER BY c.nonce DESC LIMIT 1),
             'anchor_is_there', EXISTS (SELECT 1 FROM {log} c
                 WHERE c.xid = CAST(split_part($2::text, ':', 1) AS xid8)
                 AND COALESCE(c.nonce, 0) = CAST(split_part($2::text, ':', 2) AS bigint)),
@@ -140,14 +141,22 @@ pub(in crate::store) fn read(catalog: &Catalog, watched: &[Watched], limit: usiz
     )
 }
 
+/// The number of the newest entry of this cluster, or of another cluster's where there is none.
+fn newest(log: &str) -> String {
+    format!(
+        "COALESCE((SELECT c.xid FROM {log} c WHERE c.xid < pg_snapshot_xmax(pg_current_snapshot())
+            ORDER BY c.xid DESC LIMIT 1), (SELECT c.xid FROM {log} c ORDER BY c.xid DESC LIMIT 1))"
+    )
+}
+
 /// Deletes what every reader has seen, and marks what is new. The newest entry stays: readers recognise the log by it.
 pub(in crate::store) fn prune(catalog: &Catalog, seconds: u64) -> [String; 2] {
     let log = catalog.relation("keystile_changes");
     [
         format!(
             "DELETE FROM {log} WHERE seen_at < clock_timestamp() - CAST('{seconds} s' AS interval)
-            AND xid IS DISTINCT FROM (SELECT c.xid FROM {log} c
-                WHERE c.xid < pg_snapshot_xmax(pg_current_snapshot()) ORDER BY c.xid DESC LIMIT 1)"
+            AND xid IS DISTINCT FROM {}",
+            newest(log)
         ),
         format!("UPDATE {log} SET seen_at = clock_timestamp() WHERE seen_at IS NULL"),
     ]

@@ -4,7 +4,7 @@ use std::{fs, path::Path, time::Duration};
 
 use rusqlite::{Connection, backup::Backup};
 
-use super::{COLUMNS, FILE_REPLACED, committed, denied, expect_cause, keys};
+use super::{FILE_REPLACED, TRIGGERS, committed, denied, expect_cause, keys};
 use crate::harness::{
     promise::Instance,
     service::{Key, Setup},
@@ -133,7 +133,7 @@ async fn column_that_is_added_to_a_file_counts() {
     open(&path).execute_batch("UPDATE api_keys SET deleted_at = '2026-01-01 00:00:00'").unwrap();
     denied(&instance, &committed(&key, "deleted_at is set, which was added later")).await;
     if !instance.is_up().await {
-        expect_cause(&instance, COLUMNS).await;
+        expect_cause(&instance, TRIGGERS).await;
     }
 }
 
