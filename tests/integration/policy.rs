@@ -216,10 +216,17 @@ async fn model_in_a_body_that_cannot_be_read_is_denied() {
         ("content-type", "application/json; charset=utf-16", 403),
         // {"a":"&model=o3&",...} is both: JSON, and a form that names another model.
         ("content-type", "application/x-www-form-urlencoded", 403),
+        ("content-type", "application/x-www-form-urlencoded,x+json", 403),
+        ("content-type", "application/json; charset =utf-16", 403),
+        ("content-type", "application/json; charset*=utf-16", 403),
+        ("content-type", "application/json; charset=utf-8; charset=utf-16", 403),
+        ("content-type", "application/vnd.api+json ; charset=\"utf-8\"", 200),
         ("content-encoding", "identity", 200),
+        ("content-encoding", "identity, gzip", 403),
         ("content-encoding", "gzip", 403),
     ] {
-        let request = gateway.request(Method::POST, "/v1/chat/completions").header(name, value).body(GPT);
+        const BOTH: &str = r#"{"a": "&model=o3&", "model": "gpt-4o"}"#;
+        let request = gateway.request(Method::POST, "/v1/chat/completions").header(name, value).body(BOTH);
         let answer = request.bearer_auth(&credential).send().await.unwrap();
         assert_eq!(answer.status(), expected, "{name}: {value}");
     }
