@@ -12,24 +12,40 @@ use super::{
 /// The tables that matter, their columns, and the types of these.
 pub(crate) struct Catalog {
     dialect: Dialect,
-    tables: HashMap<String, HashMap<String, String>>,
+    /// By name in lower case, each with its columns by theirs.
+    tables: HashMap<String, HashMap<String, Type>>,
     /// Selects [`row::COLUMNS`] of every row with one prefix, and, where there is a log of changes, which of
     /// them the statement has seen.
     pub(crate) records: Arc<str>,
+}
+
+/// A column as the database has it.
+struct Type {
+    /// Its name, as it is written.
+    spelling: String,
+    /// Its type; of a domain, the type below it.
+    kind: String,
 }
 
 const REQUIRED: &[(&str, &[&str])] =
     &[("api_keys", &["id", "key_hash", "key_prefix", "user_id"]), ("users", &["id"])];
 
 /// `to_regclass` looks where every other statement will: along the search path.
-const POSTGRES: &str = "SELECT t.name, a.attname::text, format_type(a.atttypid, -1)
+const POSTGRES: &str = "SELECT t.name, a.attname::text, format_type(b.oid, -1)
     FROM (VALUES ('api_keys'), ('users'), ('roles'), ('budgets'), ('keystile_changes')) AS t (name)
     JOIN pg_attribute a ON a.attrelid = to_regclass(t.name)
+    CROSS JOIN LATERAL (
+        WITH RECURSIVE domains AS (
+            SELECT oid, typtype, typbasetype FROM pg_type WHERE oid = a.atttypid
+            UNION ALL SELECT p.oid, p.typtype, p.typbasetype FROM domains d JOIN pg_type p ON p.oid = d.typbasetype
+        ) SELECT oid FROM domains WHERE typtype <> 'd') AS b
     WHERE a.attnum > 0 AND NOT a.attisdropped";
 
-const SQLITE: &str = "SELECT m.name, lower(c.name), c.type
-    FROM sqlite_schema m JOIN pragma_table_info(m.name) c
-    WHERE m.name IN ('api_keys', 'users', 'roles', 'budgets', 'keystile_changes')";
+/// With generated columns (`hidden` is 2 or 3), without those of virtual tables that only functions see.
+const SQLITE: &str = "SELECT lower(m.name), c.name, c.type
+    FROM sqlite_schema m JOIN pragma_table_xinfo(m.name) c
+    WHERE m.type IN ('table', 'view') AND c.hidden <> 1
+    AND lower(m.name) IN ('api_keys', 'users', 'roles', 'budgets', 'keystile_changes')";
 
 impl Catalog {
     /// Reads the catalogue, whatever tables there are.
@@ -39,11 +55,15 @@ impl Catalog {
             Dialect::Sqlite => SQLITE,
             Dialect::Postgres => POSTGRES,
         };
-        let mut tables: HashMap<String, HashMap<String, String>> = HashMap::new();
+        let mut tables: HashMap<String, HashMap<String, Type>> = HashMap::new();
         for cells in backend.query(patience, Statement::new(sql, [])).await? {
             let mut cells = cells.into_iter().map(Option::unwrap_or_default);
-            let [table, column, kind] = std::array::from_fn(|_| cells.next().unwrap_or_default());
-            tables.entry(table).or_default().insert(column, kind);
+            let [table, spelling, kind] = std::array::from_fn(|_| cells.next().unwrap_or_default());
+            let (columns, name) = (tables.entry(table).or_default(), spelling.to_ascii_lowercase());
+            // Postgres can have `name` and `"Name"`: the one that needs no quotes is meant.
+            if spelling == name || !columns.contains_key(&name) {
+                columns.insert(name, Type { spelling, kind });
+            }
         }
         let mut catalog = Self { dialect, tables, records: Arc::default() };
         catalog.records = catalog.select_records().into();
@@ -86,7 +106,22 @@ impl Catalog {
 
     /// The type of a column, if there is one.
     pub(crate) fn kind(&self, table: &str, column: &str) -> Option<&str> {
-        self.tables.get(table)?.get(column).map(String::as_str)
+        Some(&self.tables.get(table)?.get(column)?.kind)
+    }
+
+    /// A column's name as the database has it, if there is one: triggers find it by that in a row.
+    pub(crate) fn spelling(&self, table: &str, column: &str) -> Option<&str> {
+        Some(&self.tables.get(table)?.get(column)?.spelling)
+    }
+
+    /// A column's name for SQL. Only Postgres tells `name` from `"Name"`.
+    pub(crate) fn name(&self, table: &str, column: &str) -> String {
+        match self.spelling(table, column) {
+            Some(spelling) if spelling != column && self.dialect == Dialect::Postgres => {
+                format!("\"{}\"", spelling.replace('"', "\"\""))
+            }
+            _ => column.to_owned(),
+        }
     }
 
     /// The parameter of this number, for this column.
@@ -102,12 +137,16 @@ impl Catalog {
 
     /// `api_keys`, `users` and where needed `roles`, joined, under the names `k`, `u` and `r`.
     pub(crate) fn joined(&self) -> String {
-        format!("api_keys k LEFT JOIN users u ON u.id = k.user_id{}", self.roles())
+        let (id, user_id) = (self.name("users", "id"), self.name("api_keys", "user_id"));
+        format!("api_keys k LEFT JOIN users u ON u.{id} = k.{user_id}{}", self.roles())
     }
 
     /// The join that finds a user's role, where it is not in `users`.
-    pub(crate) fn roles(&self) -> &'static str {
-        if self.has_roles() { " LEFT JOIN roles r ON r.id = u.role_id" } else { "" }
+    pub(crate) fn roles(&self) -> String {
+        if !self.has_roles() {
+            return String::new();
+        }
+        format!(" LEFT JOIN roles r ON r.{} = u.{}", self.name("roles", "id"), self.name("users", "role_id"))
     }
 
     /// Whether a user's role is a row of `roles`.
@@ -119,10 +158,11 @@ impl Catalog {
     }
 
     /// Newest first; what has no date is oldest, and the greater id decides.
-    pub(crate) fn newest_first(&self) -> &'static str {
+    pub(crate) fn newest_first(&self) -> String {
+        let name = |column| self.name("api_keys", column);
         match self.has("api_keys", "created_at") {
-            true => "ORDER BY k.created_at DESC NULLS LAST, k.id DESC",
-            false => "ORDER BY k.id DESC",
+            true => format!("ORDER BY k.{} DESC NULLS LAST, k.{} DESC", name("created_at"), name("id")),
+            false => format!("ORDER BY k.{} DESC", name("id")),
         }
     }
 
@@ -136,7 +176,7 @@ impl Catalog {
             _ => ("k", table, column),
         };
         match self.kind(table, column) {
-            Some(kind) => self.dialect.read(&format!("{alias}.{column}"), kind),
+            Some(kind) => self.dialect.read(&format!("{alias}.{}", self.name(table, column)), kind),
             None => "NULL".to_owned(),
         }
     }
@@ -147,11 +187,13 @@ impl Catalog {
         if self.has_table(changes::TABLE) {
             columns.push(changes::position(self.dialect).to_owned());
         }
+        let prefix = format!("k.{}", self.name("api_keys", "key_prefix"));
         format!(
-            "SELECT {} FROM {} WHERE k.key_prefix = {} {} LIMIT {MAX_RECORDS}",
+            "SELECT {} FROM {} WHERE {prefix} = {} AND {} {} LIMIT {MAX_RECORDS}",
             columns.join(", "),
             self.joined(),
             self.param(1, "api_keys", "key_prefix"),
+            self.dialect.is_exactly(&prefix, 1),
             self.newest_first(),
         )
     }

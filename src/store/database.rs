@@ -174,9 +174,11 @@ impl Database {
         written
     }
 
-    /// The records that can be decoded, and the rows that they are in.
-    fn decode(&self, rows: Rows) -> (Vec<Arc<KeyRecord>>, Vec<Row>) {
+    /// The records of this prefix that can be decoded, and the rows that they are in.
+    fn decode(&self, prefix: Prefix, rows: Rows) -> (Vec<Arc<KeyRecord>>, Vec<Row>) {
         let decoded = rows.into_iter().filter_map(|cells| match row::decode(&cells) {
+            // Changes of its key are told of another prefix, and nobody would hear of them here.
+            Ok(record) if record.prefix != prefix => None,
             Ok(record) => {
                 for column in record.allowed.unreadable() {
                     self.0.undecodable.increment(1);
@@ -226,7 +228,7 @@ impl KeyStore for Database {
         };
         let rows = self.0.gate.call(&self.0.durations.records, read).await?;
         let seen = rows.first().and_then(|cells| cells.get(row::COLUMNS.len())?.as_deref()?.parse().ok());
-        let (records, rows) = self.decode(rows);
+        let (records, rows) = self.decode(prefix, rows);
         let found = Found::fresh(records, Tier::Database);
         Ok(Arc::new(Found { seen: seen.map(Arc::new), rows: rows.into(), ..found }))
     }

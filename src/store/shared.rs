@@ -183,7 +183,11 @@ impl<S: KeyStore> Inner<S> {
     fn read_records(&self, prefix: Prefix, entry: &str, now: Moment) -> Result<Found, Odd> {
         let unheard = if self.fence.is_up() { Duration::MAX } else { WORST_CASE };
         let oldest = self.config.record_ttl.min(unheard);
-        self.entries.read_records(&records_name(prefix), entry, now.wall, oldest)
+        let found = self.entries.read_records(&records_name(prefix), entry, now.wall, oldest)?;
+        match found.records.iter().all(|record| record.prefix == prefix) {
+            true => Ok(found),
+            false => Err(Odd::Content),
+        }
     }
 
     fn read_proofs(&self, prefix: Prefix, fields: Fields, now: Moment) -> Arc<[Proof]> {

@@ -44,6 +44,8 @@ contract! {
 }
 
 mod budgets;
+mod names;
+mod types;
 
 mod newer {
     use super::{
