@@ -66,6 +66,7 @@ mod tests {
             assert_eq!(loose(same), path, "{same}");
         }
         assert_eq!(loose("/%E2%84%AAey"), loose("/key"), "the Kelvin sign");
+        assert_eq!(loose("/me%C5%BFsages"), loose("/messages"), "the long s");
         for other in [
             "/",
             "/v1/chat",
