@@ -19,7 +19,10 @@ use keystile::{
     metrics::Metrics,
     moment::Moment,
     proof::Claim,
-    store::{Database, KeyStore, entry::Entries},
+    store::{
+        Database, KeyStore,
+        entry::{Entries, Timestamps},
+    },
 };
 use rusqlite::{Connection, params};
 
@@ -142,7 +145,9 @@ async fn prove(options: &Options, redis: SocketAddr, secret: CacheSecret) -> any
         let proof = entries.proof(&format!("{name}:{field}"), &claim, now.wall).context("no proof")?;
         command(&mut commands, &["HSET", &name, &field, &proof])?;
         let name = format!("keystile:{{{prefix}}}:records");
-        command(&mut commands, &["SET", &name, &entries.records(&name, &found, now.wall)])?;
+        // Redis runs on this machine, by the same clock.
+        let read_at = Timestamps { instance: now.wall, redis: now.wall };
+        command(&mut commands, &["SET", &name, &entries.records(&name, &found, read_at)])?;
     }
     commands.flush()?;
     drop(commands);

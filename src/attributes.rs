@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use crate::{credential::Credential, decision::Reason};
 
 pub mod body;
+pub mod media_type;
 pub mod route;
 
 use body::Body;

@@ -10,6 +10,7 @@ mod allowed;
 mod budget;
 pub mod endpoint;
 mod hash;
+pub mod loose_path;
 pub mod model;
 pub mod network;
 pub mod path;

@@ -8,7 +8,7 @@ use std::{sync::LazyLock, time::Duration};
 use data_encoding::BASE64URL_NOPAD;
 use keystile::{
     credential::{CacheSecret, CacheSecrets, Digest},
-    store::entry::Entries,
+    store::entry::{Entries, Timestamps},
 };
 use libfuzzer_sys::fuzz_target;
 use time::{OffsetDateTime, macros::datetime};
@@ -17,13 +17,14 @@ static ENTRIES: LazyLock<Entries> = LazyLock::new(|| Entries::new(CacheSecrets::
 
 const NAME: &str = "keystile:{ks_sampl}:records";
 const NOW: OffsetDateTime = datetime!(2026-01-02 03:04:05 UTC);
+const AT: Timestamps = Timestamps { instance: NOW, redis: NOW };
 const TTL: Duration = Duration::from_secs(300);
 
 fuzz_target!(|text: &str| {
-    assert!(ENTRIES.read_records(NAME, text, NOW, TTL).is_err(), "nobody sealed it");
+    assert!(ENTRIES.read_records(NAME, text, AT, TTL).is_err(), "nobody sealed it");
     let entry = sealed(text);
-    assert!(ENTRIES.read_records("keystile:{ks_other}:records", &entry, NOW, TTL).is_err(), "it was moved");
-    if let Ok(found) = ENTRIES.read_records(NAME, &entry, NOW, TTL) {
+    assert!(ENTRIES.read_records("keystile:{ks_other}:records", &entry, AT, TTL).is_err(), "it was moved");
+    if let Ok(found) = ENTRIES.read_records(NAME, &entry, AT, TTL) {
         assert!(found.age < TTL);
         assert!(found.records.iter().all(|record| record.hash.expose().is_none()), "no hash comes from there");
     }

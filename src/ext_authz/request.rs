@@ -6,7 +6,7 @@ use http::HeaderMap;
 
 use super::wire::{Check, Http, Malformed};
 use crate::{
-    attributes::{Attributes, body::Body, route::RouteSettings},
+    attributes::{Attributes, body::Body, media_type, route::RouteSettings},
     config::{ClientAddress, CredentialSource, RemoveHeaders},
 };
 
@@ -100,31 +100,15 @@ fn body<'a>(http: &Http<'a>) -> Body<'a> {
     if bytes.is_empty() {
         return Body::Absent;
     }
-    // The header's presence says nothing: Envoy sends "false" as well.
-    let partial = text(http, "x-envoy-auth-partial-body").is_some_and(|partial| partial != "false");
-    let cut = usize::try_from(http.size).is_ok_and(|size| size != 0 && size != bytes.len());
-    let encoded = values(http, "content-encoding").any(|coding| !coding.eq_ignore_ascii_case(b"identity"));
-    let upgraded = values(http, "upgrade").next().is_some();
-    match partial || cut || encoded || upgraded || !is_plain_json(http) {
-        true => Body::Unreadable,
-        false => Body::Whole(bytes.into()),
-    }
-}
-
-/// Whether nothing says that the body is to be read as anything but JSON in UTF-8. What is JSON can
-/// be a form as well, and name another model there: `{"a": "&model=b&", "model": "c"}`.
-fn is_plain_json(http: &Http<'_>) -> bool {
-    let mut kinds =
-        values(http, "content-type").map(|kind| String::from_utf8_lossy(kind).to_ascii_lowercase());
-    kinds.all(|kind| {
-        let mut parts = kind.split(';').map(str::trim);
-        let media = parts.next().unwrap_or_default();
-        let json = media == "application/json"
-            || media == "text/json"
-            || (media.starts_with("application/") && media.ends_with("+json"));
-        let mut charsets = parts.filter_map(|parameter| parameter.strip_prefix("charset="));
-        json && charsets.all(|charset| matches!(charset.trim_matches('"'), "utf-8" | "utf8" | "us-ascii"))
-    })
+    // The header's presence says nothing: Envoy sends "false" as well, behind what a client may have sent.
+    let is_partial = values(http, "x-envoy-auth-partial-body").any(|partial| partial != b"false");
+    let is_cut = usize::try_from(http.size).is_ok_and(|size| size != 0 && size != bytes.len());
+    let is_upgrade = values(http, "upgrade").next().is_some();
+    let is_plain = media_type::is_json_in_utf8(values(http, "content-type"))
+        && media_type::is_coded_as("identity", values(http, "content-encoding"))
+        // Envoy has undone the one coding that HTTP/1.1 cannot do without.
+        && media_type::is_coded_as("chunked", values(http, "transfer-encoding"));
+    if is_partial || is_cut || is_upgrade || !is_plain { Body::Unreadable } else { Body::Whole(bytes.into()) }
 }
 
 /// The first value of a header, if it is text.

@@ -1,7 +1,7 @@
 //! Whether a request may spend: the key's own budget, and those of a period that it is about.
 
 use super::Facts;
-use crate::record::{PeriodBudget, path::NormalPath};
+use crate::record::{PeriodBudget, loose_path::LoosePath};
 
 /// Whether nothing that the request would be charged to stands against it.
 pub(super) fn passes(facts: &Facts<'_>) -> bool {
@@ -28,13 +28,19 @@ fn is_about(budget: &PeriodBudget, facts: &Facts<'_>) -> bool {
     concerns_path(&budget.endpoints, facts.attributes.path) && concerns_model(&budget.models, facts)
 }
 
-/// A path that servers read in different ways may be any: it must be no way around a budget.
+/// A path that servers read in different ways may be any: it must be no way around a budget. Neither may an entry
+/// that is no path.
 fn concerns_path(endpoints: &[String], path: &str) -> bool {
-    if endpoints.is_empty() || endpoints.iter().any(|endpoint| endpoint == path) {
+    if endpoints.is_empty() {
         return true;
     }
-    let Ok(path) = NormalPath::parse(path) else { return true };
-    endpoints.iter().any(|endpoint| NormalPath::parse(endpoint).as_ref() == Ok(&path))
+    let Ok(path) = LoosePath::parse(path) else { return true };
+    endpoints.iter().any(|endpoint| {
+        let is_absolute = endpoint.starts_with('/');
+        let slash = if is_absolute { "" } else { "/" };
+        let Ok(endpoint) = LoosePath::parse(&format!("{slash}{endpoint}")) else { return true };
+        if is_absolute { path == endpoint } else { path.ends_with(&endpoint) }
+    })
 }
 
 /// A model that nobody can see may be any. A route without models leaves them to the upstream.
@@ -46,5 +52,5 @@ fn concerns_model(models: &[String], facts: &Facts<'_>) -> bool {
         return false;
     }
     let Ok(model) = facts.attributes.body.model() else { return true };
-    models.contains(&model)
+    models.iter().any(|name| name.trim().eq_ignore_ascii_case(model.trim()))
 }

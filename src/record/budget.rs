@@ -15,15 +15,25 @@ pub struct Budget {
     pub spent_cents: Option<f64>,
 }
 
+/// Kinds of budgets that begin anew.
+const PERIODS: [&str; 8] =
+    ["hourly", "daily", "weekly", "monthly", "quarterly", "yearly", "annual", "annually"];
+
 impl Budget {
     /// Whether there is a budget to enforce here and nothing of it is left.
     ///
-    /// A limit of 0 is none left whatever the period. Otherwise only a total can be compared with
-    /// what was spent; other periods are the upstream's to apply.
+    /// A limit of 0 is none left whatever the period. Otherwise a budget of a known period is the upstream's to
+    /// apply, and any other kind is a total: a restriction that cannot be understood restricts.
     pub fn is_exhausted(&self) -> bool {
         let Some(limit) = self.limit_cents.filter(|_| self.unlimited != Some(true)) else { return false };
-        let total = self.kind.as_deref().is_none_or(|kind| kind.eq_ignore_ascii_case("total"));
-        limit <= 0 || (total && self.spent_cents.unwrap_or(0.0) >= limit as f64)
+        limit <= 0 || (!self.has_period() && self.spent_cents.unwrap_or(0.0) >= limit as f64)
+    }
+}
+
+impl Budget {
+    fn has_period(&self) -> bool {
+        let Some(kind) = &self.kind else { return false };
+        PERIODS.iter().any(|period| period.eq_ignore_ascii_case(kind.trim()))
     }
 }
 

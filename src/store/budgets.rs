@@ -43,9 +43,12 @@ pub(super) fn select(catalog: &Catalog, dialect: Dialect) -> String {
     // Old budgets pile up. What is no flag is not left out here: it denies.
     let active = catalog.column("budgets", "is_active");
     let table = catalog.relation("budgets");
+    let name = |table, column| catalog.name(table, column);
+    let (key, user) = (name("budgets", "api_key_id"), name("budgets", "user_id"));
+    let (id, owner) = (name("api_keys", "id"), name("api_keys", "user_id"));
     format!(
         "(SELECT {rows} FROM {table} b
-        WHERE (b.api_key_id = k.id OR (b.user_id = k.user_id AND b.api_key_id IS NULL))
+        WHERE (b.{key} = k.{id} OR (b.{user} = k.{owner} AND b.{key} IS NULL))
         AND coalesce(lower({active}), '1') NOT IN ('0', 'f', 'false'))"
     )
 }
@@ -201,6 +204,7 @@ mod tests {
             ("period_start", Some("soon")),
             ("period_end", Some("")),
             ("is_active", Some("maybe")),
+            ("is_active", Some("0.5")),
             ("auto_renew", Some("2")),
             ("enforce_hard_limit", Some("no")),
             ("allowed_models", Some("o1")),

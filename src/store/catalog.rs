@@ -16,7 +16,8 @@ use super::{
 /// The tables that matter, their columns, and the types of these.
 pub(crate) struct Catalog {
     dialect: Dialect,
-    tables: HashMap<String, HashMap<String, String>>,
+    /// By name in lower case, each with its columns by theirs.
+    tables: HashMap<String, HashMap<String, Type>>,
     /// The tables' names in SQL, where a name alone could mean another table in another session.
     relations: HashMap<String, String>,
     /// Columns that the database computes.
@@ -30,19 +31,32 @@ pub(crate) struct Catalog {
     pub(crate) records: Arc<str>,
 }
 
+/// A column as the database has it.
+struct Type {
+    /// Its name, as it is written.
+    spelling: String,
+    /// Its type; of a domain, the type below it.
+    kind: String,
+}
+
 const REQUIRED: &[(&str, &[&str])] =
     &[("api_keys", &["id", "key_hash", "key_prefix", "user_id"]), ("users", &["id"])];
 
 /// `to_regclass` looks where every other statement will: along the search path.
-const POSTGRES: &str = "SELECT 'column', t.name, a.attname::text, format_type(a.atttypid, -1)
+const POSTGRES: &str = "SELECT 'column', t.name, a.attname::text, format_type(b.oid, -1)
     FROM (VALUES ('api_keys'), ('users'), ('roles'), ('budgets'), ('keystile_changes')) AS t (name)
     JOIN pg_attribute a ON a.attrelid = to_regclass(t.name)
+    CROSS JOIN LATERAL (
+        WITH RECURSIVE domains AS (
+            SELECT oid, typtype, typbasetype FROM pg_type WHERE oid = a.atttypid
+            UNION ALL SELECT p.oid, p.typtype, p.typbasetype FROM domains d JOIN pg_type p ON p.oid = d.typbasetype
+        ) SELECT oid FROM domains WHERE typtype <> 'd') AS b
     WHERE a.attnum > 0 AND NOT a.attisdropped";
 
-/// Hidden columns are those of virtual tables (1), and generated ones (2 and 3).
+/// With generated columns (`hidden` is 2 or 3), without those of virtual tables that only functions see (1).
 const SQLITE: &str = "WITH t (name) AS (SELECT name FROM sqlite_schema WHERE type IN ('table', 'view')
         AND lower(name) IN ('api_keys', 'users', 'roles', 'budgets', 'keystile_changes'))
-    SELECT 'column', lower(t.name), lower(c.name), c.type FROM t JOIN pragma_table_xinfo(t.name) c WHERE c.hidden <> 1
+    SELECT 'column', lower(t.name), c.name, c.type FROM t JOIN pragma_table_xinfo(t.name) c WHERE c.hidden <> 1
     UNION ALL SELECT 'generated', lower(t.name), lower(c.name), ''
         FROM t JOIN pragma_table_xinfo(t.name) c WHERE c.hidden IN (2, 3)
     UNION ALL SELECT 'unique', lower(t.name), l.name, i.name FROM t JOIN pragma_index_list(t.name) l
@@ -71,7 +85,7 @@ impl Catalog {
             let mut cells = cells.into_iter().map(Option::unwrap_or_default);
             let [what, table, name, value] = std::array::from_fn(|_| cells.next().unwrap_or_default());
             match &*what {
-                "column" => drop(catalog.tables.entry(table).or_default().insert(name, value)),
+                "column" => catalog.add(table, name, value),
                 "generated" => drop(catalog.generated.insert((table, name))),
                 "unique" => catalog.unique.entry((table, name)).or_default().push(value),
                 _ if table.is_empty() => catalog.fingerprint = name,
@@ -80,6 +94,14 @@ impl Catalog {
         }
         catalog.records = catalog.select_records().into();
         Ok(catalog)
+    }
+
+    fn add(&mut self, table: String, spelling: String, kind: String) {
+        let (columns, name) = (self.tables.entry(table).or_default(), spelling.to_ascii_lowercase());
+        // Postgres can have `name` and `"Name"`: the one that needs no quotes is meant.
+        if spelling == name || !columns.contains_key(&name) {
+            columns.insert(name, Type { spelling, kind });
+        }
     }
 
     /// Passes the catalogue on when it has what Keystile cannot do without.
@@ -118,7 +140,22 @@ impl Catalog {
 
     /// The type of a column, if there is one.
     pub(crate) fn kind(&self, table: &str, column: &str) -> Option<&str> {
-        self.tables.get(table)?.get(column).map(String::as_str)
+        Some(&self.tables.get(table)?.get(column)?.kind)
+    }
+
+    /// A column's name as the database has it, if there is one: triggers find it by that in a row.
+    pub(crate) fn spelling(&self, table: &str, column: &str) -> Option<&str> {
+        Some(&self.tables.get(table)?.get(column)?.spelling)
+    }
+
+    /// A column's name for SQL. Only Postgres tells `name` from `"Name"`.
+    pub(crate) fn name(&self, table: &str, column: &str) -> String {
+        match self.spelling(table, column) {
+            Some(spelling) if spelling != column && self.dialect == Dialect::Postgres => {
+                format!("\"{}\"", spelling.replace('"', "\"\""))
+            }
+            _ => column.to_owned(),
+        }
     }
 
     /// Whether there is a log of changes, as this version makes it.
@@ -155,16 +192,17 @@ impl Catalog {
     /// `api_keys`, `users` and where needed `roles`, joined, under the names `k`, `u` and `r`.
     pub(crate) fn joined(&self) -> String {
         let (keys, users) = (self.relation("api_keys"), self.relation("users"));
-        format!("{keys} k LEFT JOIN {users} u ON u.id = k.user_id{}", self.roles())
+        let (id, user_id) = (self.name("users", "id"), self.name("api_keys", "user_id"));
+        format!("{keys} k LEFT JOIN {users} u ON u.{id} = k.{user_id}{}", self.roles())
     }
 
     /// The join that finds a user's role, where it is not in `users`.
     pub(crate) fn roles(&self) -> String {
-        if self.has_roles() {
-            format!(" LEFT JOIN {} r ON r.id = u.role_id", self.relation("roles"))
-        } else {
-            String::new()
+        if !self.has_roles() {
+            return String::new();
         }
+        let (id, role_id) = (self.name("roles", "id"), self.name("users", "role_id"));
+        format!(" LEFT JOIN {} r ON r.{id} = u.{role_id}", self.relation("roles"))
     }
 
     /// Whether a user's role is a row of `roles`.
@@ -176,10 +214,11 @@ impl Catalog {
     }
 
     /// Newest first; what has no date is oldest, and the greater id decides.
-    pub(crate) fn newest_first(&self) -> &'static str {
+    pub(crate) fn newest_first(&self) -> String {
+        let name = |column| self.name("api_keys", column);
         match self.has("api_keys", "created_at") {
-            true => "ORDER BY k.created_at DESC NULLS LAST, k.id DESC",
-            false => "ORDER BY k.id DESC",
+            true => format!("ORDER BY k.{} DESC NULLS LAST, k.{} DESC", name("created_at"), name("id")),
+            false => format!("ORDER BY k.{} DESC", name("id")),
         }
     }
 
@@ -193,7 +232,7 @@ impl Catalog {
             _ => ("k", table, column),
         };
         match self.kind(table, column) {
-            Some(kind) => self.dialect.read(&format!("{alias}.{column}"), kind),
+            Some(kind) => self.dialect.read(&format!("{alias}.{}", self.name(table, column)), kind),
             None => "NULL".to_owned(),
         }
     }
@@ -207,11 +246,13 @@ impl Catalog {
         };
         columns.push(if self.has_log() { position } else { "NULL" }.to_owned());
         columns.push(lag.to_owned());
+        let prefix = format!("k.{}", self.name("api_keys", "key_prefix"));
         format!(
-            "SELECT {} FROM {} WHERE k.key_prefix = {} {} LIMIT {MAX_RECORDS}",
+            "SELECT {} FROM {} WHERE {prefix} = {} AND {} {} LIMIT {MAX_RECORDS}",
             columns.join(", "),
             self.joined(),
             self.param(1, "api_keys", "key_prefix"),
+            self.dialect.is_exactly(&prefix, 1),
             self.newest_first(),
         )
     }

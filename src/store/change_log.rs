@@ -211,19 +211,19 @@ impl Database {
             return Ok(HashMap::new());
         }
         let ids = ids.iter().map(i64::to_string).collect::<Vec<_>>().join(",");
+        let name = catalog.name("api_keys", column);
         let (condition, param) = match self.dialect() {
             Dialect::Postgres => {
                 // An index on the column serves every integer type.
                 let kind = catalog.kind("api_keys", column).unwrap_or("bigint");
                 let kind = if matches!(kind, "smallint" | "integer") { "bigint" } else { kind };
-                (format!("k.{column} = ANY (CAST($1::text AS {kind}[]))"), format!("{{{ids}}}"))
+                (format!("k.{name} = ANY (CAST($1::text AS {kind}[]))"), format!("{{{ids}}}"))
             }
-            Dialect::Sqlite => {
-                (format!("k.{column} IN (SELECT value FROM json_each(?1))"), format!("[{ids}]"))
-            }
+            Dialect::Sqlite => (format!("k.{name} IN (SELECT value FROM json_each(?1))"), format!("[{ids}]")),
         };
         let sql = format!(
-            "SELECT CAST(k.{column} AS text), CAST(k.key_prefix AS text) FROM {} k WHERE {condition} LIMIT {}",
+            "SELECT CAST(k.{name} AS text), CAST(k.{} AS text) FROM {} k WHERE {condition} LIMIT {}",
+            catalog.name("api_keys", "key_prefix"),
             catalog.relation("api_keys"),
             MAX_ENTRIES + 1
         );

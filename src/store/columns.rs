@@ -34,6 +34,8 @@ pub(crate) enum Kind {
     Json,
     /// A JSON list of strings.
     List,
+    /// A JSON list of strings and whole numbers.
+    Names,
     /// A list of [`ModelPattern`].
     Models,
     /// A list of [`Endpoint`].
@@ -70,8 +72,8 @@ pub(crate) const API_KEYS: &[Column] = &[
     column("allowed_models", Kind::Models),
     column("allowed_endpoints", Kind::Endpoints),
     column("allowed_ips", Kind::Networks),
-    column("allowed_chatbots", Kind::List),
-    column("allowed_agents", Kind::List),
+    column("allowed_chatbots", Kind::Names),
+    column("allowed_agents", Kind::Names),
     column("rate_limit_per_minute", Kind::Count),
     column("rate_limit_per_hour", Kind::Count),
     column("rate_limit_per_day", Kind::Count),
@@ -114,6 +116,7 @@ impl Kind {
             },
             Self::Json => return cell::json(text).map(|json| json.map(|json| json.to_string())),
             Self::List => write_list(&cell::list(text)?),
+            Self::Names => write_list(&cell::names(text)?),
             Self::Models => entries::<ModelPattern>(text, "a list of models, such as [\"gpt-4*\"]")?,
             Self::Endpoints => {
                 entries::<Endpoint>(text, "a list of endpoints, such as [\"POST /v1/chat/*\"]")?
@@ -144,7 +147,7 @@ impl Kind {
                 let form = time::format_description::well_known::Rfc3339;
                 time.format(&form).map_or(Value::Null, Value::from)
             }),
-            Self::Json | Self::List | Self::Models | Self::Endpoints | Self::Networks => {
+            Self::Json | Self::List | Self::Names | Self::Models | Self::Endpoints | Self::Networks => {
                 cell::json(&text).ok().map(Option::unwrap_or_default)
             }
             Self::Hash => Some(Value::Null),
@@ -242,6 +245,7 @@ mod tests {
             (Kind::Expiry, "2026-01-02T03:04:05+01:00", Some("2026-01-02 02:04:05.000000")),
             (Kind::Expiry, "Infinity", Some("infinity")),
             (Kind::List, r#"[ "a", "b" ]"#, Some(r#"["a","b"]"#)),
+            (Kind::Names, r#"[ "a", 7 ]"#, Some(r#"["a","7"]"#)),
             (Kind::Json, r#"{ "a": 1 }"#, Some(r#"{"a":1}"#)),
             (Kind::Json, "null", None),
         ] {

@@ -177,9 +177,11 @@ impl Database {
         written
     }
 
-    /// The records that can be decoded, and the rows that they are in.
-    fn decode(&self, rows: Rows) -> (Vec<Arc<KeyRecord>>, Vec<Row>) {
+    /// The records of this prefix that can be decoded, and the rows that they are in.
+    fn decode(&self, prefix: Prefix, rows: Rows) -> (Vec<Arc<KeyRecord>>, Vec<Row>) {
         let decoded = rows.into_iter().filter_map(|cells| match row::decode(&cells) {
+            // Changes of its key are told of another prefix, and nobody would hear of them here.
+            Ok(record) if record.prefix != prefix => None,
             Ok(record) => {
                 for column in record.allowed.unreadable() {
                     self.0.undecodable.increment(1);
@@ -236,7 +238,7 @@ impl KeyStore for Database {
             Duration::try_from_secs_f64(lag).unwrap_or(if lag < 0.0 { Duration::ZERO } else { Duration::MAX })
         });
         rows.iter_mut().for_each(|cells| cells.truncate(row::COLUMNS.len()));
-        let (records, rows) = self.decode(rows);
+        let (records, rows) = self.decode(prefix, rows);
         let found = Found::fresh(records, Tier::Database);
         Ok(Arc::new(Found { age, seen, rows: rows.into(), ..found }))
     }

@@ -100,8 +100,8 @@ fn decode_with(
             models: cell::allow_list(key.cell("allowed_models")),
             endpoints: cell::allow_list(key.cell("allowed_endpoints")),
             ips: cell::allow_list(key.cell("allowed_ips")),
-            chatbots: cell::allow_list(key.cell("allowed_chatbots")),
-            agents: cell::allow_list(key.cell("allowed_agents")),
+            chatbots: cell::allowed_names(key.cell("allowed_chatbots")),
+            agents: cell::allowed_names(key.cell("allowed_agents")),
         },
         limits: Limits {
             minute: key.read("rate_limit_per_minute", cell::count)?,
@@ -206,6 +206,9 @@ pub(crate) fn sample(changes: &[(&str, Option<&str>)]) -> Vec<Cell> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod junk;
 
 #[cfg(test)]
 mod tests {

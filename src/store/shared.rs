@@ -5,15 +5,24 @@
 //! revocation needs nothing of Redis: every sidecar hears of it from the database, and takes an entry that has
 //! not seen it for none. For the same reason a fill that comes late does no harm.
 
-use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use fred::{
-    interfaces::{HashesInterface, KeysInterface},
-    types::{Expiration, Value},
+    interfaces::{ClientLike, HashesInterface, KeysInterface},
+    types::{CustomCommand, Expiration, Value},
 };
 use metrics::Histogram;
+use time::OffsetDateTime;
 use tokio::sync::Semaphore;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{Found, KeyStore, StoreError};
 use crate::{
@@ -29,7 +38,7 @@ use crate::{
 
 pub mod entry;
 
-use entry::{Entries, Odd};
+use entry::{Entries, Odd, Timestamps};
 
 /// Shares what the next tier found. Cheap to clone.
 pub struct Shared<S>(Arc<Inner<S>>);
@@ -61,6 +70,8 @@ struct Inner<S> {
     proofs: CacheLookups,
     read: Histogram,
     write: Histogram,
+    /// Whether it was said that Redis does not tell its time.
+    is_warned: AtomicBool,
 }
 
 impl<S: KeyStore> Shared<S> {
@@ -85,6 +96,7 @@ impl<S: KeyStore> Shared<S> {
             proofs: metrics.cache_lookups(Tier::Redis.name(), "proofs"),
             read: metrics.store_duration(STORE, "read"),
             write: metrics.store_duration(STORE, "write"),
+            is_warned: AtomicBool::default(),
         }))
     }
 
@@ -105,26 +117,37 @@ impl<S> Clone for Shared<S> {
 
 impl<S: KeyStore> KeyStore for Shared<S> {
     async fn records(&self, prefix: Prefix, now: Moment) -> Result<Arc<Found>, StoreError> {
-        match self.0.read(prefix, now).await {
+        let (found, redis_now) = self.0.read(prefix, now).await;
+        match found {
             Some(found) => Ok(Arc::new(found)),
-            None => self.fill(prefix, now).await,
+            None => self.fill(prefix, now, redis_now).await,
         }
     }
 
+    /// Asked of what is in Redis already, so there is nothing to share.
     async fn hashed(&self, prefix: Prefix, now: Moment) -> Result<Arc<Found>, StoreError> {
-        self.fill(prefix, now).await
+        self.0.next.hashed(prefix, now).await
     }
 }
 
 impl<S: KeyStore> Shared<S> {
-    /// Unknown prefixes are not shared: whoever invents keys would fill Redis with them.
-    async fn fill(&self, prefix: Prefix, now: Moment) -> Result<Arc<Found>, StoreError> {
+    /// Unknown prefixes are not shared: whoever invents keys would fill Redis with them. Nor are records of which
+    /// Redis has not told the time before they were read.
+    async fn fill(
+        &self,
+        prefix: Prefix,
+        now: Moment,
+        redis_now: Option<OffsetDateTime>,
+    ) -> Result<Arc<Found>, StoreError> {
         let generation = self.0.fence.generation();
         let found = self.0.next.hashed(prefix, now).await?;
         let admitted = || self.0.fence.admit_read(prefix, generation, found.seen.as_deref(), || ());
-        if !found.records.is_empty() && admitted() {
+        if let Some(redis) = redis_now
+            && !found.records.is_empty()
+            && admitted()
+        {
             let name = records_name(prefix);
-            let entry = self.0.entries.records(&name, &found, now.wall);
+            let entry = self.0.entries.records(&name, &found, Timestamps { instance: now.wall, redis });
             let inner = Arc::clone(&self.0);
             self.0.in_background(async move { inner.write_records(name, entry).await });
         }
@@ -133,32 +156,55 @@ impl<S: KeyStore> Shared<S> {
 }
 
 impl<S: KeyStore> Inner<S> {
-    /// What stands in Redis, if it is to be believed. Redis lost is a miss, and nothing else.
-    async fn read(&self, prefix: Prefix, now: Moment) -> Option<Found> {
-        let (records, proofs) = match self.fetch(prefix).await {
-            Ok(fetched) => fetched,
+    /// What stands in Redis, if it is to be believed, and the time there. Redis lost is a miss, and nothing else.
+    async fn read(&self, prefix: Prefix, now: Moment) -> (Option<Found>, Option<OffsetDateTime>) {
+        match self.fetch(prefix).await {
+            Ok(Fetched { redis_now: Some(redis), records, proofs }) => {
+                let at = Timestamps { instance: now.wall, redis };
+                (self.believe(prefix, records, proofs, at, now.monotonic), Some(redis))
+            }
+            Ok(Fetched { redis_now: None, .. }) => {
+                if !self.is_warned.swap(true, Ordering::Relaxed) {
+                    warn!("Redis does not tell its time, so no records are shared: allow its user +time");
+                }
+                self.records.miss.increment(1);
+                (None, None)
+            }
             Err(error) => {
                 debug!(%error, store = STORE, "falling through");
                 self.records.miss.increment(1);
-                return None;
+                (None, None)
             }
-        };
-        let records = records.map(|entry| entry.and_then(|entry| self.read_records(prefix, &entry, now)));
+        }
+    }
+
+    fn believe(
+        &self,
+        prefix: Prefix,
+        records: Option<Entry>,
+        proofs: Fields,
+        now: Timestamps,
+        monotonic: Instant,
+    ) -> Option<Found> {
+        let records =
+            records.map(|entry| entry.and_then(|entry| self.read_records(prefix, &entry, now, monotonic)));
         let found = counted(records, &self.records)?;
         if !self.fence.believes(prefix, found.seen.as_deref()) {
             self.records.miss.increment(1);
             return None;
         }
         self.records.hit.increment(1);
-        Some(Found { proofs: self.read_proofs(prefix, proofs, now), ..found })
+        Some(Found { proofs: self.read_proofs(prefix, proofs, now.instance), ..found })
     }
 
-    /// Both entries of a prefix, in one round trip.
-    async fn fetch(&self, prefix: Prefix) -> Result<(Option<Entry>, Fields), RedisError> {
+    /// Both entries of a prefix and the time of the server that has them, in one round trip.
+    async fn fetch(&self, prefix: Prefix) -> Result<Fetched, RedisError> {
         let asked = async {
-            let pipeline = self.redis.client().pipeline();
-            let () = pipeline.get(records_name(prefix)).await?;
+            let (name, pipeline) = (records_name(prefix), self.redis.client().pipeline());
+            let time = CustomCommand::new_static("TIME", name.as_str(), false);
+            let () = pipeline.get(name).await?;
             let () = pipeline.hgetall(proofs_name(prefix)).await?;
+            let () = pipeline.custom(time, Vec::<Value>::new()).await?;
             let mut answers = pipeline.try_all::<Value>().await.into_iter();
             let mut answer = || match answers.next().transpose() {
                 Ok(value) => Ok(value.unwrap_or(Value::Null)),
@@ -168,30 +214,46 @@ impl<S: KeyStore> Inner<S> {
                     error => Err(error),
                 },
             };
-            Ok::<_, RedisError>((answer()?, answer()?))
+            let (records, proofs) = (answer()?, answer()?);
+            Ok::<_, RedisError>((records, proofs, answer().ok()))
         };
-        let (records, proofs) = self.redis.call(&self.read, asked).await?;
+        let (records, proofs, time) = self.redis.call(&self.read, asked).await?;
         let records = match records {
             Value::Null => None,
             value => Some(value.into_string().ok_or(Odd::Content)),
         };
         let proofs =
             if proofs.is_null() { Ok(HashMap::new()) } else { proofs.convert().map_err(|_| Odd::Content) };
-        Ok((records, proofs))
+        let time: Option<(i64, u32)> = time.and_then(|time| time.convert().ok());
+        let redis_now = time.and_then(|(seconds, micros)| {
+            let time = OffsetDateTime::from_unix_timestamp(seconds).ok()?;
+            time.replace_microsecond(micros).ok()
+        });
+        Ok(Fetched { records, proofs, redis_now })
     }
 
-    fn read_records(&self, prefix: Prefix, entry: &str, now: Moment) -> Result<Found, Odd> {
-        let unheard = if self.fence.is_up(now.monotonic) { Duration::MAX } else { WORST_CASE };
+    fn read_records(
+        &self,
+        prefix: Prefix,
+        entry: &str,
+        now: Timestamps,
+        monotonic: Instant,
+    ) -> Result<Found, Odd> {
+        let unheard = if self.fence.is_up(monotonic) { Duration::MAX } else { WORST_CASE };
         let oldest = self.config.record_ttl.min(unheard);
-        self.entries.read_records(&records_name(prefix), entry, now.wall, oldest)
+        let found = self.entries.read_records(&records_name(prefix), entry, now, oldest)?;
+        match found.records.iter().all(|record| record.prefix == prefix) {
+            true => Ok(found),
+            false => Err(Odd::Content),
+        }
     }
 
-    fn read_proofs(&self, prefix: Prefix, fields: Fields, now: Moment) -> Arc<[Proof]> {
+    fn read_proofs(&self, prefix: Prefix, fields: Fields, now: OffsetDateTime) -> Arc<[Proof]> {
         let name = proofs_name(prefix);
         let read = |(field, entry): (String, String)| {
             let digest = Digest::parse(&field).ok_or(Odd::Content)?;
             let name = field_name(&name, &field);
-            self.entries.read_proof(&name, digest, &entry, now.wall, self.config.proof_ttl)
+            self.entries.read_proof(&name, digest, &entry, now, self.config.proof_ttl)
         };
         let fields = counted(Some(fields), &self.proofs).unwrap_or_default();
         let read = fields.into_iter().take(PROOFS).map(read);
@@ -237,6 +299,14 @@ impl<S: KeyStore> Inner<S> {
             }
         });
     }
+}
+
+/// What Redis has of a prefix.
+struct Fetched {
+    records: Option<Entry>,
+    proofs: Fields,
+    /// Its time, where it tells that.
+    redis_now: Option<OffsetDateTime>,
 }
 
 /// A value as it stands in Redis.

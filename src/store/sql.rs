@@ -131,14 +131,35 @@ impl Dialect {
         }
     }
 
-    /// An expression for this column's value as text.
+    /// An expression for this column's value as text, which no setting of the session changes: neither its time
+    /// zone nor how it prints dates, bytes and fractions.
     pub(crate) fn read(self, column: &str, kind: &str) -> String {
-        match (self, kind) {
-            (Self::Sqlite, _) => format!("CAST({column} AS TEXT)"),
-            // As written: unwrapped, the JSON string "[]" would pass for an empty list.
-            (Self::Postgres, "json" | "jsonb") => format!("CAST({column} AS text)"),
-            // One form for every type, whatever DateStyle and the like are set to.
-            (Self::Postgres, _) => format!("to_jsonb({column}) #>> '{{}}'"),
+        if self == Self::Sqlite {
+            return format!("CAST({column} AS TEXT)");
+        }
+        match kind {
+            // JSON as written: unwrapped, the string "[]" would pass for an empty list. What `char(n)` pads is left off.
+            "json" | "jsonb" | "text" | "character varying" | "bpchar" | "character" | "citext" => {
+                format!("CAST({column} AS text)")
+            }
+            "timestamp with time zone" => format!("to_jsonb(timezone('UTC', {column})) #>> '{{}}'"),
+            // As numbers they have 15 digits. There is none for what is not finite.
+            "real" | "double precision" => format!(
+                "CASE WHEN {column} IN ('NaN', 'Infinity', '-Infinity') THEN 'NaN'
+                ELSE CAST(CAST(CAST({column} AS double precision) AS numeric) AS text) END"
+            ),
+            "bytea" => format!("encode({column}, 'escape')"),
+            "bpchar[]" | "character[]" => format!("to_jsonb(CAST({column} AS text[])) #>> '{{}}'"),
+            // One form for every other type, whatever DateStyle and the like are set to.
+            _ => format!("to_jsonb({column}) #>> '{{}}'"),
+        }
+    }
+
+    /// A condition for texts that are the same byte for byte, whatever the column's type and collation take for equal.
+    pub(crate) fn is_exactly(self, column: &str, param: usize) -> String {
+        match self {
+            Self::Sqlite => format!("CAST({column} AS TEXT) COLLATE BINARY = ?{param}"),
+            Self::Postgres => format!("CAST({column} AS text) COLLATE \"C\" = ${param}::text"),
         }
     }
 

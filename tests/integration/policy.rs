@@ -126,6 +126,35 @@ async fn spent_budget_of_a_period_stands_against_what_it_is_about() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn spent_budget_of_an_endpoint_stands_against_every_spelling_of_it() {
+    let setup = setup();
+    setup.execute(BUDGETS);
+    let key = |endpoint: &str| {
+        let key = setup.create_key("ada", &[]);
+        let row = format!("1, {}, 1, 1, '2010-01-01', '2999-01-01', '[\"{endpoint}\"]'", key.id);
+        let columns = "user_id, api_key_id, limit_cents, current_usage_cents, period_start, period_end, allowed_endpoints";
+        setup.execute(&format!("INSERT INTO budgets ({columns}) VALUES ({row})"));
+        key.credential
+    };
+    let (whole, end) = (key("/v1/embeddings/large"), key("embeddings/large"));
+    let gateway = Gateway::start(NEWEST, "routes.yaml", setup, &[]).await;
+    for path in [
+        "/v1/embeddings/large",
+        "/v1/embeddings/large/",
+        "/v1/embeddings/large%20",
+        "/V1/Embeddings/LARGE",
+        "/v1/embeddings/%6carge?a=b",
+    ] {
+        for key in [&whole, &end] {
+            assert_eq!(code(&gateway, key, path).await, (402, "budget_exhausted".into()), "{path}");
+        }
+    }
+    for key in [&whole, &end] {
+        assert_eq!(code(&gateway, key, "/v1/embeddings").await, (200, "allow".into()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn address_is_the_one_that_envoy_trusts() {
     for (hops, local, remote) in [("0", 200, 403), ("1", 403, 200)] {
         let (hops, setup) = (format!("xff_num_trusted_hops: {hops}"), setup());
@@ -216,10 +245,17 @@ async fn model_in_a_body_that_cannot_be_read_is_denied() {
         ("content-type", "application/json; charset=utf-16", 403),
         // {"a":"&model=o3&",...} is both: JSON, and a form that names another model.
         ("content-type", "application/x-www-form-urlencoded", 403),
+        ("content-type", "application/x-www-form-urlencoded,x+json", 403),
+        ("content-type", "application/json; charset =utf-16", 403),
+        ("content-type", "application/json; charset*=utf-16", 403),
+        ("content-type", "application/json; charset=utf-8; charset=utf-16", 403),
+        ("content-type", "application/vnd.api+json ; charset=\"utf-8\"", 200),
         ("content-encoding", "identity", 200),
+        ("content-encoding", "identity, gzip", 403),
         ("content-encoding", "gzip", 403),
     ] {
-        let request = gateway.request(Method::POST, "/v1/chat/completions").header(name, value).body(GPT);
+        const BOTH: &str = r#"{"a": "&model=o3&", "model": "gpt-4o"}"#;
+        let request = gateway.request(Method::POST, "/v1/chat/completions").header(name, value).body(BOTH);
         let answer = request.bearer_auth(&credential).send().await.unwrap();
         assert_eq!(answer.status(), expected, "{name}: {value}");
     }

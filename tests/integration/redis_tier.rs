@@ -1,10 +1,18 @@
 //! What sidecars share by way of Redis, and how little they trust it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+use keystile::{
+    credential::{CacheSecret, CacheSecrets},
+    decision::Tier,
+    moment::Moment,
+    store::{Database, KeyStore, Shared, SharedConfig},
+};
 
 use crate::harness::{
     client::{ask, status},
     fleet::Fleet,
+    place::{Place, prefix},
     postgres,
     postgres::Schema,
     proxy::{Proxy, Wire},
@@ -235,6 +243,48 @@ async fn secret_is_rotated_without_a_gap() {
     fleet.add(&fleet.schema.url(), &with_secret(&url, OTHER)).await;
     assert_eq!(fleet.status(2, &key).await, 200);
     assert_eq!(asked(&fleet, 2).await, Asked { database: 1, bcrypt: 1, odd: 1 });
+}
+
+/// The tier of one instance, on a database that has no log of changes: age alone counts.
+fn tier(place: &Place, redis: &Redis) -> Shared<Database> {
+    let client =
+        keystile::redis::Redis::connect(&redis.url().parse().unwrap(), 2 * SECOND, &place.metrics).unwrap();
+    let config = SharedConfig { record_ttl: 300 * SECOND, proof_ttl: 300 * SECOND };
+    let secrets = CacheSecrets::new([CacheSecret::new(SECRET.as_bytes())]).unwrap();
+    Shared::new(place.database(), client, secrets, config, Arc::default(), &place.metrics)
+}
+
+/// Now, by a clock that is wrong by so many seconds.
+fn now(seconds: i64) -> Moment {
+    let now = Moment::now();
+    Moment { wall: now.wall + time::Duration::seconds(seconds), ..now }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_clock_of_an_instance_makes_an_entry_younger() {
+    for (writer, reader) in [(0, 0), (60, 0), (0, -60), (59, -59), (3600, 0), (0, -86_400), (-60, 0), (0, 20)]
+    {
+        let (place, redis) = (Place::sqlite_older().await, Redis::start());
+        place.user().await;
+        place.key("7", &[]).await;
+        let (one, other) = (tier(&place, &redis), tier(&place, &redis));
+        let read = async |tier: &Shared<Database>, seconds| {
+            let found = tier.records(prefix(), now(seconds)).await.expect("answers");
+            (found.tier, found.age)
+        };
+        until("it is shared", 5 * SECOND, async || {
+            read(&one, writer).await;
+            !redis.keys("*").concat().is_empty()
+        })
+        .await;
+        tokio::time::sleep(2 * SECOND).await;
+        let (tier, age) = read(&other, reader).await;
+        let what = format!("written {writer} s, read {reader} s off: {tier:?}, {age:?}");
+        // What is older than it should be is read from the database, and no harm done.
+        let seems_old = reader - writer > 25;
+        assert!(tier == Tier::Database && seems_old || tier == Tier::Redis && age >= 2 * SECOND, "{what}");
+        assert!(age < 30 * SECOND, "{what}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -45,6 +45,8 @@ contract! {
 }
 
 mod budgets;
+mod names;
+mod types;
 
 mod newer {
     use super::{

@@ -249,15 +249,32 @@ fn body_is_whole_or_not_looked_at() {
         assert_eq!(sent(&[("content-type", json)], 2), whole, "{json}");
     }
     for headers in [
-        ("x-envoy-auth-partial-body", "true"),
-        ("content-encoding", "gzip"),
-        ("upgrade", "websocket"),
-        ("content-type", "application/json;charset=utf-16"),
-        ("content-type", "application/json;charset=utf-8;charset=utf-16"),
-        ("content-type", "application/x-www-form-urlencoded"),
-        ("content-type", "application/json,multipart/form-data; boundary=x+json"),
+        [("content-encoding", "identity")].as_slice(),
+        &[("content-encoding", "Identity")],
+        &[("transfer-encoding", "chunked")],
     ] {
-        assert_eq!(sent(&[headers], 2), Body::Unreadable, "{headers:?}");
+        assert_eq!(sent(headers, 2), whole, "{headers:?}");
+    }
+    for headers in [
+        [("x-envoy-auth-partial-body", "true")].as_slice(),
+        // A client may have sent the first of the two.
+        &[("x-envoy-auth-partial-body", "false"), ("x-envoy-auth-partial-body", "true")],
+        &[("content-encoding", "gzip")],
+        &[("content-encoding", "")],
+        &[("content-encoding", "identity,gzip")],
+        &[("content-encoding", "identity"), ("content-encoding", "identity")],
+        &[("content-encoding", "identity;q=1")],
+        &[("transfer-encoding", "gzip, chunked")],
+        &[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
+        &[("transfer-encoding", "identity")],
+        &[("upgrade", "websocket")],
+        &[("content-type", "application/json;charset=utf-16")],
+        &[("content-type", "application/json"), ("content-type", "application/json")],
+        &[("content-type", "application/x-www-form-urlencoded")],
+        &[("content-type", "application/x-www-form-urlencoded,x+json")],
+        &[("content-type", "application/json,multipart/form-data; boundary=x+json")],
+    ] {
+        assert_eq!(sent(headers, 2), Body::Unreadable, "{headers:?}");
     }
     assert_eq!(sent(&[], 3), Body::Unreadable);
     let text = HttpRequest { body: "{}".into(), size: 2, ..HttpRequest::default() };

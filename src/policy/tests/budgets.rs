@@ -127,7 +127,8 @@ fn budget_that_nobody_can_read_denies() {
 fn budget_of_some_models_is_about_these_alone() {
     let body = |body: Body<'static>| move |case: &mut Case| case.attributes.body = body;
     let model = |name: &str| body(Body::Whole(format!(r#"{{"model":"{name}"}}"#).into_bytes().into()));
-    for (name, expected) in [("gpt-4o", DENIED), ("o1", DENIED), ("gpt-4o-mini", Ok(())), ("GPT-4o", Ok(()))]
+    for (name, expected) in
+        [("gpt-4o", DENIED), ("o1", DENIED), ("gpt-4o-mini", Ok(())), ("GPT-4o", DENIED), (" o1 ", DENIED)]
     {
         assert_eq!(verdict_of(&["o1", "gpt-4o"], &[], model(name)), expected, "{name}");
     }
@@ -154,19 +155,34 @@ fn budget_of_some_endpoints_is_about_these_alone() {
     for (sent, expected) in [
         ("/v1/chat", DENIED),
         ("/v1/chats", Ok(())),
-        ("/v1/chat/", Ok(())),
-        ("/v1/Chat", Ok(())),
         ("/v1", Ok(())),
+        ("/", Ok(())),
         // No way around: the same path in other words, and what may be any path.
+        ("/v1/chat/", DENIED),
+        ("/v1/Chat", DENIED),
+        ("/v1/chat%20", DENIED),
         ("/v1/%63hat", DENIED),
         ("/v1//chat", DENIED),
         ("/v1/x/../chat", DENIED),
+        ("/v1/chat;x", DENIED),
         ("", DENIED),
     ] {
         assert_eq!(verdict_of(&[], &["/v2", "/v1/chat"], path(sent)), expected, "{sent:?}");
     }
+    for (sent, expected) in [
+        ("/chat/completions", DENIED),
+        ("/openai/v1/chat/completions", DENIED),
+        ("/v1/Chat/completions/", DENIED),
+        ("/v1/livechat/completions", Ok(())),
+        ("/v1/completions", Ok(())),
+        ("/v1/chat/completions/7", Ok(())),
+    ] {
+        assert_eq!(verdict_of(&[], &["chat/completions"], path(sent)), expected, "{sent:?}");
+    }
     assert_eq!(verdict_of(&[], &["/v1/*", "/v1/**"], path("/v1/chat")), Ok(()), "no patterns here");
-    assert_eq!(verdict_of(&[], &["/v1/a;b"], path("/v1/a;b")), DENIED);
+    for no_path in ["", "/v1/a;b", "POST /v1/chat", "/v1/../chat", "https://host/v1/chat"] {
+        assert_eq!(verdict_of(&[], &[no_path], path("/v2")), DENIED, "{no_path:?} may mean any path");
+    }
     for (models, endpoints, expected) in
         [(["gpt-4o"], ["/v1/chat"], DENIED), (["o1"], ["/v1/chat"], Ok(())), (["gpt-4o"], ["/v2"], Ok(()))]
     {

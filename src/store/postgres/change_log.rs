@@ -75,7 +75,8 @@ pub(in crate::store) const LAG: &str = "CASE WHEN pg_is_in_recovery() THEN
 pub(in crate::store) fn read(catalog: &Catalog, watched: &[Watched], limit: usize) -> String {
     let log = catalog.relation("keystile_changes");
     let needed = watched.iter().map(|table| {
-        let columns = table.columns.iter().map(|column| format!("'{column}'")).collect::<Vec<_>>().join(", ");
+        let columns = table.columns.iter().map(|column| format!("'{}'", column.spelling.replace('\'', "''")));
+        let columns = columns.collect::<Vec<_>>().join(", ");
         format!("('{}', CAST(ARRAY[{columns}] AS text[]))", table.name)
     });
     let needed = needed.collect::<Vec<_>>().join(", ");

@@ -91,7 +91,7 @@ pub(in crate::store) fn table_triggers(
         };
         // What readers verify: the function's text, the schema of its log, and the columns that it compares.
         let arguments = [digest(&body), unquoted(schema)].into_iter();
-        let arguments = arguments.chain(table.columns.iter().map(|column| (*column).to_owned()));
+        let arguments = arguments.chain(table.columns.iter().map(|column| column.spelling.clone()));
         let arguments: Vec<_> = arguments.map(|argument| literal(&argument)).collect();
         let replace = if *replaces_triggers { "OR REPLACE " } else { "" };
         let drop = format!("DROP TRIGGER IF EXISTS {name} ON {relation}");
@@ -132,7 +132,7 @@ fn row_changed(place: &Place<'_>, table: &Watched) -> String {
     // As text, compared byte by byte: types such as json have no equality, and some collations take different prefixes
     // for equal.
     let compared = |row: &str| {
-        let columns = table.columns.iter().map(|column| format!("{row}.{column}::text COLLATE \"C\""));
+        let columns = table.columns.iter().map(|column| format!("{row}.{}::text COLLATE \"C\"", column.sql));
         let spent = table.spent_of(row).map(|spent| format!("({spent})::text COLLATE \"C\""));
         columns.chain(spent).collect::<Vec<_>>().join(", ")
     };
@@ -147,14 +147,26 @@ fn row_changed(place: &Place<'_>, table: &Watched) -> String {
         compared("OLD"),
         compared("NEW"),
     );
-    let of = |row: &str| match table.subject {
-        Subject::Everything => "(prefix) VALUES (NULL)".to_owned(),
-        Subject::Key => format!("(prefix) SELECT {row}.key_prefix::text WHERE {row}.key_prefix IS NOT NULL"),
-        Subject::User => format!("(user_id) SELECT {row}.id::bigint WHERE {row}.id IS NOT NULL"),
-        Subject::Budget => format!(
-            "(user_id, key_id) SELECT CASE WHEN {row}.api_key_id IS NULL THEN {row}.user_id::bigint END,
-                {row}.api_key_id::bigint WHERE {row}.api_key_id IS NOT NULL OR {row}.user_id IS NOT NULL"
-        ),
+    let of = |row: &str| {
+        let cell = |column| format!("{row}.{}", table.sql(column));
+        match table.subject {
+            Subject::Everything => "(prefix) VALUES (NULL)".to_owned(),
+            Subject::Key => {
+                let prefix = cell("key_prefix");
+                format!("(prefix) SELECT {prefix}::text WHERE {prefix} IS NOT NULL")
+            }
+            Subject::User => {
+                let id = cell("id");
+                format!("(user_id) SELECT {id}::bigint WHERE {id} IS NOT NULL")
+            }
+            Subject::Budget => {
+                let (user, key) = (cell("user_id"), cell("api_key_id"));
+                format!(
+                    "(user_id, key_id) SELECT CASE WHEN {key} IS NULL THEN {user}::bigint END, {key}::bigint
+                        WHERE {key} IS NOT NULL OR {user} IS NOT NULL"
+                )
+            }
+        }
     };
     let log = format!(
         "IF TG_OP <> 'INSERT' THEN INSERT INTO {schema}.keystile_changes {}; END IF;

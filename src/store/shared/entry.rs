@@ -23,11 +23,23 @@ use crate::{
 /// What a value begins with. Another one is another version's, and nothing that can be read.
 const VERSION: &str = "2";
 
-/// How far the clocks of two machines may be apart.
+/// How far ahead of this instance's clock a proof may be dated: clocks differ. A proof that is believed longer for it
+/// proves no less.
 const SKEW: Duration = Duration::from_secs(60);
 
 /// Older entries are of no use to any reader.
 const MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+/// One moment, on the clocks that the age of records is taken from.
+///
+/// Instances' clocks may be wrong, and by themselves would make records younger than they are. So ages are taken from
+/// the clock of Redis, which all instances see alike, and from the instances' own as well: the greater counts.
+#[derive(Debug, Clone, Copy)]
+pub struct Timestamps {
+    /// This instance's wall clock.
+    pub instance: OffsetDateTime,
+    /// The wall clock of the Redis server that has the entry.
+    pub redis: OffsetDateTime,
+}
 
 /// Why an entry is as good as none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -49,8 +61,9 @@ pub enum Odd {
 /// The records of a prefix, as they were read.
 #[derive(Debug, Serialize, Deserialize)]
 struct Records {
-    /// When, in milliseconds since 1970.
+    /// When, in milliseconds since 1970: by the clock of the instance that did, and by that of Redis.
     at: i64,
+    redis_at: i64,
     seen: Option<String>,
     /// Which columns stand in the rows.
     columns: String,
@@ -80,12 +93,13 @@ impl Entries {
     }
 
     /// What was found, as an entry of this name.
-    pub fn records(&self, name: &str, found: &Found, read_at: OffsetDateTime) -> String {
+    pub fn records(&self, name: &str, found: &Found, read_at: Timestamps) -> String {
         let redacted = found.rows.iter().zip(found.records.iter());
         let rows =
             redacted.map(|(cells, record)| row::redact(cells[..row::COLUMNS.len()].to_vec(), &record.hash));
         let records = Records {
-            at: millis(read_at - found.age.min(MAX_AGE)),
+            at: millis(read_at.instance - found.age.min(MAX_AGE)),
+            redis_at: millis(read_at.redis - found.age.min(MAX_AGE)),
             seen: found.seen.as_ref().map(|seen| seen.to_string()),
             columns: self.columns.clone(),
             rows: rows.collect(),
@@ -101,14 +115,18 @@ impl Entries {
         &self,
         name: &str,
         entry: &str,
-        now: OffsetDateTime,
+        now: Timestamps,
         oldest: Duration,
     ) -> Result<Found, Odd> {
-        let Records { at, seen, columns, rows } = self.open(name, entry)?;
+        let Records { at, redis_at, seen, columns, rows } = self.open(name, entry)?;
         if columns != self.columns || rows.iter().any(|cells| cells.len() != row::COLUMNS.len()) {
             return Err(Odd::Version);
         }
-        let age = age(at, now, oldest)?;
+        // One clock has no excuse for the future.
+        let age = age(redis_at, now.redis, Duration::ZERO)?.max(age(at, now.instance, Duration::MAX)?);
+        if age >= oldest {
+            return Err(Odd::Age);
+        }
         let records = rows.iter().map(|cells| row::decode_redacted(cells).map(Arc::new));
         let records = records.collect::<Result<Vec<_>, _>>().map_err(|_| Odd::Content)?;
         let seen = seen.map(|seen| seen.parse::<LogPosition>().map(Arc::new));
@@ -135,7 +153,10 @@ impl Entries {
         ttl: Duration,
     ) -> Result<Proof, Odd> {
         let Proven { at, key, hash } = self.open(name, entry)?;
-        let age = age(at, now, ttl)?;
+        let age = age(at, now, SKEW)?;
+        if age >= ttl {
+            return Err(Odd::Age);
+        }
         let hash = HashTag::parse(&hash).ok_or(Odd::Content)?;
         let claim = Claim { digest, key: Some(KeyId(key)), hash };
         Ok(Proof { claim, until: now + (ttl - age) })
@@ -170,14 +191,13 @@ fn millis(time: OffsetDateTime) -> i64 {
     i64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
 }
 
-fn age(at: i64, now: OffsetDateTime, oldest: Duration) -> Result<Duration, Odd> {
+/// How long ago that was, unless it lies further ahead than `skew`.
+fn age(at: i64, now: OffsetDateTime, skew: Duration) -> Result<Duration, Odd> {
     let age = i128::from(millis(now)) - i128::from(at);
-    let skew = i128::try_from(SKEW.as_millis()).unwrap_or(i128::MAX);
-    let age = Duration::from_millis(u64::try_from(age.max(0)).map_err(|_| Odd::Age)?);
-    match i128::from(at) <= i128::from(millis(now)) + skew && age < oldest {
-        true => Ok(age),
-        false => Err(Odd::Age),
+    if age < 0 && age.unsigned_abs() > skew.as_millis() {
+        return Err(Odd::Age);
     }
+    u64::try_from(age.max(0)).map(Duration::from_millis).map_err(|_| Odd::Age)
 }
 
 #[cfg(test)]

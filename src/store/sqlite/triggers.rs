@@ -5,7 +5,7 @@
 
 use crate::store::{
     catalog::Catalog,
-    watched::{Subject, Watched},
+    watched::{Subject, Watched, WatchedColumn},
 };
 
 /// A trigger: its name, and the statement that makes it.
@@ -61,11 +61,11 @@ fn of_table(catalog: &Catalog, table: &Watched) -> Vec<Trigger> {
     };
     let (old, new) = (entry(table, "OLD"), entry(table, "NEW"));
     let both = [old.clone(), new.clone()];
-    let is_generated = |column: &&&str| catalog.is_generated(name, column);
+    let is_generated = |column: &&WatchedColumn| catalog.is_generated(name, column.name);
     let stored = table.columns.iter().filter(|column| !is_generated(column));
-    let of = stored.copied().collect::<Vec<_>>().join(", ");
+    let of = stored.map(|column| column.name).collect::<Vec<_>>().join(", ");
     let generated = table.columns.iter().filter(is_generated);
-    let generated = generated.map(|column| format!("OLD.{column} IS NOT NEW.{column}"));
+    let generated = generated.map(|column| format!("OLD.{0} IS NOT NEW.{0}", column.name));
     let spent = table.spent_of("OLD").zip(table.spent_of("NEW"));
     let spent = spent.map(|(old, new)| format!("({old}) IS NOT ({new})"));
     let compared = generated.chain(spent).collect::<Vec<_>>().join(" OR ");

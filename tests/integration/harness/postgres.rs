@@ -78,16 +78,16 @@ impl Postgres {
         server
     }
 
-    /// The port opens while the server still recovers.
+    /// The port opens while the server still recovers. Extensions are the whole database's, so they are made here.
     fn wait_until_ready(&self) {
         let url = self.url("127.0.0.1", "");
         let ready = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("builds");
-            let answers = async || tokio_postgres::connect(&url, NoTls).await.is_ok();
             runtime.block_on(async {
                 for _ in 0..500 {
-                    if answers().await {
-                        return true;
+                    if let Ok((client, connection)) = tokio_postgres::connect(&url, NoTls).await {
+                        tokio::spawn(connection);
+                        return client.batch_execute("CREATE EXTENSION citext SCHEMA public").await.is_ok();
                     }
                     tokio::time::sleep(std::time::Duration::from_millis(20)).await;
                 }

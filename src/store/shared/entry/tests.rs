@@ -9,6 +9,11 @@ const NOW: OffsetDateTime = datetime!(2026-01-02 03:04:05 UTC);
 const NAME: &str = "keystile:{ks_sampl}:records";
 const TTL: Duration = Duration::from_secs(300);
 
+/// The same on both clocks.
+fn at(time: OffsetDateTime) -> Timestamps {
+    Timestamps { instance: time, redis: time }
+}
+
 fn entries(secrets: &[&[u8]]) -> Entries {
     Entries::new(CacheSecrets::new(secrets.iter().map(|secret| CacheSecret::new(secret))).expect("some"))
 }
@@ -25,8 +30,8 @@ fn found() -> Found {
 #[test]
 fn records_come_back_as_they_were_without_their_hash() {
     let (entries, found) = (entries(&[b"one"]), found());
-    let entry = entries.records(NAME, &found, NOW);
-    let read = entries.read_records(NAME, &entry, NOW + Duration::from_secs(9), TTL).expect("good");
+    let entry = entries.records(NAME, &found, at(NOW));
+    let read = entries.read_records(NAME, &entry, at(NOW + Duration::from_secs(9)), TTL).expect("good");
     assert_eq!((read.tier, read.age, &read.seen), (Tier::Redis, Duration::from_secs(9), &found.seen));
     let (ours, theirs) = (&found.records[0], &read.records[0]);
     assert_eq!((theirs.hash.tag(), theirs.hash.expose()), (ours.hash.tag(), None));
@@ -40,8 +45,8 @@ fn records_come_back_as_they_were_without_their_hash() {
 #[test]
 fn nothing_that_was_changed_or_moved_is_believed() {
     let entries = entries(&[b"one"]);
-    let entry = entries.records(NAME, &found(), NOW);
-    let read = |name: &str, entry: &str| entries.read_records(name, entry, NOW, TTL).map(drop);
+    let entry = entries.records(NAME, &found(), at(NOW));
+    let read = |name: &str, entry: &str| entries.read_records(name, entry, at(NOW), TTL).map(drop);
     assert_eq!(read(NAME, &entry), Ok(()));
     assert_eq!(read("keystile:{ks_other}:records", &entry), Err(Odd::Seal));
     assert_eq!(read(NAME, &entry.replace("chat", "root")), Err(Odd::Seal));
@@ -55,32 +60,39 @@ fn nothing_that_was_changed_or_moved_is_believed() {
 }
 
 #[test]
-fn age_counts_from_the_reading_and_the_future_is_not_believed() {
+fn age_counts_from_the_reading_and_by_the_clock_that_says_more() {
     let entries = entries(&[b"one"]);
-    let entry = entries.records(NAME, &found(), NOW);
-    let at = |seconds: i64| {
-        entries.read_records(NAME, &entry, NOW + time::Duration::seconds(seconds), TTL).map(drop)
+    let entry = entries.records(NAME, &found(), at(NOW));
+    let age = |instance: i64, redis: i64| {
+        let later = |seconds| NOW + time::Duration::seconds(seconds);
+        let now = Timestamps { instance: later(instance), redis: later(redis) };
+        entries.read_records(NAME, &entry, now, TTL).map(|found| found.age.as_secs())
     };
-    for (seconds, expected) in [
-        (0, Ok(())),
-        (299, Ok(())),
-        (300, Err(Odd::Age)),
-        (-60, Ok(())),
-        (-61, Err(Odd::Age)),
-        (i64::from(i32::MAX), Err(Odd::Age)),
+    for (instance, redis, expected) in [
+        (0, 0, Ok(0)),
+        (299, 299, Ok(299)),
+        (300, 300, Err(Odd::Age)),
+        // Of an instance whose clock is behind, and of one that is ahead.
+        (-3600, 40, Ok(40)),
+        (100, 40, Ok(100)),
+        (300, 40, Err(Odd::Age)),
+        (40, 300, Err(Odd::Age)),
+        // Redis has not been there yet: it is another server, or its clock was set.
+        (40, -1, Err(Odd::Age)),
+        (i64::from(i32::MAX), 0, Err(Odd::Age)),
     ] {
-        assert_eq!(at(seconds), expected, "{seconds} s later");
+        assert_eq!(age(instance, redis), expected, "{instance} s later, in Redis {redis} s");
     }
 }
 
 #[test]
 fn older_secrets_are_understood_until_they_are_taken_away() {
-    let old = entries(&[b"old"]).records(NAME, &found(), NOW);
-    let read = |entries: &Entries| entries.read_records(NAME, &old, NOW, TTL).map(drop);
+    let old = entries(&[b"old"]).records(NAME, &found(), at(NOW));
+    let read = |entries: &Entries| entries.read_records(NAME, &old, at(NOW), TTL).map(drop);
     assert_eq!(read(&entries(&[b"new", b"old"])), Ok(()));
     assert_eq!(read(&entries(&[b"new"])), Err(Odd::Seal));
-    let new = entries(&[b"new", b"old"]).records(NAME, &found(), NOW);
-    assert!(entries(&[b"new"]).read_records(NAME, &new, NOW, TTL).is_ok(), "the newest seals");
+    let new = entries(&[b"new", b"old"]).records(NAME, &found(), at(NOW));
+    assert!(entries(&[b"new"]).read_records(NAME, &new, at(NOW), TTL).is_ok(), "the newest seals");
 }
 
 #[test]
@@ -94,7 +106,11 @@ fn proof_is_of_one_credential_for_one_record_with_one_hash() {
     let proof = entries.read_proof("p:ab", digest, &entry, later, TTL).expect("good");
     assert_eq!(proof, Proof { claim, until: NOW + TTL });
     assert_eq!(entries.read_proof("p:cd", digest, &entry, NOW, TTL), Err(Odd::Seal));
-    assert_eq!(entries.read_proof("p:ab", digest, &entry, NOW + TTL, TTL), Err(Odd::Age));
+    for (time, expected) in
+        [(NOW + TTL, false), (NOW - SKEW, true), (NOW - SKEW - Duration::from_secs(1), false)]
+    {
+        assert_eq!(entries.read_proof("p:ab", digest, &entry, time, TTL).is_ok(), expected, "{time}");
+    }
     assert_eq!(entries.proof("p:ab", &Claim { key: None, ..claim }, NOW), None, "nobody's record is proven");
 }
 
@@ -105,5 +121,5 @@ fn entry_of_another_kind_is_not_read_as_this_one() {
     let digest = Digest::parse(&"ab".repeat(32)).expect("a digest");
     let claim = Claim { digest, key: Some(record.id), hash: record.hash.tag() };
     let proof = entries.proof(NAME, &claim, NOW).expect("of a record");
-    assert_eq!(entries.read_records(NAME, &proof, NOW, TTL).map(drop), Err(Odd::Content));
+    assert_eq!(entries.read_records(NAME, &proof, at(NOW), TTL).map(drop), Err(Odd::Content));
 }
