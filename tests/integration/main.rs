@@ -24,6 +24,8 @@ mod policy;
 mod postgres_tls;
 mod probe;
 mod redis;
+mod redis_bounds;
+mod redis_failover;
 mod redis_kinds;
 mod redis_tier;
 mod serve;

@@ -15,6 +15,7 @@ use tokio::{
 /// Stands between Keystile and a server.
 pub struct Proxy {
     pub address: SocketAddr,
+    server: watch::Sender<SocketAddr>,
     wire: watch::Sender<Wire>,
     task: AbortHandle,
 }
@@ -39,8 +40,14 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (wire, seen) = watch::channel(Wire::Whole);
-        let task = tokio::spawn(accept(listener, server, seen));
-        Self { address, wire, task: task.abort_handle() }
+        let (server, leads_to) = watch::channel(server);
+        let task = tokio::spawn(accept(listener, leads_to, seen));
+        Self { address, server, wire, task: task.abort_handle() }
+    }
+
+    /// New connections go to this server; the others stay where they are.
+    pub fn lead_to(&self, server: SocketAddr) {
+        self.server.send_replace(server);
     }
 
     pub fn set(&self, wire: Wire) {
@@ -69,7 +76,7 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, server: SocketAddr, wire: watch::Receiver<Wire>) {
+async fn accept(listener: TcpListener, server: watch::Receiver<SocketAddr>, wire: watch::Receiver<Wire>) {
     let address = listener.local_addr().unwrap();
     let mut listener = Some(listener);
     let mut seen = wire.clone();
@@ -86,7 +93,10 @@ async fn accept(listener: TcpListener, server: SocketAddr, wire: watch::Receiver
             }
         };
         tokio::select! {
-            Ok((client, _)) = accepted => drop(tokio::spawn(forward(client, server, wire.clone()))),
+            Ok((client, _)) = accepted => {
+                let server = *server.borrow();
+                drop(tokio::spawn(forward(client, server, wire.clone())));
+            }
             changed = seen.changed() => if changed.is_err() { return },
         }
     }
