@@ -53,11 +53,6 @@ impl<T> Default for Failures<T> {
 impl<T: Clone + Eq + Hash> Failures<T> {
     /// Puts `items` in the order in which they are tried: first those without a failure, in the order given, then
     /// those whose failure is longest ago.
-    pub(crate) fn sort(&self, items: &mut [T], now: Instant) {
-        self.sort_by_key(items, now, T::clone);
-    }
-
-    /// The same for items that have more than their key.
     pub(crate) fn sort_by_key<I>(&self, items: &mut [I], now: Instant, key: impl Fn(&I) -> T) {
         let failures = lock(&self.0);
         items.sort_by_key(|item| failures.get(&key(item)).copied().filter(|at| is_remembered(*at, now)));
@@ -91,7 +86,7 @@ mod tests {
 
     fn order(failures: &Failures<char>, now: Instant) -> String {
         let mut items = ['a', 'b', 'c'];
-        failures.sort(&mut items, now);
+        failures.sort_by_key(&mut items, now, |item| *item);
         items.iter().collect()
     }
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 pub mod client;
+pub mod cluster;
 pub mod envoy;
 pub mod fleet;
 pub mod keystile;

@@ -21,6 +21,7 @@ mod limits_outage;
 mod limits_script;
 mod outages;
 mod policy;
+mod postgres_failover;
 mod postgres_tls;
 mod probe;
 mod redis;

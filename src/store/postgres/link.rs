@@ -1,9 +1,11 @@
 //! One connection, which the pool keeps for as long as nobody left it in the middle of something.
 
-use std::time::Duration;
+use std::{
+    ops::Deref,
+    time::{Duration, Instant},
+};
 
-use bb8::ManageConnection;
-use bb8_postgres::PostgresConnectionManager;
+use bb8_postgres::bb8::ManageConnection;
 use tokio::{sync::watch, time::timeout};
 use tokio_postgres::{
     Client, Row,
@@ -11,7 +13,10 @@ use tokio_postgres::{
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::errors::{explain, unavailable, within};
+use super::{
+    connect::{Connector, Server},
+    errors::explain,
+};
 use crate::store::{
     StoreError,
     cell::Cell,
@@ -20,9 +25,18 @@ use crate::store::{
 
 /// A connection, and what somebody is in the middle of on it.
 pub(super) struct Link {
-    pub(super) client: Client,
+    pub(super) client: Session,
     tls: MakeRustlsConnect,
     pub(super) state: State,
+    /// Since when an answer is owed, and how soon it must come.
+    owed: Option<Instant>,
+    limit: Duration,
+}
+
+/// A client, and the server that it is connected to.
+pub(super) struct Session {
+    client: Client,
+    pub(super) server: Server,
 }
 
 /// What somebody is in the middle of.
@@ -36,10 +50,17 @@ pub(super) enum State {
     Ending,
 }
 
+impl Deref for Session {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
 /// Makes connections for the pool, and says why where it cannot.
 pub(super) struct Manager {
-    pub(super) inner: PostgresConnectionManager<MakeRustlsConnect>,
-    pub(super) tls: MakeRustlsConnect,
+    pub(super) connector: Connector,
     pub(super) refusals: watch::Sender<Option<StoreError>>,
     pub(super) timeout: Duration,
 }
@@ -51,10 +72,16 @@ impl ManageConnection for Manager {
     type Connection = Link;
     type Error = StoreError;
 
+    /// May take longer than anybody waits for it: the next ones find the connection.
     async fn connect(&self) -> Result<Link, StoreError> {
-        let connected = async { self.inner.connect().await.map_err(|error| unavailable(&error)) };
-        match within(self.timeout, connected).await {
-            Ok(client) => Ok(Link { client, tls: self.tls.clone(), state: State::Idle }),
+        match self.connector.connect(|_| (), None).await {
+            Ok((client, server)) => Ok(Link {
+                client: Session { client, server },
+                tls: self.connector.tls(),
+                state: State::Idle,
+                owed: None,
+                limit: self.timeout,
+            }),
             Err(error) => {
                 self.refusals.send_replace(Some(error.clone()));
                 Err(error)
@@ -64,22 +91,22 @@ impl ManageConnection for Manager {
 
     /// Asks nothing of the server: a look-up is one round trip, not two.
     async fn is_valid(&self, link: &mut Link) -> Result<(), StoreError> {
-        match link.client.is_closed() {
-            true => Err(StoreError::Unavailable("connection closed".into())),
-            false => Ok(()),
+        if link.client.is_closed() || !link.client.server.is_fit() {
+            return Err(StoreError::Unavailable("connection closed".into()));
         }
+        Ok(())
     }
 
     fn has_broken(&self, link: &mut Link) -> bool {
-        link.state != State::Idle || link.client.is_closed()
+        link.state != State::Idle || link.client.is_closed() || !link.client.server.is_fit()
     }
 }
 
 impl Link {
     pub(super) async fn query(&mut self, statement: &Statement) -> Result<Rows, tokio_postgres::Error> {
-        self.state = State::Busy;
+        (self.state, self.owed) = (State::Busy, Some(Instant::now()));
         let rows = query(&self.client, statement).await;
-        self.state = State::Idle;
+        (self.state, self.owed) = (State::Idle, None);
         rows
     }
 
@@ -92,6 +119,10 @@ impl Drop for Link {
     /// Without being told, the server would go on with what nobody waits for, and the next attempts would pile up
     /// behind the same lock, each on a connection of its own.
     fn drop(&mut self) {
+        // Nor would the other connections to a server that is gone be known to be dead.
+        if self.owed.is_some_and(|since| since.elapsed() >= self.limit / 2) {
+            self.client.server.give_up_silent();
+        }
         if self.state != State::Busy || self.client.is_closed() {
             return;
         }
@@ -104,10 +135,11 @@ impl Drop for Link {
 }
 
 /// Without preparing: one round trip, and no trouble behind a pooler.
-pub(super) async fn query(client: &Client, statement: &Statement) -> Result<Rows, tokio_postgres::Error> {
+pub(super) async fn query(client: &Session, statement: &Statement) -> Result<Rows, tokio_postgres::Error> {
     let params: Vec<_> =
         statement.params.iter().map(|cell| (cell as &(dyn ToSql + Sync), Type::TEXT)).collect();
-    let rows = client.query_typed(&statement.sql, &params).await?;
+    let rows = client.query_typed(&statement.sql, &params).await;
+    let rows = rows.inspect_err(|error| client.server.learn(error))?;
     rows.iter().map(|row| (0..row.len()).map(|at| cell(row, at)).collect()).collect()
 }
 
