@@ -30,7 +30,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
     errors::{is_read_only, refuses_login, unavailable},
-    settings::{Place, Session, Settings, without_tls},
+    settings::{Place, Role, Session, Settings, without_tls},
 };
 use crate::{
     addresses::{Failures, Lookup},
@@ -67,8 +67,8 @@ struct Standing {
 /// Why the connections to a server are given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reason {
-    /// It takes no writes any more.
-    ReadOnly,
+    /// It has become another: read-only, or no standby any more.
+    Changed,
     /// It owed an answer for too long, or it is shutting down.
     Silent,
 }
@@ -202,15 +202,20 @@ impl Connector {
         change(&mut config);
         let since = Instant::now();
         let (client, connection) = config.connect(self.tls()).await.map_err(|error| Failed::of(&error))?;
-        let was_read_only = match (standby(&connection), default_read_only(&connection)) {
-            (None, None) => None,
-            (standby, default) => Some(standby == Some(true) || default == Some(true)),
-        };
+        let role = Role::of(&connection);
         let is_unfit = Arc::new(AtomicBool::new(false));
-        tokio::spawn(drive(connection, session, Arc::clone(&is_unfit), heard));
+        let watch = Watch {
+            connector: self.clone(),
+            address: address.clone(),
+            since,
+            session,
+            before: role,
+            is_unfit: Arc::clone(&is_unfit),
+        };
+        tokio::spawn(watch.drive(connection, heard));
         if session != Session::Any {
-            let (is_standby, is_read_only) = role(&client).await.map_err(|error| Failed::of(&error))?;
-            if let Some(objection) = session.objection(is_standby, is_read_only) {
+            let role = Role::ask(&client).await.map_err(|error| Failed::of(&error))?;
+            if let Some(objection) = session.objection(role) {
                 return Err(Failed::Here(StoreError::Unavailable(objection.into())));
             }
         }
@@ -219,7 +224,18 @@ impl Connector {
         let standing = servers.entry(address.clone()).or_default().subscribe();
         drop(servers);
         let (connector, address) = (self.clone(), address.clone());
+        let was_read_only = role.map(|role| role.is_read_only);
         Ok((client, Server { connector, address, since, was_read_only, standing, is_unfit }))
+    }
+
+    /// A server takes no writes any more, though it did when a connection began.
+    fn became_read_only(&self, address: &Address, since: Instant) {
+        if !matches!(self.0.settings.session, Session::ReadOnly | Session::Standby) {
+            self.0.failures.add(address.clone(), Instant::now());
+            if self.give_up(address, since, Reason::Changed) {
+                tracing::warn!(server = %address, "the server takes no writes any more: looking for another one");
+            }
+        }
     }
 
     fn give_up(&self, address: &Address, since: Instant, reason: Reason) -> bool {
@@ -250,12 +266,8 @@ impl Server {
 
     /// Takes an error of a statement into account: a primary may have become read-only while its connections live.
     pub(super) fn learn(&self, error: &tokio_postgres::Error) {
-        let wants_writes = !matches!(self.connector.0.settings.session, Session::ReadOnly | Session::Standby);
-        if is_read_only(error) && wants_writes && self.was_read_only != Some(true) {
-            self.connector.0.failures.add(self.address.clone(), Instant::now());
-            if self.connector.give_up(&self.address, self.since, Reason::ReadOnly) {
-                tracing::warn!(server = %self.address, "the server takes no writes any more: looking for another one");
-            }
+        if is_read_only(error) && self.was_read_only != Some(true) {
+            self.connector.became_read_only(&self.address, self.since);
         }
     }
 
@@ -299,56 +311,82 @@ impl fmt::Display for Address {
     }
 }
 
-/// Moves a connection's bytes until it ends, or its server has become another than was asked for.
-async fn drive(
-    mut connection: Connection,
+/// Watches what a server says of itself while a connection to it lives.
+struct Watch {
+    connector: Connector,
+    address: Address,
+    since: Instant,
     session: Session,
+    /// When the connection began, where it said so.
+    before: Option<Role>,
     is_unfit: Arc<AtomicBool>,
-    heard: Option<mpsc::UnboundedSender<Notification>>,
-) {
-    loop {
-        let message = poll_fn(|context| {
-            let message = connection.poll_message(context);
-            // Servers from version 14 on say so when they become standby, primary or read-only.
-            if let (Some(is_standby), Some(default)) = (standby(&connection), default_read_only(&connection))
-            {
-                if session.objection(is_standby, is_standby || default).is_some() {
-                    is_unfit.store(true, Ordering::Relaxed);
+}
+
+impl Watch {
+    /// Moves the connection's bytes until it ends; one that listens ends with its server's fitness.
+    async fn drive(self, mut connection: Connection, heard: Option<mpsc::UnboundedSender<Notification>>) {
+        loop {
+            let message = poll_fn(|context| {
+                let message = connection.poll_message(context);
+                self.look(&connection);
+                message
+            })
+            .await;
+            match (message, &heard) {
+                (Some(Ok(AsyncMessage::Notification(notification))), Some(heard)) => {
+                    if heard.send(notification).is_err() {
+                        return;
+                    }
                 }
+                (Some(Ok(_)), _) => {}
+                (Some(Err(_)) | None, _) => return,
             }
-            message
-        })
-        .await;
-        match (message, &heard) {
-            (Some(Ok(AsyncMessage::Notification(notification))), Some(heard)) => {
-                if heard.send(notification).is_err() || is_unfit.load(Ordering::Relaxed) {
-                    return;
-                }
-            }
-            (Some(Ok(_)), _) => {}
-            (Some(Err(_)) | None, _) => return,
+        }
+    }
+
+    /// Servers from version 14 on say so when they become standby, primary or read-only.
+    fn look(&self, connection: &Connection) {
+        let now = Role::of(connection);
+        let (Some(before), Some(now)) = (self.before, now) else { return };
+        if now == before || self.is_unfit.load(Ordering::Relaxed) {
+            return;
+        }
+        let became_read_only = now.is_read_only && !before.is_read_only;
+        if became_read_only {
+            self.connector.became_read_only(&self.address, self.since);
+        }
+        if self.session.objection(now).is_some() || became_read_only {
+            self.is_unfit.store(true, Ordering::Relaxed);
+            self.connector.give_up(&self.address, self.since, Reason::Changed);
         }
     }
 }
 
-fn standby(connection: &Connection) -> Option<bool> {
-    connection.parameter("in_hot_standby").map(|value| value == "on")
+fn is_on(connection: &Connection, parameter: &str) -> Option<bool> {
+    connection.parameter(parameter).map(|value| value == "on")
 }
 
-fn default_read_only(connection: &Connection) -> Option<bool> {
-    connection.parameter("default_transaction_read_only").map(|value| value == "on")
-}
+impl Role {
+    /// What the server has said of itself, if it does.
+    fn of(connection: &Connection) -> Option<Self> {
+        let is_standby = is_on(connection, "in_hot_standby")?;
+        let is_read_only = is_standby || is_on(connection, "default_transaction_read_only")?;
+        Some(Self { is_standby, is_read_only })
+    }
 
-/// Whether a server is a standby, and whether it is read-only.
-async fn role(client: &Client) -> Result<(bool, bool), tokio_postgres::Error> {
-    let sql = "SELECT pg_is_in_recovery()::text, current_setting('transaction_read_only')";
-    let answers = client.simple_query(sql).await?;
-    let row = answers.iter().find_map(|answer| match answer {
-        SimpleQueryMessage::Row(row) => Some((row.get(0) == Some("true"), row.get(1) == Some("on"))),
-        _ => None,
-    });
-    // Without an answer it will do for nothing but `any`.
-    Ok(row.unwrap_or((true, true)))
+    /// What the server answers.
+    async fn ask(client: &Client) -> Result<Self, tokio_postgres::Error> {
+        let sql = "SELECT pg_is_in_recovery()::text, current_setting('transaction_read_only')";
+        let answers = client.simple_query(sql).await?;
+        let role = answers.iter().find_map(|answer| match answer {
+            SimpleQueryMessage::Row(row) => {
+                Some(Self { is_standby: row.get(0) == Some("true"), is_read_only: row.get(1) == Some("on") })
+            }
+            _ => None,
+        });
+        // Without an answer it is taken for one that can do the least.
+        Ok(role.unwrap_or(Self { is_standby: true, is_read_only: true }))
+    }
 }
 
 fn combined(mut errors: Vec<(String, StoreError)>) -> StoreError {

@@ -67,7 +67,7 @@ impl Notices {
                     return Ok((heard.channel().to_owned(), heard.payload().to_owned()));
                 }
                 reason = self.server.given_up() => match reason {
-                    Reason::ReadOnly => return Err(ended()),
+                    Reason::Changed => return Err(ended()),
                     // One that only has too much to do still answers this.
                     Reason::Silent => {
                         self.execute("").await?;

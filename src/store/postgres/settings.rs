@@ -56,6 +56,14 @@ pub(super) enum Session {
     PreferStandby,
 }
 
+/// What a server is at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Role {
+    pub(super) is_standby: bool,
+    /// A standby is read-only as well.
+    pub(super) is_read_only: bool,
+}
+
 /// What libpq knows and Keystile does not do.
 const UNSUPPORTED: [&str; 20] = [
     "gssdelegation",
@@ -260,13 +268,13 @@ impl Session {
         }
     }
 
-    /// Why a server will not do. A standby is read-only as well.
-    pub(super) fn objection(self, is_standby: bool, is_read_only: bool) -> Option<&'static str> {
+    /// Why a server will not do.
+    pub(super) fn objection(self, role: Role) -> Option<&'static str> {
         match self {
-            Self::ReadWrite if is_read_only => Some("it is read-only"),
-            Self::ReadOnly if !is_read_only => Some("it is not read-only"),
-            Self::Primary if is_standby => Some("it is a standby"),
-            Self::Standby if !is_standby => Some("it is not a standby"),
+            Self::ReadWrite if role.is_read_only => Some("it is read-only"),
+            Self::ReadOnly if !role.is_read_only => Some("it is not read-only"),
+            Self::Primary if role.is_standby => Some("it is a standby"),
+            Self::Standby if !role.is_standby => Some("it is not a standby"),
             _ => None,
         }
     }
