@@ -142,7 +142,6 @@ async fn pooled_connections_to_a_server_that_became_another_are_dropped() {
         read_write.ping().await.is_ok() && second.connections("read-write").await == 1
     })
     .await;
-    // Nothing reads a connection in vain: the next use finds out.
     until("no standby is left", FOUND, async || standby.ping().await.is_err()).await;
     assert_eq!(second.connections("standby").await, 0);
 }

@@ -95,7 +95,7 @@ struct Candidate {
 /// What moves a connection's bytes.
 type Connection = tokio_postgres::Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
 
-/// How often the connections to one server are given up at the most.
+/// Minimum time between two such decisions about one server.
 const GIVE_UP_PAUSE: Duration = Duration::from_secs(1);
 
 impl Connector {

@@ -96,7 +96,7 @@ fn read_mode(mode: Option<&str>, root: Option<&str>) -> Result<(SslMode, Verify)
     Ok(match mode {
         Some("disable") => (SslMode::Disable, Verify::Nothing),
         None | Some("prefer") => (SslMode::Prefer, Verify::Nothing),
-        // As libpq has it: whoever names a root file wants it looked at.
+        // As in libpq: a root file that is named is checked against.
         Some("require") if root.is_some() => (SslMode::Require, Verify::Chain),
         Some("require") => (SslMode::Require, Verify::Nothing),
         Some("verify-ca") => (SslMode::Require, Verify::Chain),
