@@ -164,7 +164,7 @@ impl Pair {
         let second = first.standby().await;
         let both = [by_way(first.address()).await, second.address()];
         let setup = Setup::with_database(&url(&both, &format!("sslmode=disable&{parameters}")));
-        let settings = [("KEYSTILE_USAGE_INTERVAL", "200ms")];
+        let settings = [("KEYSTILE_USAGE_INTERVAL", "200ms"), ("KEYSTILE_DATABASE_CONNECTIONS", "32")];
         let keystile = setup.start(&settings).await;
         let channel = channel(keystile.setup.tcp).await;
         let pair = Self { first, second, keystile, channel };
@@ -218,7 +218,14 @@ async fn server_that_falls_silent_is_left_for_the_one_that_is_promoted() {
     let proxy = tokio::sync::OnceCell::new();
     let by_way = async |server| proxy.get_or_init(|| Proxy::before(server)).await.address;
     let pair = Pair::start(by_way, "target_session_attrs=read-write").await;
-    // Nothing is closed: every connection of the pool has to be given up for dead.
+    // Many are asked for at once, so that the pool is full.
+    let unknown: Vec<_> = (0..500).map(|n| format!("zz{n:06}unknown")).collect();
+    until("the pool is full", FOUND, async || {
+        futures_util::future::join_all(unknown.iter().map(|key| ask(&pair.channel, key))).await;
+        pair.first.connections("keystile").await > 20
+    })
+    .await;
+    // Nothing is closed: each of these connections has to be given up for dead.
     proxy.get().unwrap().set(Wire::Hanging);
     pair.second.promote().await;
     pair.expect_moved().await;
