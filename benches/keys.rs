@@ -143,7 +143,7 @@ async fn prove(options: &Options, redis: SocketAddr, secret: CacheSecret) -> any
         let claim = Claim { digest, key: Some(record.id), hash: record.hash.tag() };
         let (name, field) = (format!("keystile:{{{prefix}}}:proofs"), digest.to_text());
         let proof = entries.proof(&format!("{name}:{field}"), &claim, now.wall).context("no proof")?;
-        command(&mut commands, &["HSET", &name, &field, &proof])?;
+        command(&mut commands, &["APPEND", &name, &format!("{field} {proof}\n")])?;
         let name = format!("keystile:{{{prefix}}}:records");
         // Redis runs on this machine, by the same clock.
         let read_at = Timestamps { instance: now.wall, redis: now.wall };

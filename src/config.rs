@@ -7,10 +7,12 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, ValueEnum};
 
 mod inject;
+mod postgres_url;
 mod quantity;
 mod values;
 
 pub use inject::InjectOptions;
+pub use postgres_url::PostgresUrl;
 pub use quantity::Quantity;
 pub use values::{CredentialSource, DatabaseUrl, Listen, RedisUrl, Secret, Secrets};
 

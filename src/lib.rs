@@ -20,6 +20,7 @@ pub mod policy;
 pub mod proof;
 pub mod record;
 
+pub mod addresses;
 pub mod authorizer;
 mod cache;
 pub mod flight;

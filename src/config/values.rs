@@ -2,13 +2,15 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 
+use super::PostgresUrl;
+
 /// Which database, by URL. Its `Debug` and `Display` show no password.
 #[derive(Clone, PartialEq, Eq)]
 pub enum DatabaseUrl {
     /// A file on this machine.
     Sqlite(PathBuf),
-    /// A Postgres URL, whole.
-    Postgres(url::Url),
+    /// A server, or several.
+    Postgres(PostgresUrl),
 }
 
 /// One address to listen on.
@@ -62,8 +64,7 @@ impl FromStr for DatabaseUrl {
         if !(text.starts_with("postgres://") || text.starts_with("postgresql://")) {
             return Err("is neither sqlite:FILE nor postgres://USER:PASSWORD@HOST/NAME".into());
         }
-        // The reason alone: the text may hold a password.
-        text.parse().map(Self::Postgres).map_err(|error| format!("is not a URL: {error}"))
+        text.parse().map(Self::Postgres)
     }
 }
 
@@ -71,10 +72,7 @@ impl fmt::Display for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
-            Self::Postgres(url) => {
-                let host = url.host_str().filter(|host| !host.is_empty()).unwrap_or("local socket");
-                write!(f, "postgres://{host}{}", url.path())
-            }
+            Self::Postgres(url) => url.fmt(f),
         }
     }
 }
@@ -89,7 +87,7 @@ impl FromStr for RedisUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // The reason alone, as above.
+        // The reason alone: the text may hold a password.
         let url: url::Url = text.parse().map_err(|error| format!("is not a URL: {error}"))?;
         let known = ["redis", "rediss", "valkey", "valkeys"];
         let (scheme, form) = url.scheme().split_once(['-', '+']).unwrap_or((url.scheme(), ""));
@@ -227,7 +225,7 @@ mod tests {
             "postgres://app:hunter2@db.internal:5432/keys?sslmode=require".parse().expect("a URL");
         assert_eq!(
             format!("{url} {url:?}"),
-            "postgres://db.internal/keys DatabaseUrl(postgres://db.internal/keys)"
+            "postgres://db.internal:5432/keys DatabaseUrl(postgres://db.internal:5432/keys)"
         );
         for bad in ["mysql://app:hunter2@host/keys", "postgres://app:hunter2@host:notaport/keys", "sqlite:"] {
             let error = bad.parse::<DatabaseUrl>().expect_err("refused");

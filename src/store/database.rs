@@ -19,6 +19,7 @@ use super::{
     sqlite::Sqlite,
 };
 use crate::{
+    addresses::{Lookup, SystemLookup},
     config::{DatabaseOptions, DatabaseUrl},
     credential::Prefix,
     decision::Tier,
@@ -59,18 +60,30 @@ impl Database {
     /// [`StoreError::Unfit`] when the URL's parameters cannot be used. Must be called within a
     /// tokio runtime.
     pub fn connect(options: &DatabaseOptions, metrics: &Metrics) -> Result<Self, StoreError> {
+        Self::connect_by(options, metrics, &(Arc::new(SystemLookup) as Arc<dyn Lookup>))
+    }
+
+    /// The same, with names looked up by `lookup`.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn connect_by(
+        options: &DatabaseOptions,
+        metrics: &Metrics,
+        lookup: &Arc<dyn Lookup>,
+    ) -> Result<Self, StoreError> {
         let (timeout, connections) = (options.database_timeout, options.database_connections);
         let backend = match &options.database_url {
             DatabaseUrl::Sqlite(path) => Backend::Sqlite(Sqlite::new(path, timeout, connections)),
             DatabaseUrl::Postgres(url) => {
                 let feed_url = match &options.change_feed_url {
-                    Some(DatabaseUrl::Postgres(feed_url)) => feed_url,
+                    Some(DatabaseUrl::Postgres(feed_url)) => Some(feed_url),
                     Some(DatabaseUrl::Sqlite(_)) => {
                         return Err(StoreError::Unfit("--change-feed-url is no Postgres URL".into()));
                     }
-                    None => url,
+                    None => None,
                 };
-                Backend::Postgres(Postgres::new(url, feed_url, timeout, connections)?)
+                Backend::Postgres(Postgres::new(url, feed_url, lookup, timeout, connections)?)
             }
         };
         let store = backend.dialect().name();

@@ -8,11 +8,8 @@ use std::{
     time::Duration,
 };
 
-use bb8::{Pool, PooledConnection, RunError};
-use bb8_postgres::PostgresConnectionManager;
+use bb8_postgres::bb8::{Pool, PooledConnection, RunError};
 use tokio::sync::watch;
-use tokio_postgres::Config;
-use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
     StoreError, Written,
@@ -20,22 +17,28 @@ use super::{
 };
 
 pub(super) mod change_log;
+mod connect;
 mod errors;
 mod link;
 mod notices;
+mod settings;
 mod tls;
 pub(super) mod triggers;
 
-use errors::{died, explain, within};
+use connect::Connector;
+use errors::{died, explain, is_read_only, within};
 use link::{Manager, State, query};
 pub(crate) use notices::Notices;
+use settings::Settings;
+
+use crate::{addresses::Lookup, config::PostgresUrl};
 
 /// A Postgres server. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Postgres {
     pool: Pool<Manager>,
     /// Where notifications are heard.
-    feed: (Config, MakeRustlsConnect),
+    feed: Connector,
     /// Raised to close the connections of before.
     generation: Arc<AtomicU64>,
     /// Why the last attempt to connect failed.
@@ -50,16 +53,21 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const WRITE: Duration = Duration::from_secs(2);
 
 impl Postgres {
-    /// Takes the settings out of the URL. Connects when it is first asked something.
+    /// Takes the settings out of the URL. Connects when it is first asked something. Names are looked up by `lookup`.
     pub(crate) fn new(
-        url: &url::Url,
-        feed_url: &url::Url,
+        url: &PostgresUrl,
+        feed_url: Option<&PostgresUrl>,
+        lookup: &Arc<dyn Lookup>,
         deadline: Duration,
         connections: u32,
     ) -> Result<Self, StoreError> {
-        let settings = |url| tls::settings(url).map_err(|error| StoreError::Unfit(error.into()));
-        let ((config, tls), feed) = (settings(url)?, settings(feed_url)?);
-        let inner = PostgresConnectionManager::new(config, tls.clone());
+        let connector = |flag, url| {
+            let settings = Settings::read(flag, url).map_err(|error| StoreError::Unfit(error.into()))?;
+            Ok::<_, StoreError>(Connector::new(settings, Arc::clone(lookup), deadline))
+        };
+        let main = connector("--database-url", url)?;
+        let feed = feed_url.map(|url| connector("--change-feed-url", url)).transpose()?;
+        let feed = feed.unwrap_or_else(|| main.clone());
         let (sender, refusals) = watch::channel(None);
         let generation = Arc::<AtomicU64>::default();
         let pool = Pool::builder()
@@ -68,8 +76,7 @@ impl Postgres {
             // A failed attempt is told to those who wait, instead of being repeated behind them.
             .retry_connection(false)
             .build_unchecked(Manager {
-                inner,
-                tls,
+                connector: main,
                 generation: Arc::clone(&generation),
                 refusals: sender,
                 timeout: deadline,
@@ -85,8 +92,15 @@ impl Postgres {
                 // A connection that died while idle is no outage: once more on a fresh one. Not for a person, who
                 // may have changed something: the connection is fresh then, and it may be the answer that was lost.
                 Err(error) if died(&error) && patience == Patience::Check => {
-                    // The server may have said so before the socket closes: not back into the pool.
+                    // The server may have said so before the socket closes: not back into the pool. Where it ends,
+                    // the others are dead as well.
+                    link.client.server.give_up_silent();
                     link.state = State::Ending;
+                    drop(link);
+                    self.link().await?.query(statement).await
+                }
+                // Nothing was changed, and the next connection may lead elsewhere.
+                Err(error) if is_read_only(&error) && !link.client.server.is_fit() => {
                     drop(link);
                     self.link().await?.query(statement).await
                 }
@@ -159,9 +173,8 @@ impl Postgres {
 
     /// A connection that hears notifications, under this name.
     pub(crate) async fn notices(&self, name: &str) -> Result<Notices, StoreError> {
-        let (config, tls) = self.feed.clone();
         // A person would wait no less for one connection.
-        Notices::connect(config, tls, name, self.timeout.max(Duration::from_secs(2))).await
+        Notices::connect(&self.feed, name, self.timeout.max(Duration::from_secs(2))).await
     }
 
     /// Closes all connections, those in use as soon as they are returned.

@@ -6,7 +6,7 @@
 //! not seen it for none. For the same reason a fill that comes late does no harm.
 
 use std::{
-    collections::HashMap,
+    collections::HashSet,
     future::Future,
     sync::{
         Arc,
@@ -16,7 +16,8 @@ use std::{
 };
 
 use fred::{
-    interfaces::{ClientLike, HashesInterface, KeysInterface},
+    clients::Client,
+    interfaces::{ClientLike, KeysInterface},
     types::{CustomCommand, Expiration, Value},
 };
 use metrics::Histogram;
@@ -55,6 +56,12 @@ pub struct SharedConfig {
 /// Proofs that one prefix may have: each is of a right secret, so there are few, unless somebody else
 /// writes them.
 const PROOFS: usize = 32;
+
+/// Bytes of one value that are read; a longer one is not ours.
+const MAX_VALUE: usize = 1 << 20;
+
+/// Bytes from which on the proofs of a prefix are written anew, without those that were replaced.
+const MAX_PROOFS: usize = 16 << 10;
 
 /// Writes that are under way at the same time; further ones are left out, and somebody else's will do.
 const WRITES: usize = 64;
@@ -182,7 +189,7 @@ impl<S: KeyStore> Inner<S> {
         &self,
         prefix: Prefix,
         records: Option<Entry>,
-        proofs: Fields,
+        proofs: Option<Entry>,
         now: Timestamps,
         monotonic: Instant,
     ) -> Option<Found> {
@@ -197,33 +204,28 @@ impl<S: KeyStore> Inner<S> {
         Some(Found { proofs: self.read_proofs(prefix, proofs, now.instance), ..found })
     }
 
-    /// Both entries of a prefix and the time of the server that has them, in one round trip.
+    /// Both entries of a prefix and the time of the server that has them, in one round trip. Redis is asked for a part
+    /// of each value that is a little longer than ours are: of one that somebody else made huge, no more arrives here.
     async fn fetch(&self, prefix: Prefix) -> Result<Fetched, RedisError> {
-        let asked = async {
-            let (name, pipeline) = (records_name(prefix), self.redis.client().pipeline());
+        let get = |client: Client| async move {
+            let (name, pipeline) = (records_name(prefix), client.pipeline());
             let time = CustomCommand::new_static("TIME", name.as_str(), false);
-            let () = pipeline.get(name).await?;
-            let () = pipeline.hgetall(proofs_name(prefix)).await?;
+            let () = pipeline.getrange(name, 0, MAX_VALUE).await?;
+            let () = pipeline.getrange(proofs_name(prefix), 0, MAX_VALUE).await?;
             let () = pipeline.custom(time, Vec::<Value>::new()).await?;
             let mut answers = pipeline.try_all::<Value>().await.into_iter();
-            let mut answer = || match answers.next().transpose() {
-                Ok(value) => Ok(value.unwrap_or(Value::Null)),
+            let mut entry = || match answers.next().transpose() {
+                Ok(value) => Ok(read_value(value.unwrap_or(Value::Null))),
                 Err(error) => match RedisError::from(error) {
-                    // Of another kind than ours: read as the nonsense that it is.
-                    RedisError::Refused(_) => Ok(Value::Queued),
+                    // Of another kind than ours.
+                    RedisError::Refused(_) => Ok(Some(Err(Odd::Content))),
                     error => Err(error),
                 },
             };
-            let (records, proofs) = (answer()?, answer()?);
-            Ok::<_, RedisError>((records, proofs, answer().ok()))
+            let (records, proofs) = (entry()?, entry()?);
+            Ok::<_, RedisError>((records, proofs, answers.next().and_then(Result::ok)))
         };
-        let (records, proofs, time) = self.redis.call(&self.read, asked).await?;
-        let records = match records {
-            Value::Null => None,
-            value => Some(value.into_string().ok_or(Odd::Content)),
-        };
-        let proofs =
-            if proofs.is_null() { Ok(HashMap::new()) } else { proofs.convert().map_err(|_| Odd::Content) };
+        let (records, proofs, time) = self.redis.call(&self.read, get).await?;
         let time: Option<(i64, u32)> = time.and_then(|time| time.convert().ok());
         let redis_now = time.and_then(|(seconds, micros)| {
             let time = OffsetDateTime::from_unix_timestamp(seconds).ok()?;
@@ -248,15 +250,15 @@ impl<S: KeyStore> Inner<S> {
         }
     }
 
-    fn read_proofs(&self, prefix: Prefix, fields: Fields, now: OffsetDateTime) -> Arc<[Proof]> {
+    fn read_proofs(&self, prefix: Prefix, proofs: Option<Entry>, now: OffsetDateTime) -> Arc<[Proof]> {
         let name = proofs_name(prefix);
-        let read = |(field, entry): (String, String)| {
-            let digest = Digest::parse(&field).ok_or(Odd::Content)?;
-            let name = field_name(&name, &field);
-            self.entries.read_proof(&name, digest, &entry, now, self.config.proof_ttl)
+        let read = |(field, entry): (&str, &str)| {
+            let digest = Digest::parse(field).ok_or(Odd::Content)?;
+            let name = field_name(&name, field);
+            self.entries.read_proof(&name, digest, entry, now, self.config.proof_ttl)
         };
-        let fields = counted(Some(fields), &self.proofs).unwrap_or_default();
-        let read = fields.into_iter().take(PROOFS).map(read);
+        let proofs = proofs.and_then(|proofs| counted(Some(proofs), &self.proofs)).unwrap_or_default();
+        let read = newest(&proofs).into_iter().map(read);
         let proofs: Arc<[_]> = read.filter_map(|proof| counted(Some(proof), &self.proofs)).collect();
         let count = if proofs.is_empty() { &self.proofs.miss } else { &self.proofs.hit };
         count.increment(1);
@@ -265,29 +267,39 @@ impl<S: KeyStore> Inner<S> {
 
     async fn write_records(&self, name: String, entry: String) -> Result<(), RedisError> {
         let ttl = Expiration::PX(i64::try_from(self.config.record_ttl.as_millis()).unwrap_or(i64::MAX));
-        let set = self.redis.client().set::<(), _, _>(name, entry, Some(ttl), None, false);
+        let set =
+            |client: Client| async move { client.set::<(), _, _>(name, entry, Some(ttl), None, false).await };
         self.redis.call(&self.write, set).await
     }
 
+    /// Puts a proof behind the others of its prefix.
     async fn write_proof(&self, name: String, field: String, entry: String) -> Result<(), RedisError> {
         let ttl = i64::try_from(self.config.proof_ttl.as_millis()).unwrap_or(i64::MAX);
-        let put = || async {
-            let pipeline = self.redis.client().pipeline();
-            let () = pipeline.hset(&name, (&*field, &*entry)).await?;
-            let () = pipeline.pexpire(&name, ttl, None).await?;
-            let () = pipeline.hlen(&name).await?;
-            pipeline.last::<usize>().await
+        let (name, line) = (&*name, &*proof_line(&field, &entry));
+        let append = |client: Client| async move {
+            let pipeline = client.pipeline();
+            let () = pipeline.append(name, line).await?;
+            let () = pipeline.pexpire(name, ttl, None).await?;
+            pipeline.all::<(usize, i64)>().await.map(|(length, _)| length)
         };
-        match self.redis.call(&self.write, put()).await {
-            Ok(fields) if fields <= PROOFS => Ok(()),
-            // Of another kind, or of more than there are good secrets: not ours. It is made anew.
-            Ok(_) | Err(RedisError::Refused(_)) => {
-                let deleted = self.redis.client().del::<(), _>(&name);
-                self.redis.call(&self.write, deleted).await?;
-                self.redis.call(&self.write, put()).await.map(drop)
+        let before = match self.redis.call(&self.write, append).await {
+            Ok(length) if length <= MAX_PROOFS => return Ok(()),
+            Ok(_) => {
+                let get = |client: Client| async move { client.getrange(name, 0, MAX_VALUE).await };
+                read_value(self.redis.call(&self.write, get).await?)
             }
-            Err(error) => Err(error),
-        }
+            // Of another kind: not ours.
+            Err(RedisError::Refused(_)) => None,
+            Err(error) => return Err(error),
+        };
+        let before = before.and_then(Result::ok).unwrap_or_default();
+        let kept = newest(&before).into_iter().map(|(field, entry)| proof_line(field, entry));
+        let kept =
+            Some(kept.collect::<String>()).filter(|kept| kept.contains(line) && kept.len() <= MAX_PROOFS);
+        let kept = kept.unwrap_or_else(|| line.to_owned());
+        let ttl = Some(Expiration::PX(ttl));
+        let set = |client: Client| async move { client.set::<(), _, _>(name, kept, ttl, None, false).await };
+        self.redis.call(&self.write, set).await
     }
 
     fn in_background(&self, write: impl Future<Output = Result<(), RedisError>> + Send + 'static) {
@@ -304,15 +316,39 @@ impl<S: KeyStore> Inner<S> {
 /// What Redis has of a prefix.
 struct Fetched {
     records: Option<Entry>,
-    proofs: Fields,
+    proofs: Option<Entry>,
     /// Its time, where it tells that.
     redis_now: Option<OffsetDateTime>,
 }
 
 /// A value as it stands in Redis.
 type Entry = Result<String, Odd>;
-/// The fields of a hash.
-type Fields = Result<HashMap<String, String>, Odd>;
+
+/// What Redis has under a name; nothing and the empty text are the same to `GETRANGE`.
+fn read_value(value: Value) -> Option<Entry> {
+    if value.is_null() {
+        return None;
+    }
+    match value.into_string() {
+        Some(text) if text.is_empty() => None,
+        Some(text) if text.len() <= MAX_VALUE => Some(Ok(text)),
+        _ => Some(Err(Odd::Content)),
+    }
+}
+
+/// A proof among those of its prefix.
+fn proof_line(field: &str, entry: &str) -> String {
+    format!("{field} {entry}\n")
+}
+
+/// The last proofs, of each field the last, oldest first.
+fn newest(lines: &str) -> Vec<(&str, &str)> {
+    let mut seen = HashSet::new();
+    let lines = lines.rsplit_terminator('\n').map(|line| line.split_once(' ').unwrap_or((line, "")));
+    let mut newest: Vec<_> = lines.filter(|(field, _)| seen.insert(*field)).take(PROOFS).collect();
+    newest.reverse();
+    newest
+}
 
 /// Counts a miss, and what is odd and so as good as none.
 fn counted<T>(read: Option<Result<T, Odd>>, lookups: &CacheLookups) -> Option<T> {

@@ -17,7 +17,6 @@ pub(crate) struct Statement {
 }
 
 /// The database itself.
-#[expect(clippy::large_enum_variant, reason = "there is one of it")]
 pub(crate) enum Backend {
     Sqlite(Sqlite),
     Postgres(Postgres),

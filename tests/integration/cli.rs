@@ -245,7 +245,7 @@ fn unreachable_database_is_an_error_without_its_password() {
     let nowhere = format!("postgres://nobody:hunter2@127.0.0.1:{}/none", free_port());
     for arguments in [&["migrate"][..], &["users", "list"], &["keys", "list"]] {
         let said = keystile(arguments, &nowhere, "").failed(1);
-        assert!(said.contains("127.0.0.1/none") && said.contains("refused"), "{said}");
+        assert!(said.contains("127.0.0.1") && said.contains("/none") && said.contains("refused"), "{said}");
         assert!(!said.contains("hunter2"), "{said}");
     }
 }

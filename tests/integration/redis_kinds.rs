@@ -8,7 +8,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 /// All that Keystile needs to be allowed, as docs/redis.md says it.
-const RIGHTS: &str = "~keystile:* +hello +client|setname +client|id +info +ping +time +get +set +del +hgetall +hset +hlen +pexpire";
+const RIGHTS: &str =
+    "~keystile:* +hello +client|setname +client|id +info +ping +time +getrange +set +append +pexpire";
 
 /// A key that one sidecar has seen is known to another that asks nobody else.
 async fn shares(url: &str, settings: &[(&str, &str)]) {

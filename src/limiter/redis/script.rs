@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
-use fred::interfaces::LuaInterface;
+use fred::{clients::Client, interfaces::LuaInterface};
 use futures_util::FutureExt;
 use metrics::Histogram;
 use sha1::{Digest, Sha1};
@@ -120,8 +120,7 @@ impl Scripts {
         keys: Vec<String>,
         arguments: Vec<String>,
     ) -> Result<Vec<u64>, RedisError> {
-        let client = self.redis.client();
-        let run = async {
+        let run = |client: Client| async move {
             let known = client.evalsha(&script.sha1, keys.clone(), arguments.clone()).await;
             match known {
                 // New to this server: restarted, promoted, or never told.

@@ -21,6 +21,16 @@ pub(super) fn died(error: &tokio_postgres::Error) -> bool {
     error.is_closed() || error.code().is_some_and(|code| code.code().starts_with("57P"))
 }
 
+/// Whether the server takes no writes: it is a standby, or was told to be read-only. Nothing was changed.
+pub(super) fn is_read_only(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION)
+}
+
+/// Whether the server refuses this user (class 28), or has no such database: others would say the same.
+pub(super) fn refuses_login(error: &tokio_postgres::Error) -> bool {
+    error.code().is_some_and(|code| code.code().starts_with("28") || *code == SqlState::INVALID_CATALOG_NAME)
+}
+
 pub(super) fn unavailable(error: &tokio_postgres::Error) -> StoreError {
     StoreError::Unavailable(words(error))
 }

@@ -1,15 +1,15 @@
 //! One connection, which the pool keeps for as long as nobody left it in the middle of something.
 
 use std::{
+    ops::Deref,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use bb8::ManageConnection;
-use bb8_postgres::PostgresConnectionManager;
+use bb8_postgres::bb8::ManageConnection;
 use tokio::{sync::watch, time::timeout};
 use tokio_postgres::{
     Client, Row,
@@ -17,7 +17,10 @@ use tokio_postgres::{
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::errors::{explain, unavailable, within};
+use super::{
+    connect::{Connector, Server},
+    errors::explain,
+};
 use crate::store::{
     StoreError,
     cell::Cell,
@@ -26,10 +29,19 @@ use crate::store::{
 
 /// A connection, and what somebody is in the middle of on it.
 pub(super) struct Link {
-    pub(super) client: Client,
+    pub(super) client: Session,
     tls: MakeRustlsConnect,
     generation: u64,
     pub(super) state: State,
+    /// Since when an answer is owed, and how soon it must come.
+    owed: Option<Instant>,
+    limit: Duration,
+}
+
+/// A client, and the server that it is connected to.
+pub(super) struct Session {
+    client: Client,
+    pub(super) server: Server,
 }
 
 /// What somebody is in the middle of.
@@ -43,10 +55,17 @@ pub(super) enum State {
     Ending,
 }
 
+impl Deref for Session {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
 /// Makes connections for the pool, and says why where it cannot.
 pub(super) struct Manager {
-    pub(super) inner: PostgresConnectionManager<MakeRustlsConnect>,
-    pub(super) tls: MakeRustlsConnect,
+    pub(super) connector: Connector,
     /// Connections of an earlier generation are closed.
     pub(super) generation: Arc<AtomicU64>,
     pub(super) refusals: watch::Sender<Option<StoreError>>,
@@ -60,11 +79,18 @@ impl ManageConnection for Manager {
     type Connection = Link;
     type Error = StoreError;
 
+    /// May take longer than anybody waits for it: the next ones find the connection.
     async fn connect(&self) -> Result<Link, StoreError> {
         let generation = self.generation.load(Ordering::Relaxed);
-        let connected = async { self.inner.connect().await.map_err(|error| unavailable(&error)) };
-        match within(self.timeout, connected).await {
-            Ok(client) => Ok(Link { client, tls: self.tls.clone(), generation, state: State::Idle }),
+        match self.connector.connect(|_| (), None).await {
+            Ok((client, server)) => Ok(Link {
+                client: Session { client, server },
+                tls: self.connector.tls(),
+                generation,
+                state: State::Idle,
+                owed: None,
+                limit: self.timeout,
+            }),
             Err(error) => {
                 self.refusals.send_replace(Some(error.clone()));
                 Err(error)
@@ -86,16 +112,17 @@ impl ManageConnection for Manager {
 }
 
 impl Manager {
+    /// Whether the connection leads to a server that was left.
     fn is_outdated(&self, link: &Link) -> bool {
-        link.generation != self.generation.load(Ordering::Relaxed)
+        link.generation != self.generation.load(Ordering::Relaxed) || !link.client.server.is_fit()
     }
 }
 
 impl Link {
     pub(super) async fn query(&mut self, statement: &Statement) -> Result<Rows, tokio_postgres::Error> {
-        self.state = State::Busy;
+        (self.state, self.owed) = (State::Busy, Some(Instant::now()));
         let rows = query(&self.client, statement).await;
-        self.state = State::Idle;
+        (self.state, self.owed) = (State::Idle, None);
         rows
     }
 
@@ -108,6 +135,10 @@ impl Drop for Link {
     /// Without being told, the server would go on with what nobody waits for, and the next attempts would pile up
     /// behind the same lock, each on a connection of its own.
     fn drop(&mut self) {
+        // Nor would the other connections to a server that is gone be known to be dead.
+        if self.owed.is_some_and(|since| since.elapsed() >= self.limit / 2) {
+            self.client.server.give_up_silent();
+        }
         if self.state != State::Busy || self.client.is_closed() {
             return;
         }
@@ -120,10 +151,11 @@ impl Drop for Link {
 }
 
 /// Without preparing: one round trip, and no trouble behind a pooler.
-pub(super) async fn query(client: &Client, statement: &Statement) -> Result<Rows, tokio_postgres::Error> {
+pub(super) async fn query(client: &Session, statement: &Statement) -> Result<Rows, tokio_postgres::Error> {
     let params: Vec<_> =
         statement.params.iter().map(|cell| (cell as &(dyn ToSql + Sync), Type::TEXT)).collect();
-    let rows = client.query_typed(&statement.sql, &params).await?;
+    let rows = client.query_typed(&statement.sql, &params).await;
+    let rows = rows.inspect_err(|error| client.server.learn(error))?;
     rows.iter().map(|row| (0..row.len()).map(|at| cell(row, at)).collect()).collect()
 }
 

@@ -1,17 +1,20 @@
 //! A connection of its own that hears notifications.
 
-use std::{future::poll_fn, time::Duration};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio_postgres::{AsyncMessage, Client, Config, Notification};
-use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_postgres::{Client, Notification};
 
-use super::errors::{explain, unavailable, within};
+use super::{
+    connect::{Connector, Reason, Server},
+    errors::{explain, within},
+};
 use crate::store::StoreError;
 
 /// Hears what is said on the channels that it listens to, until the connection ends.
 pub(crate) struct Notices {
     client: Client,
+    server: Server,
     heard: mpsc::UnboundedReceiver<Notification>,
     limit: Duration,
 }
@@ -27,24 +30,16 @@ pub(crate) struct Notice {
 impl Notices {
     /// Connects under `name`, by which the database knows who listens.
     pub(super) async fn connect(
-        mut config: Config,
-        tls: MakeRustlsConnect,
+        connector: &Connector,
         name: &str,
         limit: Duration,
     ) -> Result<Self, StoreError> {
-        config.application_name(name).keepalives_idle(Duration::from_secs(10));
-        let connected = async { config.connect(tls).await.map_err(|error| unavailable(&error)) };
-        let (client, mut connection) = within(limit, connected).await?;
         let (sender, heard) = mpsc::unbounded_channel();
-        tokio::spawn(async move {
-            while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
-                let AsyncMessage::Notification(notification) = message else { continue };
-                if sender.send(notification).is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(Self { client, heard, limit })
+        let named = |config: &mut tokio_postgres::Config| {
+            config.application_name(name).keepalives_idle(Duration::from_secs(10));
+        };
+        let (client, server) = within(limit, connector.connect(named, Some(sender))).await?;
+        Ok(Self { client, server, heard, limit })
     }
 
     /// Begins to listen.
@@ -72,14 +67,27 @@ impl Notices {
 
     /// The next notification.
     pub(crate) async fn next(&mut self) -> Result<Notice, StoreError> {
-        let notice = self.heard.recv().await;
-        let notice =
-            notice.ok_or_else(|| StoreError::Unavailable("the listening connection ended".into()))?;
-        Ok(Notice {
-            channel: notice.channel().to_owned(),
-            payload: notice.payload().to_owned(),
-            backend: notice.process_id(),
-        })
+        let ended = || StoreError::Unavailable("the listening connection ended".into());
+        loop {
+            tokio::select! {
+                heard = self.heard.recv() => {
+                    let notice = heard.ok_or_else(ended)?;
+                    return Ok(Notice {
+                        channel: notice.channel().to_owned(),
+                        payload: notice.payload().to_owned(),
+                        backend: notice.process_id(),
+                    });
+                }
+                reason = self.server.given_up() => match reason {
+                    Reason::Changed => return Err(ended()),
+                    // One that only has too much to do still answers this.
+                    Reason::Silent => {
+                        self.execute("").await?;
+                        self.server.confirm();
+                    }
+                },
+            }
+        }
     }
 
     /// Notifies others, from this very connection.

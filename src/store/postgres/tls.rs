@@ -1,18 +1,42 @@
-//! TLS to Postgres, by libpq's `sslmode` and `sslrootcert`.
+//! TLS to Postgres, by libpq's `sslmode`, `sslrootcert` and the like.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_name,
     },
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    server::ParsedCertificate,
+    version::{TLS12, TLS13},
 };
-use tokio_postgres::{Config, config::SslMode};
-use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_postgres::config::SslMode;
+use x509_parser::{extensions::GeneralName, prelude::X509Certificate};
+
+/// What a URL says of TLS.
+#[derive(Debug, Default)]
+pub(super) struct Options {
+    pub(super) mode: Option<String>,
+    /// A file, or `system`.
+    pub(super) root: Option<String>,
+    /// What the client shows of itself.
+    pub(super) certificate: Option<PathBuf>,
+    pub(super) key: Option<PathBuf>,
+    /// Whether TLS begins without asking in Postgres' own protocol.
+    pub(super) is_direct: bool,
+    /// Whether the handshake says no name.
+    pub(super) hides_name: bool,
+    pub(super) only_12: bool,
+    pub(super) only_13: bool,
+}
 
 /// How far the server must prove who it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,131 +46,200 @@ enum Verify {
     ChainAndName,
 }
 
-/// Reads a URL into tokio-postgres' own settings and the TLS that goes with them.
-///
-/// tokio-postgres knows neither `verify-ca`, `verify-full` nor `sslrootcert`, so they are taken out.
-pub(super) fn settings(url: &url::Url) -> Result<(Config, MakeRustlsConnect), String> {
-    let (mut mode, mut root, mut rest) = (None, None, Vec::new());
-    for (name, value) in url.query_pairs() {
-        match &*name {
-            "sslmode" => mode = Some(value.into_owned()),
-            "sslrootcert" => root = Some(value.into_owned()),
-            _ => rest.push((name.into_owned(), value.into_owned())),
+/// Makes a configuration of the options.
+pub(super) fn read(options: &Options) -> Result<(SslMode, ClientConfig), String> {
+    let (mode, verify) = read_mode(options.mode.as_deref(), options.root.as_deref())?;
+    if options.is_direct && mode != SslMode::Require {
+        return Err("sslnegotiation=direct needs sslmode=require, verify-ca or verify-full".into());
+    }
+    let provider = Arc::new(ring::default_provider());
+    let versions: &[_] = match (options.only_12, options.only_13) {
+        (true, true) => return Err("ssl_max_protocol_version is below ssl_min_protocol_version".into()),
+        (true, false) => &[&TLS12],
+        (false, true) => &[&TLS13],
+        (false, false) => &[&TLS13, &TLS12],
+    };
+    let authorities = match verify {
+        Verify::Nothing => None,
+        Verify::Chain | Verify::ChainAndName => Some(authorities(&provider, options.root.as_deref())?),
+    };
+    let verifier =
+        Verifier { provider: Arc::clone(&provider), authorities, asks_name: verify == Verify::ChainAndName };
+    let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions);
+    let config = config.map_err(|error| error.to_string())?;
+    let config = config.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
+    let mut config = match (&options.certificate, &options.key) {
+        (None, None) => config.with_no_client_auth(),
+        (Some(certificate), Some(key)) => {
+            let (chain, key) = (certificates_in("sslcert", certificate)?, key_in(key)?);
+            config
+                .with_client_auth_cert(chain, key)
+                .map_err(|error| format!("sslcert and sslkey: {error}"))?
         }
+        (Some(_), None) => return Err("sslcert needs sslkey, the file with its key".into()),
+        (None, Some(_)) => return Err("sslkey needs sslcert, the file with its certificate".into()),
+    };
+    config.enable_sni = !options.hides_name;
+    if options.is_direct {
+        config.alpn_protocols = vec![b"postgresql".to_vec()];
     }
-    let (ssl_mode, verify) = read_mode(mode.as_deref(), root.is_some())?;
-    let mut url = url.clone();
-    url.set_query(None);
-    if !rest.is_empty() {
-        // Not form-encoded: tokio-postgres would take the `+` of a space for a plus.
-        let encode = |text: &str| percent_encoding::utf8_percent_encode(text, ENCODED).to_string();
-        let query: Vec<_> =
-            rest.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value))).collect();
-        url.set_query(Some(&query.join("&")));
-    }
-    let mut config: Config =
-        url.as_str().parse().map_err(|error: tokio_postgres::Error| malformed(&error))?;
-    config.ssl_mode(ssl_mode);
-    if config.get_application_name().is_none() {
-        config.application_name("keystile");
-    }
-    let tls = client_config(verify, root.as_deref().map(Path::new))?;
-    Ok((config, MakeRustlsConnect::new(tls)))
+    Ok((mode, config))
 }
 
-const ENCODED: &percent_encoding::AsciiSet = percent_encoding::NON_ALPHANUMERIC;
-
-fn malformed(error: &tokio_postgres::Error) -> String {
-    let reason = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
-    format!("--database-url is no Postgres URL: {reason}")
-}
-
-fn read_mode(mode: Option<&str>, has_root: bool) -> Result<(SslMode, Verify), String> {
+fn read_mode(mode: Option<&str>, root: Option<&str>) -> Result<(SslMode, Verify), String> {
+    if root == Some("system") {
+        return match mode {
+            None | Some("verify-full") => Ok((SslMode::Require, Verify::ChainAndName)),
+            Some(_) => Err("sslrootcert=system needs sslmode=verify-full".into()),
+        };
+    }
     Ok(match mode {
         Some("disable") => (SslMode::Disable, Verify::Nothing),
         None | Some("prefer") => (SslMode::Prefer, Verify::Nothing),
-        // As libpq has it: whoever names a root file wants it looked at.
-        Some("require") if has_root => (SslMode::Require, Verify::Chain),
+        // As in libpq: a root file that is named is checked against.
+        Some("require") if root.is_some() => (SslMode::Require, Verify::Chain),
         Some("require") => (SslMode::Require, Verify::Nothing),
         Some("verify-ca") => (SslMode::Require, Verify::Chain),
         Some("verify-full") => (SslMode::Require, Verify::ChainAndName),
         Some(other) => {
             return Err(format!(
-                "--database-url has sslmode={other}; write disable, prefer, require, verify-ca or verify-full"
+                "sslmode={other} is not supported; write disable, prefer, require, verify-ca or verify-full"
             ));
         }
     })
 }
 
-fn client_config(verify: Verify, root: Option<&Path>) -> Result<ClientConfig, String> {
-    let provider = Arc::new(ring::default_provider());
-    let lenient = |chain| Arc::new(Lenient { provider: Arc::clone(&provider), chain });
-    let verifier: Arc<dyn ServerCertVerifier> = match verify {
-        Verify::Nothing => lenient(None),
-        Verify::Chain => lenient(Some(webpki(&provider, root)?)),
-        Verify::ChainAndName => webpki(&provider, root)?,
-    };
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?;
-    Ok(config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
-}
-
-fn webpki(provider: &Arc<CryptoProvider>, root: Option<&Path>) -> Result<Arc<WebPkiServerVerifier>, String> {
-    let roots = match root {
-        Some(path) => roots_in(path).map_err(|error| format!("sslrootcert {}: {error}", path.display()))?,
-        None => native_roots(),
-    };
-    let builder = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
-    builder.build().map_err(|error| {
-        format!("no certificate authority to verify Postgres by ({error}); name a file with sslrootcert")
-    })
-}
-
-fn roots_in(path: &Path) -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())? {
-        let certificate = certificate.map_err(|error| error.to_string())?;
-        roots.add(certificate).map_err(|error| error.to_string())?;
-    }
-    match roots.is_empty() {
-        true => Err("holds no PEM certificate".into()),
-        false => Ok(roots),
-    }
-}
-
-fn native_roots() -> RootCertStore {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    roots
-}
-
-/// Asks less than rustls would: nothing for `prefer` and `require`; for `verify-ca` that the authority
-/// signed it, under whatever name.
+/// By whom a server's certificate must be signed, or which it must be.
 #[derive(Debug)]
-struct Lenient {
-    provider: Arc<CryptoProvider>,
-    chain: Option<Arc<WebPkiServerVerifier>>,
+struct Authorities {
+    webpki: Arc<WebPkiServerVerifier>,
+    pinned: Vec<CertificateDer<'static>>,
 }
 
-impl ServerCertVerifier for Lenient {
+fn authorities(provider: &Arc<CryptoProvider>, root: Option<&str>) -> Result<Authorities, String> {
+    let (mut roots, mut pinned) = (RootCertStore::empty(), Vec::new());
+    match root {
+        Some(path) if path != "system" => {
+            pinned = certificates_in("sslrootcert", Path::new(path))?;
+            let mut added = pinned.iter().map(|certificate| roots.add(certificate.clone()));
+            added.try_for_each(|added| added.map_err(|error| format!("sslrootcert {path}: {error}")))?;
+        }
+        _ => _ = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs),
+    }
+    let builder = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+    let webpki = builder.build().map_err(|error| {
+        format!("no certificate authority to verify Postgres by ({error}); name a file with sslrootcert")
+    })?;
+    Ok(Authorities { webpki, pinned })
+}
+
+fn certificates_in(parameter: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let failed = |error: &dyn std::fmt::Display| format!("{parameter} {}: {error}", path.display());
+    let certificates = CertificateDer::pem_file_iter(path).map_err(|error| failed(&error))?;
+    let certificates: Vec<_> = certificates.collect::<Result<_, _>>().map_err(|error| failed(&error))?;
+    if certificates.is_empty() { Err(failed(&"holds no PEM certificate")) } else { Ok(certificates) }
+}
+
+fn key_in(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    let failed =
+        |error| format!("sslkey {}: holds no PEM key without a passphrase ({error})", path.display());
+    PrivateKeyDer::from_pem_file(path).map_err(failed)
+}
+
+/// Asks as much of a server as libpq does: nothing for `prefer` and `require`, that its certificate is from the
+/// authority for `verify-ca`, and that it is for the host as well for `verify-full`.
+#[derive(Debug)]
+struct Verifier {
+    provider: Arc<CryptoProvider>,
+    authorities: Option<Authorities>,
+    asks_name: bool,
+}
+
+impl Authorities {
+    /// That the certificate is from one of these, and for `name` where webpki can say so.
+    fn verify(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        use CertificateError::{NotValidForName, NotValidForNameContext};
+        // A self-signed certificate is its own authority, which webpki takes for no server's.
+        if self.pinned.contains(certificate) {
+            return is_current(&parsed(certificate)?, now);
+        }
+        match self.webpki.verify_server_cert(certificate, intermediates, name, &[], now) {
+            // The name is looked at last, once the chain holds, and by the caller.
+            Ok(_) | Err(Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. })) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn parsed<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Error> {
+    let parsed = x509_parser::parse_x509_certificate(certificate);
+    parsed.map(|(_, certificate)| certificate).map_err(|_| CertificateError::BadEncoding.into())
+}
+
+fn is_current(certificate: &X509Certificate<'_>, now: UnixTime) -> Result<(), Error> {
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let validity = certificate.validity();
+    if now < validity.not_before.timestamp() {
+        return Err(CertificateError::NotValidYet.into());
+    }
+    if now > validity.not_after.timestamp() { Err(CertificateError::Expired.into()) } else { Ok(()) }
+}
+
+/// That a certificate is for a host: by the names that it lists, or, where it lists none, by its common name.
+fn is_for(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> Result<(), Error> {
+    let by_list =
+        ParsedCertificate::try_from(certificate).and_then(|parsed| verify_server_name(&parsed, name));
+    let Err(error) = by_list else { return Ok(()) };
+    let parsed = parsed(certificate)?;
+    let listed = parsed.subject_alternative_name().map_err(|_| error.clone())?;
+    let counts = |name: &GeneralName<'_>| matches!(name, GeneralName::DNSName(_) | GeneralName::IPAddress(_));
+    if listed.is_some_and(|listed| listed.value.general_names.iter().any(counts)) {
+        return Err(error);
+    }
+    let mut common = parsed.subject().iter_common_name().filter_map(|name| name.as_str().ok());
+    let matches = |common: &str| match name {
+        ServerName::DnsName(host) => is_name_of(common, host.as_ref()),
+        ServerName::IpAddress(host) => {
+            common.parse().is_ok_and(|common: IpAddr| common == IpAddr::from(*host))
+        }
+        _ => false,
+    };
+    if common.any(matches) { Ok(()) } else { Err(error) }
+}
+
+/// Whether a common name is that of a host. A `*` stands for the first label of a name of three or more.
+fn is_name_of(common: &str, host: &str) -> bool {
+    match common.strip_prefix("*.") {
+        Some(domain) => {
+            let of_host = host.split_once('.').map(|(_, domain)| domain);
+            domain.contains('.') && of_host.is_some_and(|of_host| of_host.eq_ignore_ascii_case(domain))
+        }
+        None => common.eq_ignore_ascii_case(host),
+    }
+}
+
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         name: &ServerName<'_>,
-        ocsp: &[u8],
+        _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        use CertificateError::{NotValidForName, NotValidForNameContext};
-        let Some(chain) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
-        match chain.verify_server_cert(certificate, intermediates, name, ocsp, now) {
-            // The name is looked at last, once the chain holds.
-            Err(Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. })) => {
-                Ok(ServerCertVerified::assertion())
-            }
-            verdict => verdict,
+        if let Some(authorities) = &self.authorities {
+            authorities.verify(certificate, intermediates, name, now)?;
         }
+        if self.asks_name {
+            is_for(certificate, name)?;
+        }
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -178,45 +271,34 @@ impl ServerCertVerifier for Lenient {
 mod tests {
     use super::*;
 
-    fn read(url: &str) -> Result<Config, String> {
-        settings(&url.parse().expect("a URL")).map(|(config, _)| config)
-    }
-
     #[test]
     fn every_sslmode_is_read_as_libpq_does() {
-        for (mode, has_root, expected) in [
-            (None, false, (SslMode::Prefer, Verify::Nothing)),
-            (Some("disable"), false, (SslMode::Disable, Verify::Nothing)),
-            (Some("require"), false, (SslMode::Require, Verify::Nothing)),
-            (Some("require"), true, (SslMode::Require, Verify::Chain)),
-            (Some("verify-ca"), false, (SslMode::Require, Verify::Chain)),
-            (Some("verify-full"), false, (SslMode::Require, Verify::ChainAndName)),
+        for (mode, root, expected) in [
+            (None, None, (SslMode::Prefer, Verify::Nothing)),
+            (Some("disable"), None, (SslMode::Disable, Verify::Nothing)),
+            (Some("require"), None, (SslMode::Require, Verify::Nothing)),
+            (Some("require"), Some("ca.pem"), (SslMode::Require, Verify::Chain)),
+            (Some("verify-ca"), None, (SslMode::Require, Verify::Chain)),
+            (Some("verify-full"), None, (SslMode::Require, Verify::ChainAndName)),
+            (None, Some("system"), (SslMode::Require, Verify::ChainAndName)),
         ] {
-            assert_eq!(read_mode(mode, has_root), Ok(expected), "{mode:?}");
+            assert_eq!(read_mode(mode, root), Ok(expected), "{mode:?}");
         }
+        assert!(read_mode(Some("require"), Some("system")).is_err());
     }
 
     #[test]
-    fn other_settings_reach_postgres_as_they_were_written() {
-        let config =
-            read("postgres://ada:p%40ss@db:6432/keys?sslmode=require&options=-c%20search_path%3Da%2Cb")
-                .expect("good");
-        assert_eq!(config.get_options(), Some("-c search_path=a,b"));
-        assert_eq!(config.get_ports(), [6432]);
-        assert_eq!(config.get_password(), Some(&b"p@ss"[..]));
-        assert_eq!(config.get_ssl_mode(), SslMode::Require);
-    }
-
-    #[test]
-    fn errors_name_the_mend_and_no_password() {
-        for (url, word) in [
-            ("postgres://ada:hunter2@db/keys?sslmode=allow", "verify-full"),
-            ("postgres://ada:hunter2@db/keys?colour=red", "colour"),
-            ("postgres://ada:hunter2@db/keys?sslmode=verify-full&sslrootcert=/none.pem", "/none.pem"),
-            ("postgres://ada:hunter2@db/keys?connect_timeout=soon", "connect_timeout"),
+    fn common_names_match_as_libpq_matches_them() {
+        for (common, host, matches) in [
+            ("db.example.com", "DB.example.com", true),
+            ("*.example.com", "db.example.com", true),
+            ("*.example.com", "a.db.example.com", false),
+            ("*.example.com", "example.com", false),
+            ("*.com", "example.com", false),
+            ("*", "db", false),
+            ("db.example.com", "db.example.org", false),
         ] {
-            let error = read(url).expect_err(url);
-            assert!(error.contains(word) && !error.contains("hunter2"), "{error}");
+            assert_eq!(is_name_of(common, host), matches, "{common} {host}");
         }
     }
 }

@@ -40,17 +40,8 @@ impl Postgres {
         let folder = scratch("postgres");
         let file = |name: &str| folder.join(name).to_str().expect("UTF-8").to_owned();
         let authority = certificates(&folder);
-        let user = match geteuid().is_root() {
-            // Postgres refuses to run as root.
-            true => {
-                run(&["chown", "-R", "postgres:", &file(".")]);
-                vec!["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-            }
-            false => vec![],
-        };
-        let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-        let folders: Vec<_> = versions.map(|version| version.path().join("bin")).collect();
-        let (initdb, postgres) = (program("initdb", folders.clone()), program("postgres", folders));
+        let user = hand_over(&folder);
+        let (initdb, postgres) = (postgres_program("initdb"), postgres_program("postgres"));
         let data = file("data");
         let initdb =
             [&initdb, "-D", &data, "-U", "keystile", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"];
@@ -153,6 +144,21 @@ impl Schema {
         tokio::spawn(connection);
         client
     }
+}
+
+/// Gives a folder to the user that Postgres runs as; what to run it with. Postgres refuses to run as root.
+pub fn hand_over(folder: &std::path::Path) -> Vec<&'static str> {
+    if !geteuid().is_root() {
+        return vec![];
+    }
+    run(&["chown", "-R", "postgres:", folder.to_str().expect("UTF-8")]);
+    vec!["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+}
+
+/// One of Postgres' programs.
+pub fn postgres_program(name: &str) -> String {
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    program(name, versions.map(|version| version.path().join("bin")))
 }
 
 /// An authority, and a certificate for `localhost` by it: `server.pem`, `server.key`; the authority's own file.

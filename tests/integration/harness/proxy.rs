@@ -58,6 +58,11 @@ impl Proxy {
         self.route.send_modify(|route| *route = Route { server, generation: route.generation + 1 });
     }
 
+    /// New connections go to another server; the others stay where they are.
+    pub fn lead_new_to(&self, server: SocketAddr) {
+        self.route.send_modify(|route| route.server = server);
+    }
+
     pub fn set(&self, wire: Wire) {
         self.wire.send_replace(wire);
     }

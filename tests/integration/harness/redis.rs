@@ -72,6 +72,24 @@ impl Redis {
         format!("redis://{}", self.address())
     }
 
+    /// Makes it a copy of `primary`.
+    pub fn follow(&self, primary: &Self) {
+        self.command(&["REPLICAOF", "127.0.0.1", &primary.port.to_string()]);
+    }
+
+    /// Makes it a primary.
+    pub fn promote(&self) {
+        self.command(&["REPLICAOF", "NO", "ONE"]);
+    }
+
+    /// Stops it half-way: connections are still accepted, and nothing is answered.
+    pub fn freeze(&self) {
+        let pid = self.command(&["INFO", "server"]);
+        let pid = pid.lines().find_map(|line| line.strip_prefix("process_id:")?.trim().parse().ok());
+        let pid = rustix::process::Pid::from_raw(pid.expect("a number")).expect("a process");
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("stops");
+    }
+
     /// Ends it, and what it held with it.
     pub fn kill(&mut self) {
         self.guarded = None;

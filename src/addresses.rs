@@ -1,0 +1,115 @@
+//! Which addresses a host name has, and in which order they are tried.
+//!
+//! Names are looked up for every new connection: after a failover a name leads elsewhere.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    hash::Hash,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use crate::mutex::lock;
+
+/// Finds the addresses of a host.
+pub trait Lookup: Send + Sync {
+    /// All addresses of `host`, each with `port`. A host that is an address already has that one.
+    fn addresses<'a>(&'a self, host: &'a str, port: u16) -> Addresses<'a>;
+}
+
+/// A lookup under way.
+pub type Addresses<'a> = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'a>>;
+
+/// The operating system's lookup: `/etc/hosts`, then DNS.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemLookup;
+
+/// Remembers what did not work lately, and puts it behind the rest.
+#[derive(Debug)]
+pub(crate) struct Failures<T>(Mutex<HashMap<T, Instant>>);
+
+/// How long a failure is remembered. After that one connection pays for it again, if it is still there.
+const REMEMBERED: Duration = Duration::from_secs(60);
+
+impl Lookup for SystemLookup {
+    fn addresses<'a>(&'a self, host: &'a str, port: u16) -> Addresses<'a> {
+        Box::pin(async move {
+            let found: Vec<_> = tokio::net::lookup_host((host, port)).await?.collect();
+            if found.is_empty() { Err(io::Error::other("the name has no address")) } else { Ok(found) }
+        })
+    }
+}
+
+impl<T> Default for Failures<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T: Clone + Eq + Hash> Failures<T> {
+    /// Puts `items` in the order in which they are tried: first those without a failure, in the order given, then
+    /// those whose failure is longest ago.
+    pub(crate) fn sort_by_key<I>(&self, items: &mut [I], now: Instant, key: impl Fn(&I) -> T) {
+        let failures = lock(&self.0);
+        items.sort_by_key(|item| failures.get(&key(item)).copied().filter(|at| is_remembered(*at, now)));
+    }
+
+    /// Whether `item` failed lately.
+    pub(crate) fn contains(&self, item: &T, now: Instant) -> bool {
+        lock(&self.0).get(item).is_some_and(|at| is_remembered(*at, now))
+    }
+
+    /// Remembers a failure. What is older than that is forgotten, so that names with ever new addresses fill nothing.
+    pub(crate) fn add(&self, item: T, now: Instant) {
+        let mut failures = lock(&self.0);
+        failures.retain(|_, at| is_remembered(*at, now));
+        failures.insert(item, now);
+    }
+
+    /// Forgets a failure: it works again.
+    pub(crate) fn remove(&self, item: &T) {
+        lock(&self.0).remove(item);
+    }
+}
+
+fn is_remembered(at: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(at) < REMEMBERED
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(failures: &Failures<char>, now: Instant) -> String {
+        let mut items = ['a', 'b', 'c'];
+        failures.sort_by_key(&mut items, now, |item| *item);
+        items.iter().collect()
+    }
+
+    #[test]
+    fn what_failed_lately_is_tried_last_and_the_longest_ago_first() {
+        let (failures, start) = (Failures::default(), Instant::now());
+        let after = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(order(&failures, start), "abc");
+        failures.add('a', start);
+        assert_eq!(order(&failures, after(1)), "bca");
+        failures.add('b', after(1));
+        failures.add('c', after(2));
+        assert_eq!(order(&failures, after(3)), "abc");
+        failures.remove(&'b');
+        assert_eq!(order(&failures, after(3)), "bac");
+    }
+
+    #[test]
+    fn failure_is_forgotten_after_a_while() {
+        let (failures, start) = (Failures::default(), Instant::now());
+        failures.add('a', start);
+        assert!(failures.contains(&'a', start + REMEMBERED / 2));
+        assert!(!failures.contains(&'a', start + REMEMBERED));
+        assert_eq!(order(&failures, start + REMEMBERED), "abc");
+    }
+}

@@ -1,0 +1,172 @@
+//! A Postgres URL, read as libpq reads it: its parts are parameters, and a later one replaces an earlier one.
+
+use std::{collections::BTreeMap, fmt, str::FromStr};
+
+use percent_encoding::percent_decode_str;
+
+/// A Postgres URL. Its `Debug` and `Display` show hosts, ports and the database's name.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PostgresUrl {
+    /// By libpq's name. None is empty.
+    parameters: BTreeMap<String, String>,
+}
+
+impl PostgresUrl {
+    /// A parameter that is there and not empty.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.parameters.get(name).map(String::as_str)
+    }
+
+    /// All of them, name and value.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+}
+
+impl FromStr for PostgresUrl {
+    /// Names the part that is wrong, and shows none of them: a password with an unescaped `/` is read as a host.
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let rest = text.strip_prefix("postgres://").or_else(|| text.strip_prefix("postgresql://"));
+        let rest = rest.ok_or("does not begin with postgres://")?;
+        let mut parameters = BTreeMap::new();
+        let rest = match rest.find(['@', '/']) {
+            Some(at) if rest[at..].starts_with('@') => {
+                let (user, password) = rest[..at].split_once(':').unwrap_or((&rest[..at], ""));
+                parameters.insert("user".to_owned(), decode(user, "the user")?);
+                parameters.insert("password".to_owned(), decode(password, "the password")?);
+                &rest[at + 1..]
+            }
+            _ => rest,
+        };
+        let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (hosts, database) = place.split_once('/').unwrap_or((place, ""));
+        let (hosts, ports) = split_hosts(hosts)?;
+        parameters.insert("host".to_owned(), decode(&hosts, "the host")?);
+        parameters.insert("port".to_owned(), decode(&ports, "the port")?);
+        parameters.insert("dbname".to_owned(), decode(database, "the database's name")?);
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').ok_or("has a parameter without `=`")?;
+            let (name, value) = (decode(name, "a parameter's name")?, decode(value, "a parameter's value")?);
+            match (name.as_str(), value.as_str()) {
+                // As JDBC writes it; libpq understands that.
+                ("ssl", "true") => parameters.insert("sslmode".to_owned(), "require".to_owned()),
+                _ => parameters.insert(name, value),
+            };
+        }
+        parameters.retain(|_, value| !value.is_empty());
+        Ok(Self { parameters })
+    }
+}
+
+/// The hosts of `h1:1,[::2]:2,h3`, and their ports, each list by comma.
+fn split_hosts(text: &str) -> Result<(String, String), String> {
+    let (mut hosts, mut ports) = (Vec::new(), Vec::new());
+    for one in text.split(',') {
+        let (host, port) = match one.strip_prefix('[').map(|rest| rest.split_once(']')) {
+            Some(Some((address, ""))) => (address, ""),
+            Some(Some((address, port))) if port.starts_with(':') => (address, &port[1..]),
+            Some(_) => return Err("has a `[` that does not stand around an IPv6 address".into()),
+            None => one.split_once(':').unwrap_or((one, "")),
+        };
+        if !port.is_empty() && port.parse::<u16>().is_err() {
+            return Err(
+                "has a port that is none, or a password with a character that must be written as %XX".into(),
+            );
+        }
+        hosts.push(host);
+        ports.push(port);
+    }
+    let is_empty = |list: &[&str]| list.iter().all(|item| item.is_empty());
+    let join = |list: Vec<&str>| if is_empty(&list) { String::new() } else { list.join(",") };
+    Ok((join(hosts), join(ports)))
+}
+
+fn decode(text: &str, part: &str) -> Result<String, String> {
+    let decoded =
+        percent_decode_str(text).decode_utf8().map_err(|_| format!("has {part} that is not UTF-8"))?;
+    let hex = |at: usize| {
+        text.as_bytes().get(at + 1..at + 3).is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit))
+    };
+    if !text.match_indices('%').all(|(at, _)| hex(at)) || decoded.contains('\0') {
+        return Err(format!("has {part} with a `%` that does not begin an escape such as %25"));
+    }
+    Ok(decoded.into_owned())
+}
+
+impl fmt::Display for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hosts = self.get("host").or_else(|| self.get("hostaddr")).unwrap_or("local socket");
+        let mut ports = self.get("port").unwrap_or_default().split(',').cycle();
+        f.write_str("postgres://")?;
+        for (n, (host, port)) in hosts.split(',').zip(&mut ports).enumerate() {
+            let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+            let (comma, colon) = (if n > 0 { "," } else { "" }, if port.is_empty() { "" } else { ":" });
+            write!(f, "{comma}{host}{colon}{port}")?;
+        }
+        self.get("dbname").map_or(Ok(()), |name| write!(f, "/{name}"))
+    }
+}
+
+impl fmt::Debug for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PostgresUrl({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without user and password.
+    fn read(text: &str) -> String {
+        let url: PostgresUrl = text.parse().unwrap_or_else(|error| panic!("{text} {error}"));
+        url.iter().map(|(name, value)| format!("{name}={value} ")).collect::<String>().trim_end().to_owned()
+    }
+
+    #[test]
+    fn urls_are_read_as_libpq_reads_them() {
+        for (url, expected) in [
+            ("postgres://", ""),
+            ("postgresql://h", "host=h"),
+            ("postgres://u@h1,h2/db", "dbname=db host=h1,h2 user=u"),
+            ("postgres://u:p@h1:1,h2,h3:3/db", "dbname=db host=h1,h2,h3 password=p port=1,,3 user=u"),
+            ("postgres://[2001:db8::1]:5433,h", "host=2001:db8::1,h port=5433,"),
+            ("postgres:///db?host=/run/pg&port=6", "dbname=db host=/run/pg port=6"),
+            ("postgres://%2Frun%2Fpg/db", "dbname=db host=/run/pg"),
+            // A later one counts.
+            ("postgres://h1:1/db?host=h2&port=2&dbname=other", "dbname=other host=h2 port=2"),
+            // Not form-encoded: a plus is a plus.
+            ("postgres://u:a+b@h?application_name=a+b", "application_name=a+b host=h password=a+b user=u"),
+            ("postgres://u:p%40%2f%3a@h", "host=h password=p@/: user=u"),
+            ("postgres://u:p#?q@h/db", "dbname=db host=h password=p#?q user=u"),
+            ("postgres://h?ssl=true", "host=h sslmode=require"),
+            ("postgres://h/?sslmode=&options=-c%20search_path%3Da,b", "host=h options=-c search_path=a,b"),
+        ] {
+            assert_eq!(read(url), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn errors_and_debug_output_show_no_password() {
+        for bad in [
+            "postgres://u:hunter2@h:none/db",
+            "postgres://u:hunt/er2@h/db",
+            "postgres://u:hunter2%@h/db",
+            "postgres://u:hunter2@[::1/db",
+            "postgres://u:hunter2@h?sslmode",
+            "postgres://u:hunter2@h/%ff",
+            "postgres://u:hunter2%00@h",
+        ] {
+            let error = bad.parse::<PostgresUrl>().expect_err(bad);
+            assert!(!error.contains("hunt") && !error.contains("er2"), "{error}");
+        }
+        let url: PostgresUrl =
+            "postgres://app:hunter2@db1:5432,[::1]/keys?password=hunter2".parse().expect("a URL");
+        assert_eq!(
+            format!("{url} {url:?}"),
+            "postgres://db1:5432,[::1]/keys PostgresUrl(postgres://db1:5432,[::1]/keys)"
+        );
+    }
+}
