@@ -163,6 +163,16 @@ pub struct ServeOptions {
     #[arg(long, env = "KEYSTILE_USAGE_INTERVAL", default_value = "10s", value_parser = duration_or_none, help_heading = "Caches")]
     pub usage_interval: Duration,
 
+    /// Which of these columns are written: an application that counts requests itself leaves out `total_requests`.
+    #[arg(
+        long,
+        env = "KEYSTILE_USAGE_COLUMNS",
+        default_value = "last_used_at,total_requests",
+        value_delimiter = ',',
+        help_heading = "Caches"
+    )]
+    pub usage_columns: Vec<UsageColumn>,
+
     /// Secret under which keys are remembered, 32 characters at least; several by comma, newest first, while one is replaced. Random per process when absent, which shares nothing.
     #[arg(
         long,
@@ -249,6 +259,17 @@ pub enum OnFailure {
     Defer,
 }
 
+/// A column that says how a key was used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum UsageColumn {
+    /// When it was used last.
+    #[value(name = "last_used_at")]
+    LastUsedAt,
+    /// How often it was used.
+    #[value(name = "total_requests")]
+    TotalRequests,
+}
+
 /// Who counts requests against the limits of keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum RateLimit {
@@ -304,6 +325,16 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+impl UsageColumn {
+    /// What the column is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LastUsedAt => "last_used_at",
+            Self::TotalRequests => "total_requests",
+        }
+    }
 }
 
 impl ServeOptions {

@@ -189,7 +189,7 @@ pub const TABLE: &[Metric] = &[
     Metric {
         name: USAGE_LOST,
         kind: Kind::Counter,
-        help: "Requests that were not counted, because too many keys were used while the database did not take them.",
+        help: "Requests that were not counted: too many keys were used while the database did not take them, or the row of their key refused its update.",
     },
     Metric {
         name: RATE_LIMIT,

@@ -24,7 +24,7 @@ use crate::{
     moment::Moment,
     proof::Claim,
     redis::Redis,
-    store::{Below, Database, Memory, MemoryConfig, Shared, SharedConfig},
+    store::{Below, Database, Memory, MemoryConfig, Shared, SharedConfig, UsageTable},
     usage::{Usage, Writer},
     verifier::{Verifier, VerifierConfig},
 };
@@ -92,7 +92,8 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
     if let Some(redis) = redis {
         attendants.spawn(watch_redis(redis, health.clone()));
     }
-    let writer = Writer::new(usage, database, options.usage_interval, &metrics);
+    let table = UsageTable::new(database, &options.usage_columns);
+    let writer = Writer::new(usage, table, options.usage_interval, &metrics);
     let writer = tokio::spawn(writer.run(stop.clone().cancelled_owned()));
 
     let broken = tokio::select! {

@@ -42,7 +42,7 @@ pub use manage::{ImportError, ImportRow, ManageError, NewKey, NewUser};
 pub use memory::{Memory, MemoryConfig};
 pub use migrate::{Log, Migration};
 pub use shared::{Shared, SharedConfig, entry};
-pub use used::Written;
+pub use used::{UsageStore, UsageTable, Written};
 
 /// Finds the records that a credential might belong to.
 pub trait KeyStore: Send + Sync + 'static {

@@ -9,7 +9,7 @@ use keystile::{
     credential::Prefix,
     metrics::Metrics,
     moment::Moment,
-    store::{Database, KeyStore, Log, StoreError},
+    store::{Database, KeyStore, Log, StoreError, UsageStore, UsageTable},
 };
 
 use crate::harness::{
@@ -199,7 +199,8 @@ async fn row_that_the_database_keeps_as_it_is_is_not_said_to_be_revoked() {
 #[tokio::test]
 async fn transaction_that_a_server_knows_nothing_of_is_unfit() {
     let place = Place::postgres().await;
-    let error = place.database().was_written("99999999999").await.expect_err("in the future");
+    let table = UsageTable::new(place.database(), &[]);
+    let error = table.was_written("99999999999").await.expect_err("in the future");
     assert!(matches!(error, StoreError::Unfit(_)), "{error}");
 }
 
