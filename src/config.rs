@@ -6,10 +6,12 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
+mod durable;
 mod inject;
 mod quantity;
 mod values;
 
+pub use durable::DurableProofs;
 pub use inject::InjectOptions;
 pub use quantity::Quantity;
 pub use values::{CredentialSource, DatabaseUrl, Listen, RedisUrl, Secret, Secrets};
@@ -186,6 +188,10 @@ pub struct ServeOptions {
     /// File that holds the cache secret, or several.
     #[arg(long, env = "KEYSTILE_CACHE_SECRET_FILE", help_heading = "Caches")]
     pub cache_secret_file: Option<PathBuf>,
+
+    /// Which proofs survive a restart, where there is no Redis: `none`, `all`, or by comma `generated` (keys of the form and checksum that `keystile keys create` gives them) and how other keys begin that are random, such as `generated,en_`. Needs a cache secret, which is made beside a SQLite file.
+    #[arg(long, env = "KEYSTILE_DURABLE_PROOFS", default_value = "generated", help_heading = "Proofs")]
+    pub durable_proofs: DurableProofs,
 
     /// Keys proven by bcrypt at the same time [default: half the cores, at least 1].
     #[arg(long, env = "KEYSTILE_BCRYPT_THREADS", value_parser = threads, help_heading = "Proofs")]

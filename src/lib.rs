@@ -5,7 +5,8 @@
 //! - pure: [`credential`], [`record`], [`attributes`], [`proof`], [`decision`], [`policy`], [`limits`] know
 //!   no network, no clock, no metrics;
 //! - logic: [`authorizer`] is the five steps of a check, [`verifier`] proves credentials, [`fence`] keeps what
-//!   is old from counting, [`change_feed`] hears of changes, [`usage`] counts what was used, [`flight`]
+//!   is old from counting, [`change_feed`] hears of changes, [`usage`] counts what was used, [`proof_writer`]
+//!   stores proofs for the next start, [`flight`]
 //!   does shared work once, [`moment`] is the time that is passed in, [`health`] the state of the process;
 //! - adapters: [`store`] (memory, Redis, SQLite, Postgres), [`limiter`] (memory, Redis), [`redis`] and [`gate`]
 //!   before every call, [`ext_authz`] (gRPC), [`admin`] (HTTP), [`injector`] (Kubernetes'
@@ -30,6 +31,7 @@ pub mod gate;
 pub mod health;
 pub mod moment;
 mod mutex;
+pub mod proof_writer;
 pub mod usage;
 pub mod verifier;
 

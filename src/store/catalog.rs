@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use super::{
     MAX_RECORDS, StoreError, budgets, changes,
     columns::Column,
-    row,
+    proofs, row,
     sql::{Backend, Dialect, Patience, Statement},
 };
 
@@ -14,7 +14,7 @@ pub(crate) struct Catalog {
     dialect: Dialect,
     tables: HashMap<String, HashMap<String, String>>,
     /// Selects [`row::COLUMNS`] of every row with one prefix, and, where there is a log of changes, which of
-    /// them the statement has seen.
+    /// them the statement has seen. The last cell has the stored proofs.
     pub(crate) records: Arc<str>,
 }
 
@@ -23,13 +23,15 @@ const REQUIRED: &[(&str, &[&str])] =
 
 /// `to_regclass` looks where every other statement will: along the search path.
 const POSTGRES: &str = "SELECT t.name, a.attname::text, format_type(a.atttypid, -1)
-    FROM (VALUES ('api_keys'), ('users'), ('roles'), ('budgets'), ('keystile_changes')) AS t (name)
+    FROM (VALUES ('api_keys'), ('users'), ('roles'), ('budgets'), ('keystile_changes'), ('keystile_proofs')) AS t (name)
     JOIN pg_attribute a ON a.attrelid = to_regclass(t.name)
-    WHERE a.attnum > 0 AND NOT a.attisdropped";
+    WHERE a.attnum > 0 AND NOT a.attisdropped
+    -- Read with every look-up, and done without where that is not allowed.
+    AND (t.name <> 'keystile_proofs' OR has_table_privilege(a.attrelid, 'SELECT'))";
 
 const SQLITE: &str = "SELECT m.name, lower(c.name), c.type
     FROM sqlite_schema m JOIN pragma_table_info(m.name) c
-    WHERE m.name IN ('api_keys', 'users', 'roles', 'budgets', 'keystile_changes')";
+    WHERE m.name IN ('api_keys', 'users', 'roles', 'budgets', 'keystile_changes', 'keystile_proofs')";
 
 impl Catalog {
     /// Reads the catalogue, whatever tables there are.
@@ -144,9 +146,11 @@ impl Catalog {
     fn select_records(&self) -> String {
         let mut columns: Vec<_> =
             row::COLUMNS.iter().map(|(table, column)| self.column(table, column)).collect();
-        if self.has_table(changes::TABLE) {
-            columns.push(changes::position(self.dialect).to_owned());
-        }
+        columns.push(match self.has_table(changes::TABLE) {
+            true => changes::position(self.dialect).to_owned(),
+            false => "NULL".to_owned(),
+        });
+        columns.push(proofs::select(self, self.dialect));
         format!(
             "SELECT {} FROM {} WHERE k.key_prefix = {} {} LIMIT {MAX_RECORDS}",
             columns.join(", "),

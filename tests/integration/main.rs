@@ -9,6 +9,7 @@ mod change_feed;
 mod cli;
 mod descriptor;
 mod docs;
+mod durable_proofs;
 mod explain;
 mod fence_schedules;
 mod gateway;
