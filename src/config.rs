@@ -175,7 +175,7 @@ pub struct ServeOptions {
     )]
     pub usage_columns: Vec<UsageColumn>,
 
-    /// Secret under which keys are remembered, 32 characters at least; several by comma, newest first, while one is replaced. Random per process when absent, which shares nothing.
+    /// Secret under which keys are remembered, 32 characters at least; several by comma, newest first, while one is replaced. When absent, SQLite without Redis gets one in a file beside the database; otherwise it is random per process, which shares nothing and keeps no proof for a restart.
     #[arg(
         long,
         env = "KEYSTILE_CACHE_SECRET",

@@ -86,9 +86,13 @@ fn import(setup: &Setup) -> Key {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn imported_key_is_stored_only_where_its_brand_is_said_to_be_random() {
-    for (setting, stored, after) in
-        [(None, 1, 1), (Some("generated,ks_"), 2, 0), (Some("ks_sample"), 1, 1), (Some("all"), 2, 0), (Some("none"), 0, 2)]
-    {
+    for (setting, stored, after) in [
+        (None, 1, 1),
+        (Some("generated,ks_"), 2, 0),
+        (Some("ks_sample"), 1, 1),
+        (Some("all"), 2, 0),
+        (Some("none"), 0, 2),
+    ] {
         let (setup, mut keys) = with_keys(Setup::new(), 1);
         keys.push(import(&setup));
         let settings: Vec<_> = setting.map(|value| ("KEYSTILE_DURABLE_PROOFS", value)).into_iter().collect();
@@ -115,11 +119,19 @@ async fn rows_that_were_changed_moved_or_brought_back_are_not_believed() {
         ("UPDATE keystile_proofs SET proven_at = proven_at + 1".to_owned(), 2),
         ("UPDATE keystile_proofs SET tag = substr(tag, 2) || '0'".to_owned(), 2),
         ("UPDATE keystile_proofs SET seal = substr(seal, 2) || 'A'".to_owned(), 2),
-        ("UPDATE keystile_proofs SET seal = 'no seal', tag = 'x' || key_id, proven_at = 'soon'".to_owned(), 2),
+        (
+            "UPDATE keystile_proofs SET seal = 'no seal', tag = 'x' || key_id, proven_at = 'soon'".to_owned(),
+            2,
+        ),
         (format!("UPDATE keystile_proofs SET key_id = {one} + {two} - key_id"), 2),
         (format!("UPDATE keystile_proofs SET key_id = {one}"), 1),
         // Sealed for the first key's hash, which the second's replaces.
-        (format!("UPDATE api_keys SET key_hash = (SELECT key_hash FROM kept_keys WHERE id = {two}) WHERE id = {one}"), 2),
+        (
+            format!(
+                "UPDATE api_keys SET key_hash = (SELECT key_hash FROM kept_keys WHERE id = {two}) WHERE id = {one}"
+            ),
+            2,
+        ),
     ] {
         setup.execute(&format!(
             "DROP TABLE IF EXISTS kept_keys; CREATE TABLE kept_keys AS SELECT * FROM api_keys;
@@ -299,9 +311,14 @@ async fn proofs_are_kept_from_no_statement_of_another_application() {
     for place in [Place::sqlite().await, Place::postgres().await] {
         place.user().await;
         place.key("1", &[]).await;
-        place.execute("INSERT INTO keystile_proofs VALUES (1, 'tag', 0, 'seal'), (2, 'tag', 0, 'seal')").await;
+        place
+            .execute("INSERT INTO keystile_proofs VALUES (1, 'tag', 0, 'seal'), (2, 'tag', 0, 'seal')")
+            .await;
         place.execute("UPDATE api_keys SET id = 3; DELETE FROM api_keys; DROP TABLE api_keys").await;
-        assert_eq!(place.value("SELECT CAST(count(*) AS text) FROM keystile_proofs").await.as_deref(), Some("2"));
+        assert_eq!(
+            place.value("SELECT CAST(count(*) AS text) FROM keystile_proofs").await.as_deref(),
+            Some("2")
+        );
     }
 }
 

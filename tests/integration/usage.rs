@@ -292,15 +292,21 @@ async fn role_with_the_documented_rights_serves_counts_and_prunes() {
     let key = fleet.key(&[]);
     let (role, url) = documented_role(&fleet.schema, "keystile").await;
     let setup = Setup::with_database(&url);
-    let Keystile { setup, process } = setup.start(&[("KEYSTILE_USAGE_INTERVAL", "1s")]).await;
+    let secret = ("KEYSTILE_CACHE_SECRET", "the cache secret of this test and of no other");
+    let Keystile { setup, process } = setup.start(&[("KEYSTILE_USAGE_INTERVAL", "1s"), secret]).await;
     let channel = channel(setup.tcp).await;
     assert_eq!(status(&ask(&channel, &key.credential).await), 200);
     until("its use is counted", 10 * SECOND, async || total(&fleet).await == 1).await;
+    let proofs = async || fleet.schema.value("SELECT count(*) FROM keystile_proofs").await.unwrap();
+    until("its proof is stored", 10 * SECOND, async || proofs().await == "1").await;
     assert_eq!(setup.stats().await["change_feed"]["up"], true);
     let database = crate::harness::place::options(&url, 5_000);
     let metrics = keystile::metrics::Metrics::new().unwrap();
     let database = keystile::store::Database::connect(&database, &metrics).unwrap();
     database.prune_changes().await.expect("allowed");
+    let later = keystile::moment::Moment::now().wall + keystile::proof::MAX_AGE;
+    database.prune_proofs(later).await.expect("allowed");
+    assert_eq!(proofs().await, "0");
     drop((process, database));
     fleet.schema.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
