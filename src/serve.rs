@@ -67,7 +67,10 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
     let durable = is_lasting && shared.is_none() && options.durable_proofs != DurableProofs::None;
     let below = match &shared {
         Some(shared) => Below::Shared(shared.clone()),
-        None if durable => Below::Proven(ProvenDatabase::new(database.clone(), secrets.clone(), &metrics)),
+        None if durable => {
+            let proven = ProvenDatabase::new(database.clone(), secrets.clone(), &metrics);
+            Below::Proven(Box::new(proven))
+        }
         None => Below::Alone(database.clone()),
     };
     let covered = if durable { options.durable_proofs.clone() } else { DurableProofs::None };

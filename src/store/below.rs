@@ -12,7 +12,7 @@ pub enum Below {
     /// There is no Redis.
     Alone(Database),
     /// There is no Redis, and the database keeps proofs.
-    Proven(ProvenDatabase),
+    Proven(Box<ProvenDatabase>),
 }
 
 impl KeyStore for Below {
