@@ -14,6 +14,7 @@ import cold
 import direct
 import gateway
 import limits
+import restart
 import running
 import table
 import tiers
@@ -38,15 +39,18 @@ class Extent:
     # Cold keys by bcrypt cost, and how often.
     cold: dict = dataclasses.field(default_factory=lambda: {6: 10_000, 10: 100, 12: 24})
     cold_repetitions: int = 3
+    # Keys that were proven before a restart.
+    restart_keys: int = 1000
 
 
 EXTENTS = {
     "full": Extent(repetitions=5, checks=40_000, seconds=2.0),
     "quick": Extent(
-        repetitions=2, checks=8000, seconds=0.5, million=5000, cold={6: 600, 10: 30, 12: 8}, cold_repetitions=1
+        repetitions=2, checks=8000, seconds=0.5, million=5000, cold={6: 600, 10: 30, 12: 8}, cold_repetitions=1,
+        restart_keys=100,
     ),
 }
-PARTS = ("checks", "threads", "cold", "envoy")
+PARTS = ("checks", "threads", "cold", "restart", "envoy")
 
 
 def main():
@@ -89,6 +93,8 @@ def measure(programs, options, results, scratch):
         direct.threads(programs, results, scratch, database, extent.repetitions, extent.checks)
     if "cold" in options.parts:
         cold.run(programs, results, scratch, extent.cold_repetitions, extent.cold)
+    if "restart" in options.parts:
+        restart.run(programs, results, scratch, extent.cold_repetitions, extent.restart_keys)
 
 
 def parse():

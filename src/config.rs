@@ -6,11 +6,13 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
+mod durable;
 mod inject;
 mod postgres_url;
 mod quantity;
 mod values;
 
+pub use durable::DurableProofs;
 pub use inject::InjectOptions;
 pub use postgres_url::PostgresUrl;
 pub use quantity::Quantity;
@@ -165,7 +167,17 @@ pub struct ServeOptions {
     #[arg(long, env = "KEYSTILE_USAGE_INTERVAL", default_value = "10s", value_parser = duration_or_none, help_heading = "Caches")]
     pub usage_interval: Duration,
 
-    /// Secret under which keys are remembered, 32 characters at least; several by comma, newest first, while one is replaced. Random per process when absent, which shares nothing.
+    /// Which of these columns are written: an application that counts requests itself leaves out `total_requests`.
+    #[arg(
+        long,
+        env = "KEYSTILE_USAGE_COLUMNS",
+        default_value = "last_used_at,total_requests",
+        value_delimiter = ',',
+        help_heading = "Caches"
+    )]
+    pub usage_columns: Vec<UsageColumn>,
+
+    /// Secret under which keys are remembered, 32 characters at least; several by comma, newest first, while one is replaced. When absent, SQLite without Redis gets one in a file beside the database; otherwise it is random per process, which shares nothing and keeps no proof for a restart.
     #[arg(
         long,
         env = "KEYSTILE_CACHE_SECRET",
@@ -178,6 +190,10 @@ pub struct ServeOptions {
     /// File that holds the cache secret, or several.
     #[arg(long, env = "KEYSTILE_CACHE_SECRET_FILE", help_heading = "Caches")]
     pub cache_secret_file: Option<PathBuf>,
+
+    /// Which proofs survive a restart, where there is no Redis: `none`, `all`, or by comma `generated` (keys of the form and checksum that `keystile keys create` gives them) and how other keys begin that are random, such as `generated,en_`. Needs a cache secret, which is made beside a SQLite file.
+    #[arg(long, env = "KEYSTILE_DURABLE_PROOFS", default_value = "generated", help_heading = "Proofs")]
+    pub durable_proofs: DurableProofs,
 
     /// Keys proven by bcrypt at the same time [default: half the cores, at least 1].
     #[arg(long, env = "KEYSTILE_BCRYPT_THREADS", value_parser = threads, help_heading = "Proofs")]
@@ -251,6 +267,17 @@ pub enum OnFailure {
     Defer,
 }
 
+/// A column that says how a key was used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum UsageColumn {
+    /// When it was used last.
+    #[value(name = "last_used_at")]
+    LastUsedAt,
+    /// How often it was used.
+    #[value(name = "total_requests")]
+    TotalRequests,
+}
+
 /// Who counts requests against the limits of keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum RateLimit {
@@ -306,6 +333,16 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+impl UsageColumn {
+    /// What the column is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LastUsedAt => "last_used_at",
+            Self::TotalRequests => "total_requests",
+        }
+    }
 }
 
 impl ServeOptions {

@@ -5,7 +5,9 @@
 //! - pure: [`credential`], [`record`], [`attributes`], [`proof`], [`decision`], [`policy`], [`limits`] know
 //!   no network, no clock, no metrics;
 //! - logic: [`authorizer`] is the five steps of a check, [`verifier`] proves credentials, [`revocation`] follows
-//!   the log of changes and drops what changed, [`usage`] counts what was used, [`flight`] does shared work once, [`moment`] is the time that is passed in, [`health`] the state of the process;
+//!   the log of changes and drops what changed, [`usage`] counts what was used, [`proof_writer`] stores proofs for the
+//!   next start, [`flight`] does shared work once, [`moment`] is the time that is passed in, [`health`] the state of the
+//!   process;
 //! - adapters: [`store`] (memory, Redis, SQLite, Postgres), [`limiter`] (memory, Redis), [`redis`] and [`gate`]
 //!   before every call, [`ext_authz`] (gRPC), [`admin`] (HTTP), [`injector`] (Kubernetes'
 //!   admission webhook);
@@ -28,6 +30,7 @@ pub mod gate;
 pub mod health;
 pub mod moment;
 mod mutex;
+pub mod proof_writer;
 pub mod revocation;
 pub mod usage;
 pub mod verifier;

@@ -31,6 +31,15 @@ pub struct CacheLookups {
     pub odd: Counter,
 }
 
+/// `keystile_durable_proofs_total`. Cheap to clone.
+#[derive(Clone)]
+pub struct DurableProofCounts {
+    /// The database has it.
+    pub written: Counter,
+    /// The database does not have it.
+    pub lost: Counter,
+}
+
 /// `keystile_rate_limit_total`.
 pub struct RateLimits {
     /// Charged at the check.
@@ -116,6 +125,7 @@ const INVALIDATIONS: &str = "keystile_invalidations_total";
 const REVOCATION_LAG: &str = "keystile_revocation_lag_seconds";
 const USAGE_PENDING: &str = "keystile_usage_pending";
 const USAGE_LOST: &str = "keystile_usage_lost_total";
+const DURABLE_PROOFS: &str = "keystile_durable_proofs_total";
 const RATE_LIMIT: &str = "keystile_rate_limit_total";
 const INJECTOR_REVIEWS: &str = "keystile_injector_reviews_total";
 const INJECTOR_REVIEW_DURATION: &str = "keystile_injector_review_duration_seconds";
@@ -139,7 +149,7 @@ pub const TABLE: &[Metric] = &[
     Metric {
         name: CACHE_LOOKUPS,
         kind: Kind::Counter,
-        help: "Look-ups in a cache, by tier, kind (records, proofs) and result (hit, negative, miss; stale: a miss that was served all the same, in an outage; odd: in Redis, and not to be believed).",
+        help: "Look-ups in a cache, by tier, kind (records, proofs) and result (hit, negative, miss; stale: a miss that was served all the same, in an outage; odd: in Redis or the table of proofs, and not to be believed).",
     },
     Metric {
         name: CACHE_ENTRIES,
@@ -195,7 +205,12 @@ pub const TABLE: &[Metric] = &[
     Metric {
         name: USAGE_LOST,
         kind: Kind::Counter,
-        help: "Requests that were not counted, because too many keys were used while the database did not take them.",
+        help: "Requests that were not counted: too many keys were used while the database did not take them, or the row of their key refused its update.",
+    },
+    Metric {
+        name: DURABLE_PROOFS,
+        kind: Kind::Counter,
+        help: "Proofs that were to outlive a restart, by result (written; lost: the database did not take them, or there were too many at once).",
     },
     Metric {
         name: RATE_LIMIT,
@@ -345,6 +360,13 @@ impl Metrics {
     /// `keystile_usage_lost_total`.
     pub fn usage_lost(&self) -> Counter {
         self.with(|| metrics::counter!(USAGE_LOST))
+    }
+
+    /// `keystile_durable_proofs_total`.
+    pub fn durable_proofs(&self) -> DurableProofCounts {
+        let result =
+            |result: &'static str| self.with(|| metrics::counter!(DURABLE_PROOFS, "result" => result));
+        DurableProofCounts { written: result("written"), lost: result("lost") }
     }
 
     /// `keystile_rate_limit_total`.

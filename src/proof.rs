@@ -1,11 +1,16 @@
 //! That a credential belongs to a record: what is proven once, and then remembered. Pure.
 
+use std::time::Duration;
+
 use time::OffsetDateTime;
 
 use crate::{
     credential::Digest,
     record::{HashTag, KeyId},
 };
+
+/// How long a proof may count at most, from its bcrypt run, however often it is used or stored.
+pub const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// "This credential belongs to this record with this hash": what is proven or refused.
 ///

@@ -13,29 +13,35 @@ use tracing::{info, warn};
 use crate::{
     admin::{self, Stats},
     authorizer::Authorizer,
-    config::{RateLimit, RedisOptions, ServeOptions},
-    credential::{CacheSecret, CacheSecrets, Prefix},
+    config::{DurableProofs, RateLimit, RedisOptions, ServeOptions},
+    credential::Credential,
     ext_authz::{self, Chosen, ExtAuthz, ExtAuthzConfig, Reading, headers, metadata},
     health::Health,
     limiter::{self, Limiter},
     metrics::Metrics,
     moment::Moment,
     proof::Claim,
+    proof_writer::{ProofQueue, proof_writer},
     redis::Redis,
     revocation::{ChangeFeed, FeedState, Fence},
-    store::{Below, Database, Memory, MemoryConfig, Shared, SharedConfig},
+    store::{Below, Database, Memory, MemoryConfig, ProvenDatabase, Shared, SharedConfig, UsageTable},
     usage::{Usage, Writer},
     verifier::{Verifier, VerifierConfig},
 };
 
+mod cache_secret;
 mod calls;
 mod connection;
 mod listener;
 
+use cache_secret::{LastingSecrets, cache_secrets};
 use listener::Listener;
 
 /// How often the database is asked whether it is there, and histograms are folded.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// How long the last proofs may take to be written at the end. To lose them costs bcrypt, and nothing else.
+const LAST_PROOFS: Duration = Duration::from_secs(1);
 
 /// What answers checks.
 type Checks = ExtAuthz<Memory<Below>, Limiter>;
@@ -46,7 +52,7 @@ type Checks = ExtAuthz<Memory<Below>, Limiter>;
 /// What keeps the service from starting, by flag and value, or a listener that broke.
 pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     let metrics = Metrics::new()?;
-    let secrets = cache_secrets(&options)?;
+    let LastingSecrets { secrets, is_lasting } = cache_secrets(&options)?;
     let admin_listener = bind_admin(options.admin_listen).await?;
     let listeners = bind_all(&options).await?;
 
@@ -57,9 +63,19 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
         let config = SharedConfig { record_ttl: options.record_ttl, proof_ttl: options.proof_ttl };
         Shared::new(database.clone(), redis, secrets.clone(), config, Arc::clone(&fence), &metrics)
     });
-    let below = shared.clone().map_or_else(|| Below::Alone(database.clone()), Below::Shared);
+    let durable = is_lasting && shared.is_none() && options.durable_proofs != DurableProofs::None;
+    let below = match &shared {
+        Some(shared) => Below::Shared(shared.clone()),
+        None if durable => {
+            let proven = ProvenDatabase::new(database.clone(), secrets.clone(), &metrics);
+            Below::Proven(Box::new(proven))
+        }
+        None => Below::Alone(database.clone()),
+    };
+    let covered = if durable { options.durable_proofs.clone() } else { DurableProofs::None };
+    let (proofs, proof_writer) = proof_writer(covered, secrets.clone(), database.clone(), &metrics);
     let memory = Memory::new(below, memory_config(&options), Arc::clone(&fence), &metrics);
-    let verifier = Verifier::new(secrets, verifier_config(&options), share_by(shared), &metrics);
+    let verifier = Verifier::new(secrets, verifier_config(&options), share_by(shared, proofs), &metrics);
     let limiter = limiter(&options, redis.as_ref(), &metrics)?;
     let authorizer = Authorizer::new(memory.clone(), verifier, limiter.clone());
     let usage = Usage::new(!options.usage_interval.is_zero(), &metrics);
@@ -93,8 +109,10 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
     if let Some(redis) = redis {
         attendants.spawn(watch_redis(redis, health.clone()));
     }
-    let writer = Writer::new(usage, database, options.usage_interval, &metrics);
+    let table = UsageTable::new(database, &options.usage_columns);
+    let writer = Writer::new(usage, table, options.usage_interval, &metrics);
     let writer = tokio::spawn(writer.run(stop.clone().cancelled_owned()));
+    let proof_writer = tokio::spawn(proof_writer.run(stop.clone().cancelled_owned()));
 
     let broken = tokio::select! {
         () = shutdown => None,
@@ -110,6 +128,7 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
     }
     // What the last calls were counted for, too.
     writer.await.context("writing usage")?.finish(options.drain_timeout).await;
+    proof_writer.await.context("writing proofs")?.finish(LAST_PROOFS).await;
     attendants.abort_all();
     limiter.leave().await;
     match broken {
@@ -226,20 +245,6 @@ fn limiter(options: &ServeOptions, redis: Option<&Redis>, metrics: &Metrics) -> 
     }
 }
 
-fn cache_secrets(options: &ServeOptions) -> anyhow::Result<CacheSecrets> {
-    let secrets = options.cache_secrets().map_err(anyhow::Error::msg)?;
-    let secrets = secrets.and_then(|secrets| {
-        CacheSecrets::new(secrets.iter().map(|secret| CacheSecret::new(secret.expose())))
-    });
-    if secrets.is_none() && options.redis.redis_url.is_some() {
-        warn!(
-            "no --cache-secret: what this process puts into Redis, no other can read, nor it itself after a \
-             restart; make one with `openssl rand -hex 32`, and give it to all of them"
-        );
-    }
-    Ok(secrets.unwrap_or_else(|| CacheSecrets::one(CacheSecret::random())))
-}
-
 fn connect_redis(options: &RedisOptions, metrics: &Metrics) -> anyhow::Result<Option<Redis>> {
     let Some(url) = &options.redis_url else { return Ok(None) };
     let redis = Redis::connect(url, options.redis_timeout, metrics);
@@ -247,9 +252,14 @@ fn connect_redis(options: &RedisOptions, metrics: &Metrics) -> anyhow::Result<Op
 }
 
 /// What becomes of a proof besides being remembered here.
-fn share_by(shared: Option<Shared<Database>>) -> impl Fn(Prefix, Claim) + Send + Sync {
-    move |prefix, claim| {
-        shared.iter().for_each(|shared| shared.share(prefix, claim, Moment::now()));
+fn share_by(
+    shared: Option<Shared<Database>>,
+    proofs: ProofQueue,
+) -> impl Fn(&Credential, Claim) + Send + Sync {
+    move |credential, claim| {
+        let now = Moment::now();
+        shared.iter().for_each(|shared| shared.share(credential.prefix(), claim, now));
+        proofs.put(credential, &claim, now.wall);
     }
 }
 

@@ -27,6 +27,7 @@ mod manage;
 mod memory;
 mod migrate;
 mod postgres;
+mod proofs;
 mod row;
 mod shared;
 mod sql;
@@ -42,8 +43,9 @@ pub use database::Database;
 pub use manage::{ImportError, ImportRow, ManageError, NewKey, NewUser};
 pub use memory::{Memory, MemoryConfig};
 pub use migrate::{Log, Migration};
+pub use proofs::{InvalidProof, ProofSeals, ProvenDatabase, StoredProof};
 pub use shared::{Shared, SharedConfig, entry};
-pub use used::Written;
+pub use used::{UsageStore, UsageTable, Written};
 
 /// Finds the records that a credential might belong to.
 pub trait KeyStore: Send + Sync + 'static {

@@ -16,6 +16,7 @@ use time::OffsetDateTime;
 use crate::{metrics::Metrics, mutex::lock, record::KeyId};
 
 mod recent;
+mod refusals;
 mod writer;
 
 use recent::Recent;
@@ -102,7 +103,7 @@ impl Usage {
         }
     }
 
-    /// Gives up what may have been written, and may not.
+    /// Gives up what may have been written and may not, or what a row refuses.
     fn lose(&self, batch: &Batch) {
         self.0.lost.increment(batch.values().map(|used| used.requests).sum());
     }

@@ -16,7 +16,7 @@ use metrics::Gauge;
 
 use crate::{
     cache::{Cache, cache},
-    credential::{CacheSecrets, Credential, Digest, Prefix},
+    credential::{CacheSecrets, Credential, Digest},
     flight::Flights,
     metrics::{CacheLookups, Metrics},
     moment::Moment,
@@ -80,8 +80,8 @@ struct Inner {
     entries: Entries,
 }
 
-/// Told of each claim that was proven here.
-type Share = dyn Fn(Prefix, Claim) + Send + Sync;
+/// Told of each claim that was proven here, and of its credential.
+type Share = dyn Fn(&Credential, Claim) + Send + Sync;
 
 struct Entries {
     proofs: Gauge,
@@ -93,7 +93,7 @@ impl Verifier {
     pub fn new(
         secrets: CacheSecrets,
         config: VerifierConfig,
-        share: impl Fn(Prefix, Claim) + Send + Sync + 'static,
+        share: impl Fn(&Credential, Claim) + Send + Sync + 'static,
         metrics: &Metrics,
     ) -> Self {
         Self(Arc::new(Inner {
@@ -248,7 +248,7 @@ impl Inner {
         if let Some(matches) = self.remembered(&claim, now) {
             return Ok(matches);
         }
-        let (inner, prefix) = (Arc::clone(&self), credential.prefix());
+        let (inner, proven) = (Arc::clone(&self), credential.clone());
         let answer = self.pool.run(move || {
             let matches = matches(&credential, &hash);
             if !matches {
@@ -262,7 +262,7 @@ impl Inner {
         let matches = answer.await.map_err(|_| ProofError::Abandoned)?;
         if matches {
             self.remember_proof(claim, now + self.config.proof_ttl);
-            (self.share)(prefix, claim);
+            (self.share)(&proven, claim);
         } else {
             // In a place of its own: a flood of wrong secrets evicts no proof.
             self.refusals.insert(claim, now + self.config.negative_ttl);

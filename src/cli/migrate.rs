@@ -32,6 +32,9 @@ pub(super) async fn run(args: Migrate) -> anyhow::Result<()> {
     for table in migrated.kept {
         print(&format!("left the table {table} as it was\n"))?;
     }
+    if migrated.proofs_created {
+        print("created the table keystile_proofs\n")?;
+    }
     match migrated.log {
         Log::Made => print("changes of keys and users are logged now\n")?,
         Log::Kept => print("changes of keys and users are logged, as before\n")?,

@@ -76,6 +76,13 @@ pub fn checksum_holds(text: &str) -> bool {
     sum.as_bytes() == checksum(body)
 }
 
+/// Whether the text has the form of a generated key, of any brand, and its checksum. Such a key is random.
+pub fn is_generated(text: &str) -> bool {
+    let (brand, random) = text.as_bytes().split_at(Brand::MAX_LEN.min(text.len()));
+    let in_brand = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    brand.iter().all(in_brand) && random.iter().all(u8::is_ascii_alphanumeric) && checksum_holds(text)
+}
+
 fn checksum(body: &str) -> [u8; CHECKSUM_LEN] {
     const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     let mut rest = crc32fast::hash(body.as_bytes()) as usize;
@@ -107,6 +114,16 @@ mod tests {
     }
 
     #[test]
+    fn right_checksum_alone_makes_no_generated_key() {
+        for body in ["password-password-password-passwor", "ks_aaaaaaaaaaaaaaaaaaaaaaaaaaaaa"] {
+            let sum = String::from_utf8(checksum(&body[..32]).to_vec()).expect("ASCII");
+            let key = format!("{}{sum}", &body[..32]);
+            assert!(checksum_holds(&key));
+            assert_eq!(is_generated(&key), body.starts_with("ks_"), "{key}");
+        }
+    }
+
+    #[test]
     fn two_keys_differ_after_the_prefix() {
         assert_ne!(key("ks_").expose()[8..], key("ks_").expose()[8..]);
     }
@@ -127,6 +144,8 @@ mod tests {
             let differs = swapped != text.as_bytes();
             assert_ne!(checksum_holds(&String::from_utf8(swapped).expect("ASCII")), differs);
         }
+        assert!(is_generated(text));
+        assert!(!is_generated(&text[..LEN - 1]) && !is_generated(""));
         assert!(!checksum_holds(&text[1..]));
         assert!(!checksum_holds(""));
         assert!(!checksum_holds(&"é".repeat(19)));

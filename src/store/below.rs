@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Database, Found, KeyStore, Shared, StoreError};
+use super::{Database, Found, KeyStore, ProvenDatabase, Shared, StoreError};
 use crate::{credential::Prefix, moment::Moment};
 
 /// The tiers that [`Memory`](super::Memory) asks.
@@ -11,6 +11,8 @@ pub enum Below {
     Shared(Shared<Database>),
     /// There is no Redis.
     Alone(Database),
+    /// There is no Redis, and the database keeps proofs.
+    Proven(Box<ProvenDatabase>),
 }
 
 impl KeyStore for Below {
@@ -18,6 +20,7 @@ impl KeyStore for Below {
         match self {
             Self::Shared(shared) => shared.records(prefix, now).await,
             Self::Alone(database) => database.records(prefix, now).await,
+            Self::Proven(database) => database.records(prefix, now).await,
         }
     }
 
@@ -25,6 +28,7 @@ impl KeyStore for Below {
         match self {
             Self::Shared(shared) => shared.hashed(prefix, now).await,
             Self::Alone(database) => database.hashed(prefix, now).await,
+            Self::Proven(database) => database.hashed(prefix, now).await,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use super::{
     MAX_RECORDS, StoreError, budgets,
     columns::Column,
-    postgres, row,
+    postgres, proofs, row,
     sql::{Backend, Dialect, Patience, Statement},
     sqlite,
 };
@@ -27,7 +27,7 @@ pub(crate) struct Catalog {
     /// Differs as soon as the tables or triggers differ from those that this was read from.
     pub(crate) fingerprint: String,
     /// Selects [`row::COLUMNS`] of every row with one prefix, and, where there is a log of changes, which of
-    /// them the statement has seen.
+    /// them the statement has seen. The last cell has the stored proofs.
     pub(crate) records: Arc<str>,
 }
 
@@ -44,18 +44,20 @@ const REQUIRED: &[(&str, &[&str])] =
 
 /// `to_regclass` looks where every other statement will: along the search path.
 const POSTGRES: &str = "SELECT 'column', t.name, a.attname::text, format_type(b.oid, -1)
-    FROM (VALUES ('api_keys'), ('users'), ('roles'), ('budgets'), ('keystile_changes')) AS t (name)
+    FROM (VALUES ('api_keys'), ('users'), ('roles'), ('budgets'), ('keystile_changes'), ('keystile_proofs')) AS t (name)
     JOIN pg_attribute a ON a.attrelid = to_regclass(t.name)
     CROSS JOIN LATERAL (
         WITH RECURSIVE domains AS (
             SELECT oid, typtype, typbasetype FROM pg_type WHERE oid = a.atttypid
             UNION ALL SELECT p.oid, p.typtype, p.typbasetype FROM domains d JOIN pg_type p ON p.oid = d.typbasetype
         ) SELECT oid FROM domains WHERE typtype <> 'd') AS b
-    WHERE a.attnum > 0 AND NOT a.attisdropped";
+    WHERE a.attnum > 0 AND NOT a.attisdropped
+    -- Read with every look-up, and done without where that is not allowed.
+    AND (t.name <> 'keystile_proofs' OR has_table_privilege(a.attrelid, 'SELECT'))";
 
 /// With generated columns (`hidden` is 2 or 3), without those of virtual tables that only functions see (1).
 const SQLITE: &str = "WITH t (name) AS (SELECT name FROM sqlite_schema WHERE type IN ('table', 'view')
-        AND lower(name) IN ('api_keys', 'users', 'roles', 'budgets', 'keystile_changes'))
+        AND lower(name) IN ('api_keys', 'users', 'roles', 'budgets', 'keystile_changes', 'keystile_proofs'))
     SELECT 'column', lower(t.name), c.name, c.type FROM t JOIN pragma_table_xinfo(t.name) c WHERE c.hidden <> 1
     UNION ALL SELECT 'generated', lower(t.name), lower(c.name), ''
         FROM t JOIN pragma_table_xinfo(t.name) c WHERE c.hidden IN (2, 3)
@@ -246,6 +248,7 @@ impl Catalog {
         };
         columns.push(if self.has_log() { position } else { "NULL" }.to_owned());
         columns.push(lag.to_owned());
+        columns.push(proofs::select(self, self.dialect));
         let prefix = format!("k.{}", self.name("api_keys", "key_prefix"));
         format!(
             "SELECT {} FROM {} WHERE {prefix} = {} AND {} {} LIMIT {MAX_RECORDS}",

@@ -243,14 +243,13 @@ impl KeyStore for Database {
                 read => read,
             }
         };
-        let (mut rows, catalog) = self.0.gate.call(&self.0.durations.records, read).await?;
+        let (rows, catalog) = self.0.gate.call(&self.0.durations.records, read).await?;
         let seen = rows.first().and_then(|cells| cells.get(row::COLUMNS.len())?.as_deref());
         let seen = seen.and_then(|text| change_log::position(text, &catalog)).map(Arc::new);
         let lag = rows.first().and_then(|cells| cells.get(row::COLUMNS.len() + 1)?.as_deref()?.parse().ok());
         let age = lag.map_or(Duration::ZERO, |lag| {
             Duration::try_from_secs_f64(lag).unwrap_or(if lag < 0.0 { Duration::ZERO } else { Duration::MAX })
         });
-        rows.iter_mut().for_each(|cells| cells.truncate(row::COLUMNS.len()));
         let (records, rows) = self.decode(prefix, rows);
         let found = Found::fresh(records, Tier::Database);
         Ok(Arc::new(Found { age, seen, rows: rows.into(), ..found }))

@@ -9,6 +9,7 @@ use super::{
         self,
         triggers::{self, Place},
     },
+    proofs,
     sql::{Dialect, Outcome, Patience, Statement},
     sqlite,
     watched::watched,
@@ -42,6 +43,8 @@ pub struct Migration {
     pub kept: Vec<&'static str>,
     /// Whether the database logs its changes now.
     pub log: Log,
+    /// Whether the table of proofs was made now.
+    pub proofs_created: bool,
     /// What an operator should look at, with its mend.
     pub warnings: Vec<String>,
 }
@@ -69,8 +72,16 @@ impl Database {
             TABLES.into_iter().partition(|table| catalog.has_table(table));
         self.create(&created).await?;
         let log = self.watch(notify).await?;
+        let has_proofs = catalog.has_table(proofs::TABLE);
+        let refusal = if has_proofs { None } else { self.create_proofs(LOCK).await? };
         self.forget_tables();
         let mut warnings = Vec::new();
+        if let Some(reason) = &refusal {
+            warnings.push(format!(
+                "no table of proofs: {reason}; until it is there, a restart without Redis costs one bcrypt for each \
+                 key. To have one, run `keystile migrate` as the owner of the tables"
+            ));
+        }
         if let Log::Refused(reason) = &log {
             warnings.push(format!(
                 "no log of changes: {reason}; until one is there, a changed or revoked key is noticed within 30 s \
@@ -84,7 +95,8 @@ impl Database {
                     .to_owned(),
             );
         }
-        Ok(Migration { created, kept, log, warnings })
+        let proofs_created = !has_proofs && refusal.is_none();
+        Ok(Migration { created, kept, log, proofs_created, warnings })
     }
 
     /// Creates the tables of a file that has nothing in it at all.
@@ -94,7 +106,8 @@ impl Database {
         match rows == [[Some("0".to_owned())]] {
             true => {
                 self.create(&TABLES).await?;
-                self.watch(None).await.map(drop)
+                self.watch(None).await?;
+                self.create_proofs(LOCK).await.map(drop)
             }
             false => Ok(()),
         }

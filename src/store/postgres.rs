@@ -52,6 +52,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a write of something that nobody waits for may take, unless the database timeout is longer still.
 const WRITE: Duration = Duration::from_secs(2);
 
+/// Begins such a write. One row that somebody else has locked is not waited for until the deadline.
+const BEGIN_WRITE: &str = "BEGIN; SET LOCAL lock_timeout = '200ms'";
+
 impl Postgres {
     /// Takes the settings out of the URL. Connects when it is first asked something. Names are looked up by `lookup`.
     pub(crate) fn new(
@@ -151,10 +154,16 @@ impl Postgres {
             let mut link = self.link().await?;
             // Left busy by every early end: the connection is closed and the server rolls back.
             link.state = State::Busy;
-            link.command("BEGIN").await?;
+            link.command(BEGIN_WRITE).await?;
             let number = Statement::new("SELECT CAST(pg_current_xact_id() AS text)", []);
             let number = query(&link.client, &number).await.map_err(|error| explain(&error))?;
-            query(&link.client, statement).await.map_err(|error| explain(&error))?;
+            if let Err(error) = query(&link.client, statement).await {
+                // A connection that still answers goes back into the pool: this may be one of many that fail.
+                if link.command("ROLLBACK").await.is_ok() {
+                    link.state = State::Idle;
+                }
+                return Err(explain(&error));
+            }
             Ok((link, number.into_iter().flatten().flatten().next().unwrap_or_default()))
         };
         let (mut link, transaction) = match within(limit, begun).await {

@@ -223,7 +223,9 @@ async fn proven_by_another(ours: &[&[u8]], theirs: &[&[u8]]) -> (Bench, Found) {
     let shared = Arc::new(Mutex::new(Vec::new()));
     let share = {
         let shared = Arc::clone(&shared);
-        move |prefix, claim| shared.lock().expect("no panic").push((prefix, claim))
+        move |credential: &Credential, claim| {
+            shared.lock().expect("no panic").push((credential.prefix(), claim));
+        }
     };
     let another = Verifier::new(secrets(theirs), config(), share, &metrics);
     let credential = Credential::parse(sample::CREDENTIAL.as_bytes()).expect("well-formed");

@@ -9,6 +9,7 @@ mod change_feed;
 mod cli;
 mod descriptor;
 mod docs;
+mod durable_proofs;
 mod explain;
 mod feed_faults;
 mod feed_generator;

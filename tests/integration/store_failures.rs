@@ -10,7 +10,7 @@ use keystile::{
     metrics::Metrics,
     moment::Moment,
     revocation::ChangeLog,
-    store::{Database, KeyStore, Log, StoreError},
+    store::{Database, KeyStore, Log, StoreError, UsageStore, UsageTable},
 };
 
 use crate::harness::{
@@ -202,7 +202,8 @@ async fn row_that_the_database_keeps_as_it_is_is_not_said_to_be_revoked() {
 #[tokio::test]
 async fn transaction_that_a_server_knows_nothing_of_is_unfit() {
     let place = Place::postgres().await;
-    let error = place.database().was_written("99999999999").await.expect_err("in the future");
+    let table = UsageTable::new(place.database(), &[]);
+    let error = table.was_written("99999999999").await.expect_err("in the future");
     assert!(matches!(error, StoreError::Unfit(_)), "{error}");
 }
 

@@ -11,7 +11,7 @@ use crate::harness::{
     place::Place,
     postgres::{self, Schema},
     proxy::{Proxy, Wire},
-    service::{Keystile, Setup},
+    service::{Key, Keystile, Setup},
     tools::read,
     until,
 };
@@ -80,6 +80,112 @@ async fn usage_outlives_an_outage_and_is_not_written_twice() {
     assert_eq!(total(&fleet).await, asked, "and once");
 }
 
+/// What was counted of a key.
+async fn total_of(schema: &Schema, key: &Key) -> u64 {
+    let sql = format!("SELECT total_requests::text FROM api_keys WHERE id = {}", key.id);
+    schema.value(&sql).await.unwrap().parse().unwrap()
+}
+
+/// Constraints, triggers and locks of other applications, each on the row `{id}`.
+const REFUSING: [&str; 3] = [
+    "ALTER TABLE api_keys ADD CONSTRAINT refused CHECK (id <> {id} OR total_requests = 0)",
+    "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+        $body$ BEGIN RAISE EXCEPTION 'not this one'; END $body$;
+    CREATE TRIGGER refuse BEFORE UPDATE ON api_keys FOR EACH ROW WHEN (NEW.id = {id}) EXECUTE FUNCTION refuse()",
+    "CREATE FUNCTION refuse_too() RETURNS trigger LANGUAGE plpgsql AS
+        $body$ BEGIN RAISE EXCEPTION 'nor this' USING ERRCODE = 'KS001'; END $body$;
+    CREATE TRIGGER refuse_too BEFORE UPDATE ON api_keys FOR EACH ROW WHEN (NEW.id = {id}) EXECUTE FUNCTION refuse_too()",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_refuse_or_are_locked_cost_their_own_counts_alone() {
+    let mut fleet = Fleet::start(1, &[("KEYSTILE_USAGE_INTERVAL", "1s")]).await;
+    let keys: Vec<_> = (0..20).map(|_| fleet.key(&[])).collect();
+    let (refused, rest) = keys.split_at(REFUSING.len());
+    for (sql, key) in REFUSING.iter().zip(refused) {
+        fleet.schema.execute(&sql.replace("{id}", &key.id.to_string())).await;
+    }
+    let (locked, good) = rest.split_first().unwrap();
+    let other = fleet.schema.client().await;
+    let lock = format!("BEGIN; SELECT FROM api_keys WHERE id = {} FOR UPDATE", locked.id);
+    other.batch_execute(&lock).await.unwrap();
+    for key in &keys {
+        assert_eq!(fleet.status(0, key).await, 200);
+    }
+    until("the other rows are written", 20 * SECOND, async || total(&fleet).await == good.len() as u64).await;
+    for key in good {
+        assert_eq!(total_of(&fleet.schema, key).await, 1);
+    }
+    // These are written once the lock is gone, and what comes last is written at the end.
+    other.batch_execute("ROLLBACK").await.unwrap();
+    until("the row that was locked is written", 10 * SECOND, async || {
+        total_of(&fleet.schema, locked).await == 1
+    })
+    .await;
+    for key in &keys {
+        assert_eq!(fleet.status(0, key).await, 200);
+    }
+    fleet.channels.clear();
+    let keystile = &mut fleet.sidecars[0];
+    keystile.process.signal(Signal::TERM);
+    assert_eq!(keystile.process.wait(10 * SECOND), Some(0), "{}", keystile.setup.log());
+    for key in rest {
+        assert_eq!(total_of(&fleet.schema, key).await, 2);
+    }
+    let log = fleet.sidecars[0].setup.log();
+    for key in refused {
+        assert_eq!(total_of(&fleet.schema, key).await, 0);
+        let lost = format!("key_id={} requests=2", key.id);
+        assert!(log.lines().any(|line| line.contains("WARN") && line.contains(&lost)), "{lost} in {log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_of_a_file_that_refuses_costs_its_own_count_alone() {
+    let setup = Setup::new();
+    setup.create_user("ada");
+    let keys: Vec<_> = (0..5).map(|_| setup.create_key("ada", &[])).collect();
+    setup.execute(&format!(
+        "CREATE TRIGGER refuse BEFORE UPDATE ON api_keys WHEN NEW.id = {}
+        BEGIN SELECT RAISE(ABORT, 'not this one'); END",
+        keys[2].id
+    ));
+    let Keystile { setup, mut process } = setup.start(&[("KEYSTILE_USAGE_INTERVAL", "1s")]).await;
+    let channel = channel(setup.tcp).await;
+    for key in keys.iter().chain(&keys) {
+        assert_eq!(status(&ask(&channel, &key.credential).await), 200);
+    }
+    let shown = |key: &Key| setup.json(&["keys", "show", &key.id.to_string()])["total_requests"].clone();
+    let written = async || (0..5).all(|n| shown(&keys[n]) == if n == 2 { 0 } else { 2 });
+    until("the other rows are written", 10 * SECOND, written).await;
+    drop(channel);
+    process.signal(Signal::TERM);
+    assert_eq!(process.wait(5 * SECOND), Some(0), "{}", setup.log());
+    let lost = format!("key_id={} requests=2", keys[2].id);
+    assert!(setup.log().contains(&lost), "{lost} in {}", setup.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_chosen_columns_are_written() {
+    for (columns, total, is_dated) in [
+        ("last_used_at", "0", true),
+        ("total_requests", "1", false),
+        ("total_requests,last_used_at", "1", true),
+    ] {
+        let settings = [("KEYSTILE_USAGE_INTERVAL", "1s"), ("KEYSTILE_USAGE_COLUMNS", columns)];
+        let mut fleet = Fleet::start(1, &settings).await;
+        let key = fleet.key(&[]);
+        fleet.expect(&key, 200).await;
+        fleet.channels.clear();
+        fleet.sidecars[0].process.signal(Signal::TERM);
+        assert_eq!(fleet.sidecars[0].process.wait(10 * SECOND), Some(0));
+        let written = fleet
+            .schema
+            .value("SELECT total_requests::text || ' ' || (last_used_at IS NOT NULL)::text FROM api_keys");
+        assert_eq!(written.await.unwrap(), format!("{total} {is_dated}"), "{columns}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn request_that_envoy_asks_about_again_counts_once() {
     let setup = Setup::new();
@@ -103,8 +209,9 @@ async fn request_that_envoy_asks_about_again_counts_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn last_use_is_written_every_five_minutes_and_counts_are_added() {
     use keystile::{
+        config::UsageColumn,
         record::KeyId,
-        store::Written,
+        store::{UsageStore, UsageTable, Written},
         usage::{Batch, Used},
     };
     use time::macros::datetime;
@@ -118,9 +225,10 @@ async fn last_use_is_written_every_five_minutes_and_counts_are_added() {
         place.user().await;
         place.key("1", &[]).await;
         let database = place.database();
+        let table = UsageTable::new(database.clone(), &[UsageColumn::LastUsedAt, UsageColumn::TotalRequests]);
         for (seconds, total, last) in [(0, 2, 0), (299, 4, 0), (301, 6, 301), (200, 8, 301)] {
             let used = Used { requests: 2, last: start + Duration::from_secs(seconds) };
-            let written = database.write_usage(&Batch::from([(KeyId(1), used), (KeyId(99), used)])).await;
+            let written = table.write_usage(&Batch::from([(KeyId(1), used), (KeyId(99), used)])).await;
             assert!(matches!(written, Written::Done), "{written:?}");
             let key = database.find_key("1").await.unwrap();
             let expected = start + Duration::from_secs(last);
@@ -185,15 +293,21 @@ async fn role_with_the_documented_rights_serves_counts_and_prunes() {
     let key = fleet.key(&[]);
     let (role, url) = documented_role(&fleet.schema, "keystile").await;
     let setup = Setup::with_database(&url);
-    let Keystile { setup, process } = setup.start(&[("KEYSTILE_USAGE_INTERVAL", "1s")]).await;
+    let secret = ("KEYSTILE_CACHE_SECRET", "the cache secret of this test and of no other");
+    let Keystile { setup, process } = setup.start(&[("KEYSTILE_USAGE_INTERVAL", "1s"), secret]).await;
     let channel = channel(setup.tcp).await;
     assert_eq!(status(&ask(&channel, &key.credential).await), 200);
     until("its use is counted", 10 * SECOND, async || total(&fleet).await == 1).await;
+    let proofs = async || fleet.schema.value("SELECT count(*) FROM keystile_proofs").await.unwrap();
+    until("its proof is stored", 10 * SECOND, async || proofs().await == "1").await;
     assert_eq!(setup.stats().await["change_feed"]["up"], true);
     let database = crate::harness::place::options(&url, 5_000);
     let metrics = keystile::metrics::Metrics::new().unwrap();
     let database = keystile::store::Database::connect(&database, &metrics).unwrap();
     database.prune().await.expect("allowed");
+    let later = keystile::moment::Moment::now().wall + keystile::proof::MAX_AGE;
+    database.prune_proofs(later).await.expect("allowed");
+    assert_eq!(proofs().await, "0");
     drop((process, database));
     fleet.schema.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }

@@ -35,14 +35,19 @@ pub(super) fn unavailable(error: &tokio_postgres::Error) -> StoreError {
     StoreError::Unavailable(words(error))
 }
 
-/// Classes 22, 23 and 42 are about what was asked; the rest is about the server.
+/// These classes are about the server, its state and its locks. All others are about what was asked: types,
+/// constraints, rights, and what triggers raise, which may be of a class that nobody knows.
+const OF_THE_SERVER: [&str; 10] = ["08", "25", "40", "53", "55", "57", "58", "F0", "HV", "XX"];
+
 pub(super) fn explain(error: &tokio_postgres::Error) -> StoreError {
     let words = words(error);
     if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) {
         return StoreError::Locked(words);
     }
     match error.code().map(|code| code.code().get(..2).unwrap_or_default()) {
-        Some("22" | "23" | "42") => StoreError::Unfit(format!("the database refuses: {words}").into()),
+        Some(class) if !OF_THE_SERVER.contains(&class) => {
+            StoreError::Unfit(format!("the database refuses: {words}").into())
+        }
         _ => StoreError::Unavailable(words),
     }
 }

@@ -68,6 +68,12 @@ impl Setup {
         rusqlite::Connection::open(self.path("keystile.db")).unwrap().execute_batch(sql).unwrap();
     }
 
+    /// The number that a query finds in its SQLite file, past Keystile.
+    pub fn value(&self, sql: &str) -> String {
+        let connection = rusqlite::Connection::open(self.path("keystile.db")).unwrap();
+        connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap().to_string()
+    }
+
     /// `keystile ARGUMENTS`, with this setup's database and nothing else of the environment.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = keystile::command(arguments, &self.database_url);

@@ -1,0 +1,56 @@
+"""A restart with keys that were proven before it, and no Redis."""
+
+import json
+import subprocess
+
+import direct
+import running
+import tiers
+from results import log
+
+# Checks a second, of each key in turn.
+RATE = 100
+COST = 10
+
+
+def run(programs, results, scratch, repetitions, keys):
+    """The same file after a restart: with what was proven, and without, which is what every restart once cost."""
+    database = running.make_database(programs, scratch / "restart.db", keys, COST)
+    # The keys of the benchmarks are not drawn by Keystile, so their brand is named.
+    settings = {"KEYSTILE_BCRYPT_COST": str(COST), "KEYSTILE_DURABLE_PROOFS": "ks_"}
+    log(f"  {keys:,} keys are proven")
+    prove(programs, scratch, database, settings, keys)
+    for name, label, durable in [
+        ("restart", f"Keystile, {keys:,} proven keys, restarted", "ks_"),
+        ("restart-none", "the same without stored proofs", "none"),
+    ]:
+        results.subject(name, label)
+        for _ in range(repetitions):
+            of = settings | {"KEYSTILE_DURABLE_PROOFS": durable}
+            results.add(name, **restarted(programs, scratch, database, name, of, keys))
+    log("  restart")
+
+
+def prove(programs, scratch, database, settings, keys):
+    """Each key once, however long it takes: nothing is measured here."""
+    all_cores = settings | {"KEYSTILE_BCRYPT_THREADS": "2", "KEYSTILE_TIMEOUT": "5m"}
+    keystile = running.Keystile(programs, scratch, database, "restart", all_cores)
+    running.load(programs, keystile.unix, *("--in-turn", "--keys", keys, "--count", keys, "--streams", 4), check=direct.LEAN)
+    keystile.stop()
+
+
+def restarted(programs, scratch, database, name, settings, keys):
+    """Each key once, at a rate that does not wait for answers, from the moment at which it is ready."""
+    keystile = running.Keystile(programs, scratch, database, name, settings)
+    options = ("--in-turn", "--keys", keys, "--count", keys, "--rate", RATE, "--connections", 2)
+    command = [programs.load, "--target", keystile.unix, "--check", direct.LEAN, *options]
+    # Not by `running.load`: what is denied is counted here.
+    report = json.loads(subprocess.run([str(word) for word in command], capture_output=True, check=False).stdout)
+    measured = {
+        "denied": report["unexpected"],
+        "bcrypt_runs": tiers.bcrypt_runs(keystile),
+        "p50_us": report["p50_us"],
+        "p99_us": report["p99_us"],
+    }
+    keystile.stop()
+    return measured
