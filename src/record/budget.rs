@@ -15,7 +15,7 @@ pub struct Budget {
     pub spent_cents: Option<f64>,
 }
 
-/// Kinds of budgets that begin anew.
+/// Kinds of budgets that are reset.
 const PERIODS: [&str; 8] =
     ["hourly", "daily", "weekly", "monthly", "quarterly", "yearly", "annual", "annually"];
 

@@ -193,7 +193,7 @@ impl Database {
     /// The records of this prefix that can be decoded, and the rows that they are in.
     fn decode(&self, prefix: Prefix, rows: Rows) -> (Vec<Arc<KeyRecord>>, Vec<Row>) {
         let decoded = rows.into_iter().filter_map(|cells| match row::decode(&cells) {
-            // Changes of its key are told of another prefix, and nobody would hear of them here.
+            // The log names its changes by another prefix, so they would be missed here.
             Ok(record) if record.prefix != prefix => None,
             Ok(record) => {
                 for column in record.allowed.unreadable() {

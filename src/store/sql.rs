@@ -149,12 +149,12 @@ impl Dialect {
             ),
             "bytea" => format!("encode({column}, 'escape')"),
             "bpchar[]" | "character[]" => format!("to_jsonb(CAST({column} AS text[])) #>> '{{}}'"),
-            // One form for every other type, whatever DateStyle and the like are set to.
+            // One form for every other type, which DateStyle and the like do not change.
             _ => format!("to_jsonb({column}) #>> '{{}}'"),
         }
     }
 
-    /// A condition for texts that are the same byte for byte, whatever the column's type and collation take for equal.
+    /// A condition for texts that are the same byte for byte. A column's type or collation may take others for equal.
     pub(crate) fn is_exactly(self, column: &str, param: usize) -> String {
         match self {
             Self::Sqlite => format!("CAST({column} AS TEXT) COLLATE BINARY = ?{param}"),

@@ -56,10 +56,12 @@ async fn asked(fleet: &Fleet, sidecar: usize) -> Asked {
     }
 }
 
-/// Waits until both entries of a key stand in Redis.
-async fn until_shared(redis: &Redis, key: &Key) {
+/// Waits until both entries of a key stand in Redis. What was read before the sidecar heard of the new key is not
+/// shared, so it is asked again.
+async fn until_shared(fleet: &Fleet, redis: &Redis, key: &Key) {
     let prefix = &key.credential[..8];
     until("the key is shared", 5 * SECOND, async || {
+        fleet.status(0, key).await;
         redis.keys(&format!("keystile:{{{prefix}}}:*")).iter().filter(|name| !name.is_empty()).count() == 2
     })
     .await;
@@ -76,7 +78,7 @@ async fn second_sidecar_asks_neither_bcrypt_nor_postgres() {
     let mut fleet = Fleet::start(1, &settings(&url)).await;
     let key = fleet.key(&[]);
     assert_eq!(fleet.status(0, &key).await, 200);
-    until_shared(&redis, &key).await;
+    until_shared(&fleet, &redis, &key).await;
     fleet.add(&fleet.schema.url(), &settings(&url)).await;
     let answer = ask(&fleet.channels[1], &key.credential).await;
     assert_eq!(status(&answer), 200);
@@ -98,7 +100,7 @@ async fn redis_holds_no_credential_and_no_hash() {
     assert_eq!(fleet.status(0, &key).await, 200);
     assert_eq!(status(&ask(&fleet.channels[0], &wrong).await), 401);
     assert_eq!(status(&ask(&fleet.channels[0], "zz_nobodysKey").await), 401);
-    until_shared(&redis, &key).await;
+    until_shared(&fleet, &redis, &key).await;
     let hash = fleet.schema.value("SELECT key_hash FROM api_keys").await.unwrap();
     let dump = redis.dump();
     assert!(dump.contains("ada@example.com"), "the record is there:\n{dump}");
@@ -116,8 +118,8 @@ async fn nothing_that_was_tampered_with_is_believed() {
     let mut fleet = Fleet::start(1, &settings(&url)).await;
     let (key, restricted) = (fleet.key(&[]), fleet.key(&["--allowed-ip", "10.0.0.1"]));
     assert_eq!((fleet.status(0, &key).await, fleet.status(0, &restricted).await), (200, 403));
-    until_shared(&redis, &key).await;
-    until_shared(&redis, &restricted).await;
+    until_shared(&fleet, &redis, &key).await;
+    until_shared(&fleet, &redis, &restricted).await;
     let (records, proofs) = (name(&restricted, "records"), name(&restricted, "proofs"));
     let good = redis.command(&["GET", &records]);
     let of_another = redis.command(&["GET", &name(&key, "records")]);
@@ -141,7 +143,7 @@ async fn nothing_that_was_tampered_with_is_believed() {
         // An empty value is to Redis what a missing one is.
         let is_counted = asked(&fleet, last).await.odd >= 1 || tampering.last() == Some(&"");
         assert!(is_counted, "tampering {n} is counted");
-        until_shared(&redis, &restricted).await;
+        until_shared(&fleet, &redis, &restricted).await;
         until("it is mended", 5 * SECOND, async || {
             redis.command(&["TYPE", &proofs]) == "string" && redis.command(&["TYPE", &records]) == "string"
         })
@@ -158,7 +160,7 @@ async fn entry_that_is_brought_back_after_a_revocation_is_not_believed() {
     let mut fleet = Fleet::start(1, &settings(&url)).await;
     let key = fleet.key(&[]);
     assert_eq!(fleet.status(0, &key).await, 200);
-    until_shared(&redis, &key).await;
+    until_shared(&fleet, &redis, &key).await;
     let old = redis.command(&["GET", &name(&key, "records")]);
     fleet.after("UPDATE api_keys SET is_active = false", &key, 401).await;
     until("the revoked record is shared", 5 * SECOND, async || {
@@ -183,7 +185,7 @@ async fn change_while_no_sidecar_ran_counts_at_the_next_start() {
     let mut fleet = Fleet::start(1, &settings(&url)).await;
     let key = fleet.key(&[]);
     assert_eq!(fleet.status(0, &key).await, 200);
-    until_shared(&redis, &key).await;
+    until_shared(&fleet, &redis, &key).await;
     fleet.sidecars.clear();
     fleet.channels.clear();
     fleet.schema.execute("UPDATE api_keys SET is_active = false").await;
@@ -236,7 +238,7 @@ async fn secret_is_rotated_without_a_gap() {
     let mut fleet = Fleet::start(1, &settings(&url)).await;
     let key = fleet.key(&[]);
     assert_eq!(fleet.status(0, &key).await, 200);
-    until_shared(&redis, &key).await;
+    until_shared(&fleet, &redis, &key).await;
     let both = format!("{OTHER},{SECRET}");
     fleet.add(&fleet.schema.url(), &with_secret(&url, &both)).await;
     assert_eq!(fleet.status(1, &key).await, 200);
@@ -304,7 +306,7 @@ async fn restart_needs_no_bcrypt_where_redis_remembers() {
     let keys: Vec<_> = (0..5).map(|_| fleet.key(&["--cost", "10"])).collect();
     for key in &keys {
         assert_eq!(fleet.status(0, key).await, 200);
-        until_shared(&redis, key).await;
+        until_shared(&fleet, &redis, key).await;
     }
     fleet.sidecars.clear();
     fleet.channels.clear();

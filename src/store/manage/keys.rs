@@ -115,7 +115,12 @@ impl Database {
         for (column, fits) in [("id", by_id), ("key_prefix", id_or_prefix.len() == Prefix::LEN)] {
             if fits {
                 params.push(Some(id_or_prefix.to_owned()));
-                either.push(format!("k.{column} = {}", catalog.param(params.len(), "api_keys", column)));
+                let name = format!("k.{}", catalog.name("api_keys", column));
+                let mut same = format!("{name} = {}", catalog.param(params.len(), "api_keys", column));
+                if column == "key_prefix" {
+                    same.push_str(&format!(" AND {}", self.dialect().is_exactly(&name, params.len())));
+                }
+                either.push(same);
             }
         }
         match either.is_empty() {

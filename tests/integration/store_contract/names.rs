@@ -32,7 +32,9 @@ async fn prefix_is_compared_byte_for_byte(place: &Place) {
         place.key(&id.to_string(), &[("key_prefix", Some(&upper))]).await;
     }
     assert!(place.records().await.expect("answers").is_empty(), "none is of this prefix");
-    place.key("7", &[]).await;
+    let found = place.database().find_keys(prefix().as_str()).await.expect("answers");
+    assert_eq!(found.len(), 0, "and no command finds one by it");
+    place.key("7", &[("created_at", Some("2020-01-01 00:00:00"))]).await;
     assert_eq!(ids(&place.records().await.expect("answers")), [7], "and none crowds it out");
     assert_eq!(place.undecodable(), 0, "they are no fault");
 }

@@ -1,4 +1,4 @@
-//! Values mean the same in every type of column that a schema may have, whatever a session prints them like.
+//! Values mean the same in every type of column that a schema may have, and in every session.
 
 use keystile::{
     metrics::Metrics,
