@@ -7,8 +7,8 @@
 //! - logic: [`authorizer`] is the five steps of a check, [`verifier`] proves credentials, [`fence`] keeps what
 //!   is old from counting, [`change_feed`] hears of changes, [`usage`] counts what was used, [`flight`]
 //!   does shared work once, [`moment`] is the time that is passed in, [`health`] the state of the process;
-//! - adapters: [`store`] (memory, Redis, SQLite, Postgres), [`limiter`] (memory, Redis), [`redis`] and [`gate`]
-//!   before every call, [`ext_authz`] (gRPC), [`admin`] (HTTP), [`injector`] (Kubernetes'
+//! - adapters: [`store`] (memory, Redis, SQLite, Postgres), [`limiter`] (memory, Redis), [`redis`], [`addresses`] of
+//!   hosts and [`gate`] before every call, [`ext_authz`] (gRPC), [`admin`] (HTTP), [`injector`] (Kubernetes'
 //!   admission webhook);
 //! - the house: [`serve`] wires it and drains it, [`cli`] has every command, [`config`] every setting,
 //!   [`metrics`] every metric, [`telemetry`] the log.

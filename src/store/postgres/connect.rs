@@ -95,6 +95,9 @@ struct Candidate {
 /// What moves a connection's bytes.
 type Connection = tokio_postgres::Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
 
+/// Minimum share of the deadline, however many addresses a name has: less is no fair chance for a handshake.
+const MIN_SHARE: Duration = Duration::from_millis(100);
+
 /// Minimum time between two such decisions about one server.
 const GIVE_UP_PAUSE: Duration = Duration::from_secs(1);
 
@@ -130,8 +133,8 @@ impl Connector {
             let (session, candidate) = (passes[n / count], &candidates[n % count]);
             let Candidate { address, .. } = candidate;
             let is_last = n + 1 == count * passes.len();
-            let share =
-                if is_last { *deadline } else { *deadline / u32::try_from(count).unwrap_or(u32::MAX) };
+            let share = (*deadline / u32::try_from(count).unwrap_or(u32::MAX)).max(MIN_SHARE);
+            let share = if is_last { *deadline } else { share.min(*deadline) };
             let limit = settings.connect_timeout.map_or(share, |limit| limit.min(share));
             if failures.contains(address, Instant::now()) {
                 // While this attempt pays for it, others do not.
