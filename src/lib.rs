@@ -8,8 +8,8 @@
 //!   the log of changes and drops what changed, [`usage`] counts what was used, [`proof_writer`] stores proofs for the
 //!   next start, [`flight`] does shared work once, [`moment`] is the time that is passed in, [`health`] the state of the
 //!   process;
-//! - adapters: [`store`] (memory, Redis, SQLite, Postgres), [`limiter`] (memory, Redis), [`redis`] and [`gate`]
-//!   before every call, [`ext_authz`] (gRPC), [`admin`] (HTTP), [`injector`] (Kubernetes'
+//! - adapters: [`store`] (memory, Redis, SQLite, Postgres), [`limiter`] (memory, Redis), [`redis`], [`addresses`] of
+//!   hosts and [`gate`] before every call, [`ext_authz`] (gRPC), [`admin`] (HTTP), [`injector`] (Kubernetes'
 //!   admission webhook);
 //! - the house: [`serve`] wires it and drains it, [`cli`] has every command, [`config`] every setting,
 //!   [`metrics`] every metric, [`telemetry`] the log.

@@ -87,6 +87,29 @@ async fn each_address_of_a_name_is_tried_and_the_name_is_looked_up_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn name_that_still_leads_to_the_old_server_is_looked_up_until_it_does_not() {
+    let mut first = Server::start(&[]).await;
+    let names = Names::new(&[first.address()]);
+    let lookup: Arc<dyn Lookup> = names.clone();
+    let url = "postgres://keystile@db.example/postgres?sslmode=disable";
+    let database = Database::connect_by(&options(url, 500), &Metrics::new().unwrap(), &lookup).unwrap();
+    database.migrate().await.unwrap();
+    let second = first.standby().await;
+    let writes = async || database.invalidate(None, Duration::ZERO).await;
+    until("it takes writes", FOUND, async || writes().await.is_ok()).await;
+    second.promote().await;
+    first.set_read_only(true).await;
+    for _ in 0..10 {
+        let error = writes().await.expect_err("read-only").to_string();
+        assert!(error.contains("25006"), "{error}");
+        database.ping().await.expect("it still answers reads");
+        tokio::time::sleep(SECOND / 10).await;
+    }
+    names.set(&[second.address()]);
+    until("the new server is found", FOUND, async || writes().await.is_ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn target_session_attrs_choose_the_server_that_libpq_would() {
     let mut primary = Server::start(&[]).await;
     database(&primary.url()).migrate(None).await.unwrap();

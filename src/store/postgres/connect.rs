@@ -95,8 +95,14 @@ struct Candidate {
 /// What moves a connection's bytes.
 type Connection = tokio_postgres::Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
 
+/// Minimum share of the deadline, however many addresses a name has: less is no fair chance for a handshake.
+const MIN_SHARE: Duration = Duration::from_millis(100);
+
 /// Minimum time between two such decisions about one server.
 const GIVE_UP_PAUSE: Duration = Duration::from_secs(1);
+
+/// The same for a server that was read-only when it was connected to, and still refuses a write.
+const READ_ONLY_PAUSE: Duration = Duration::from_secs(2);
 
 impl Connector {
     pub(super) fn new(settings: Settings, lookup: Arc<dyn Lookup>, deadline: Duration) -> Self {
@@ -130,8 +136,8 @@ impl Connector {
             let (session, candidate) = (passes[n / count], &candidates[n % count]);
             let Candidate { address, .. } = candidate;
             let is_last = n + 1 == count * passes.len();
-            let share =
-                if is_last { *deadline } else { *deadline / u32::try_from(count).unwrap_or(u32::MAX) };
+            let share = (*deadline / u32::try_from(count).unwrap_or(u32::MAX)).max(MIN_SHARE);
+            let share = if is_last { *deadline } else { share.min(*deadline) };
             let limit = settings.connect_timeout.map_or(share, |limit| limit.min(share));
             if failures.contains(address, Instant::now()) {
                 // While this attempt pays for it, others do not.
@@ -228,22 +234,25 @@ impl Connector {
         Ok((client, Server { connector, address, since, was_read_only, standing, is_unfit }))
     }
 
-    /// A server takes no writes any more, though it did when a connection began.
-    fn became_read_only(&self, address: &Address, since: Instant) {
-        if !matches!(self.0.settings.session, Session::ReadOnly | Session::Standby) {
-            self.0.failures.add(address.clone(), Instant::now());
-            if self.give_up(address, since, Reason::Changed) {
-                tracing::warn!(server = %address, "the server takes no writes any more: looking for another one");
-            }
+    /// A server takes no writes: its name may lead elsewhere by now, or another address may. Without either, making
+    /// its connections again is no help, so one that was read-only from the start is given up less often.
+    fn takes_no_writes(&self, address: &Address, since: Instant, was_read_only: bool) {
+        if matches!(self.0.settings.session, Session::ReadOnly | Session::Standby) {
+            return;
+        }
+        self.0.failures.add(address.clone(), Instant::now());
+        let pause = if was_read_only { READ_ONLY_PAUSE } else { GIVE_UP_PAUSE };
+        if self.give_up(address, since, Reason::Changed, pause) && !was_read_only {
+            tracing::warn!(server = %address, "the server takes no writes any more: looking for another one");
         }
     }
 
-    fn give_up(&self, address: &Address, since: Instant, reason: Reason) -> bool {
+    fn give_up(&self, address: &Address, since: Instant, reason: Reason, pause: Duration) -> bool {
         let mut servers = lock(&self.0.servers);
         let standing = servers.entry(address.clone()).or_default();
         standing.send_if_modified(|standing| {
             // One that is younger than that says nothing new.
-            let is_new = standing.given_up.is_none_or(|at| since > at && at.elapsed() > GIVE_UP_PAUSE);
+            let is_new = standing.given_up.is_none_or(|at| since > at && at.elapsed() > pause);
             if is_new {
                 *standing = Standing { given_up: Some(Instant::now()), reason: Some(reason) };
             }
@@ -261,13 +270,13 @@ impl Server {
 
     /// It owed an answer for too long, or says that it ends: its connections are made again.
     pub(super) fn give_up_silent(&self) {
-        self.connector.give_up(&self.address, self.since, Reason::Silent);
+        self.connector.give_up(&self.address, self.since, Reason::Silent, GIVE_UP_PAUSE);
     }
 
     /// Takes an error of a statement into account: a primary may have become read-only while its connections live.
     pub(super) fn learn(&self, error: &tokio_postgres::Error) {
-        if is_read_only(error) && self.was_read_only != Some(true) {
-            self.connector.became_read_only(&self.address, self.since);
+        if is_read_only(error) {
+            self.connector.takes_no_writes(&self.address, self.since, self.was_read_only == Some(true));
         }
     }
 
@@ -353,11 +362,11 @@ impl Watch {
         }
         let became_read_only = now.is_read_only && !before.is_read_only;
         if became_read_only {
-            self.connector.became_read_only(&self.address, self.since);
+            self.connector.takes_no_writes(&self.address, self.since, false);
         }
         if self.session.objection(now).is_some() || became_read_only {
             self.is_unfit.store(true, Ordering::Relaxed);
-            self.connector.give_up(&self.address, self.since, Reason::Changed);
+            self.connector.give_up(&self.address, self.since, Reason::Changed, GIVE_UP_PAUSE);
         }
     }
 }
