@@ -32,10 +32,14 @@ def run(programs, results, scratch, repetitions, keys):
 
 
 def prove(programs, scratch, database, settings, keys):
-    """Each key once, however long it takes: nothing is measured here."""
-    all_cores = settings | {"KEYSTILE_BCRYPT_THREADS": "2", "KEYSTILE_TIMEOUT": "5m"}
-    keystile = running.Keystile(programs, scratch, database, "restart", all_cores)
-    running.load(programs, keystile.unix, *("--in-turn", "--keys", keys, "--count", keys, "--streams", 4), check=direct.LEAN)
+    """Each key once. On a busy machine some take longer than the check's deadline, and are asked about again."""
+    keystile = running.Keystile(programs, scratch, database, "restart", settings | {"KEYSTILE_BCRYPT_THREADS": "2"})
+    options = ("--in-turn", "--keys", keys, "--count", keys, "--streams", 2)
+    for _ in range(50):
+        if load(programs, keystile, *options)["unexpected"] == 0:
+            break
+    else:
+        raise RuntimeError("the keys could not be proven")
     keystile.stop()
 
 
@@ -43,9 +47,7 @@ def restarted(programs, scratch, database, name, settings, keys):
     """Each key once, at a rate that does not wait for answers, from the moment at which it is ready."""
     keystile = running.Keystile(programs, scratch, database, name, settings)
     options = ("--in-turn", "--keys", keys, "--count", keys, "--rate", RATE, "--connections", 2)
-    command = [programs.load, "--target", keystile.unix, "--check", direct.LEAN, *options]
-    # Not by `running.load`: what is denied is counted here.
-    report = json.loads(subprocess.run([str(word) for word in command], capture_output=True, check=False).stdout)
+    report = load(programs, keystile, *options)
     measured = {
         "denied": report["unexpected"],
         "bcrypt_runs": tiers.bcrypt_runs(keystile),
@@ -54,3 +56,9 @@ def restarted(programs, scratch, database, name, settings, keys):
     }
     keystile.stop()
     return measured
+
+
+def load(programs, keystile, *options):
+    """As `running.load`, but that denials are counted and are no failure."""
+    command = [programs.load, "--target", keystile.unix, "--check", direct.LEAN, *options]
+    return json.loads(subprocess.run([str(word) for word in command], capture_output=True, check=True).stdout)
