@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{REPLICA, committed, denied, denied_after, expect_cause, keys, revoke, warm};
+use super::{LOG_EMPTY, REPLICA, committed, denied, denied_after, expect_cause, keys, migrate, revoke, warm};
 use crate::harness::{
     cluster::{Cluster, Restored},
     promise::Instance,
@@ -194,6 +194,10 @@ async fn log_of_another_cluster_hides_nothing_and_drops_nothing_for_ever() {
     new.load(&old.dump());
     let instance = Instance::start(&new.url(), &[]).await;
     instance.expect_allowed(&key.credential).await;
+    if !instance.is_up().await {
+        expect_cause(&instance, LOG_EMPTY).await;
+        migrate(&new.url());
+    }
     memory_serves(&instance, &key.credential).await;
     denied_after(&new, &revoke(&key), &instance, &key).await;
 }
