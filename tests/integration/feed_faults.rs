@@ -3,12 +3,13 @@
 //! In each test a key is in an instance's memory, something happens to the database, and a committed change denies the
 //! key. Then the key is denied within a second, or the feed says that it is not up and the key is denied within 30 s.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::harness::{
     cluster::Cluster,
     promise::{Change, Denied, Instance, SECOND},
     service::{Key, Setup},
+    until,
 };
 
 mod history;
@@ -22,6 +23,8 @@ const COLUMNS: &[&str] = &["columns", "triggers"];
 const TRIGGERS: &[&str] = &["triggers", "columns"];
 const ROWS_HIDDEN: &[&str] = &["rows_hidden"];
 const LOG_MISSING: &[&str] = &["log_missing", "triggers"];
+/// Nothing in the log is of this cluster.
+const LOG_EMPTY: &[&str] = &["log_empty"];
 const FILE_REPLACED: &[&str] = &["file_replaced", "identity"];
 
 /// A database with Keystile's tables and triggers, a user, and keys of theirs.
@@ -75,9 +78,22 @@ async fn denied(instance: &Instance, change: &Change) -> Denied {
 
 /// The feed says that it is not up, and why.
 async fn expect_cause(instance: &Instance, causes: &[&str]) {
-    crate::harness::until("the feed names the cause", std::time::Duration::from_secs(10), async || {
+    until("the feed names the cause", Duration::from_secs(10), async || {
         let feed = instance.feed().await;
-        !feed.up && !feed.causes.is_empty() && feed.causes.iter().all(|cause| causes.contains(&&**cause))
+        !feed.up && feed.causes.iter().any(|cause| causes.contains(&&**cause))
+    })
+    .await;
+}
+
+/// The feed comes up, and from then on look-ups are answered from memory.
+async fn memory_serves(instance: &Instance, credential: &str) {
+    instance.wait_until_up().await;
+    until("memory serves", Duration::from_secs(5), async || {
+        let before = instance.memory_hits().await;
+        for _ in 0..5 {
+            instance.expect_allowed(credential).await;
+        }
+        instance.memory_hits().await >= before + 4
     })
     .await;
 }

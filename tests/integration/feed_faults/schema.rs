@@ -118,6 +118,38 @@ async fn column_that_is_added_to_budgets_counts() {
     denied_after(&server, "UPDATE budgets SET period_start = '2999-01-01'", &instance, &key).await;
 }
 
+/// Connections of an application's pool outlive its migrations.
+#[tokio::test(flavor = "multi_thread")]
+async fn session_that_is_older_than_a_migration_is_heard_of() {
+    let server = Cluster::start();
+    let keys = keys::<3>(&server.url());
+    server
+        .execute("ALTER TABLE api_keys ALTER key_prefix TYPE varchar(16), ALTER allowed_ips TYPE text")
+        .await;
+    migrate(&server.url());
+    let instance = warm(&server.url(), &keys).await;
+    let session = server.client().await;
+    let change = async |key: &Key, sql: &str| {
+        session.batch_execute(sql).await.unwrap();
+        denied(&instance, &committed(key, sql)).await;
+    };
+    change(&keys[0], &revoke(&keys[0])).await;
+    for migration in [
+        "ALTER TABLE api_keys ALTER key_prefix TYPE text, ALTER is_active TYPE boolean, ALTER allowed_ips TYPE jsonb USING NULL",
+        "ALTER TABLE users ALTER id TYPE bigint; ALTER TABLE api_keys ALTER user_id TYPE bigint, ALTER id TYPE bigint",
+    ] {
+        server.execute(migration).await;
+        crate::harness::until("the feed is up", Duration::from_secs(15), async || instance.is_up().await)
+            .await;
+    }
+    for key in &keys[1..] {
+        instance.expect_allowed(&key.credential).await;
+    }
+    change(&keys[1], &revoke(&keys[1])).await;
+    change(&keys[2], "UPDATE users SET is_active = false").await;
+    assert!(instance.is_up().await, "{:?}", instance.feed().await);
+}
+
 /// Roles' search path follows the table, and sessions begin again, as at a deployment.
 const MOVE: &str = "CREATE SCHEMA app; ALTER TABLE api_keys SET SCHEMA app;
     ALTER ROLE keystile SET search_path = app, public;
@@ -259,7 +291,7 @@ async fn log_whose_rows_this_role_does_not_see_is_noticed() {
     server
         .execute(
             "CREATE ROLE reader LOGIN; GRANT SELECT, UPDATE ON ALL TABLES IN SCHEMA public TO reader;
-            GRANT INSERT ON keystile_changes TO reader",
+            GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO reader; GRANT INSERT ON keystile_changes TO reader",
         )
         .await;
     let instance = warm(&server.url_as("reader", ""), &[key.clone(), other.clone()]).await;

@@ -4,7 +4,7 @@ use std::{fs, path::Path, time::Duration};
 
 use rusqlite::{Connection, backup::Backup};
 
-use super::{FILE_REPLACED, TRIGGERS, committed, denied, expect_cause, keys};
+use super::{FILE_REPLACED, TRIGGERS, committed, denied, expect_cause, keys, memory_serves};
 use crate::harness::{
     promise::Instance,
     service::{Key, Setup},
@@ -104,6 +104,18 @@ async fn restore_into_the_open_file_is_noticed() {
     instance.expect_allowed(&other.credential).await;
     revoke(&path, &other);
     denied(&instance, &committed(&other, "revoked after the restore")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_serves_again_after_the_tables_of_a_file_change() {
+    let (instance, [key, other]) = start().await;
+    let path = file(&instance);
+    open(&path).execute_batch("ALTER TABLE api_keys ADD COLUMN of_the_application text").unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    // One more entry in the log, of another key.
+    revoke(&path, &other);
+    denied(&instance, &committed(&other, "revoked after the tables changed")).await;
+    memory_serves(&instance, &key.credential).await;
 }
 
 /// The steps that SQLite's documentation gives for changes that ALTER TABLE cannot make.

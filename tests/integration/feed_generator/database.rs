@@ -7,7 +7,8 @@ use std::{
 
 use rusqlite::types::ValueRef;
 use tempfile::TempDir;
-use tokio_postgres::{NoTls, SimpleQueryMessage};
+use tokio::sync::Mutex;
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 use crate::harness::{
     cluster::{Backup, Cluster},
@@ -27,6 +28,8 @@ pub struct Server {
     pub replica: Option<Cluster>,
     /// Backups, with whether the triggers were whole at that time.
     pub backups: Vec<(Backup, bool)>,
+    /// A session of the application's, which outlives its migrations.
+    session: Mutex<Option<Client>>,
     /// Who instances log in as.
     pub role: &'static str,
     pub proxy: Proxy,
@@ -53,7 +56,8 @@ impl Database {
             .await;
         let replica = with_replica.then(|| primary.standby());
         let proxy = Proxy::before(replica.as_ref().unwrap_or(&primary).address()).await;
-        Self::Postgres(Box::new(Server { primary, replica, backups: Vec::new(), role, proxy }))
+        let session = Mutex::default();
+        Self::Postgres(Box::new(Server { primary, replica, backups: Vec::new(), session, role, proxy }))
     }
 
     pub fn file() -> Self {
@@ -87,6 +91,25 @@ impl Database {
                 client.batch_execute(sql).await.map_err(|error| format!("{error:?} in {sql}"))
             }
             Self::File(file) => file.open()?.execute_batch(sql).map_err(|error| format!("{error} in {sql}")),
+        }
+    }
+
+    /// Runs a script on it in a session that has been there for long, where there are sessions.
+    pub async fn execute_in_old_session(&self, sql: &str) -> Result<(), String> {
+        let Self::Postgres(server) = self else { return self.execute(sql).await };
+        let mut session = server.session.lock().await;
+        let client = match session.take().filter(|client| !client.is_closed()) {
+            Some(client) => client,
+            None => connect(&server.primary).await?,
+        };
+        match client.batch_execute(sql).await {
+            Ok(()) => {
+                *session = Some(client);
+                Ok(())
+            }
+            // It ended with its server.
+            Err(error) if error.is_closed() || is_shutdown(&error) => self.execute(sql).await,
+            Err(error) => Err(format!("{error:?} in {sql}")),
         }
     }
 
@@ -126,7 +149,11 @@ impl Database {
     }
 }
 
-async fn connect(cluster: &Cluster) -> Result<tokio_postgres::Client, String> {
+fn is_shutdown(error: &tokio_postgres::Error) -> bool {
+    error.code().is_some_and(|code| code.code().starts_with("57P"))
+}
+
+async fn connect(cluster: &Cluster) -> Result<Client, String> {
     let connected = tokio_postgres::connect(&cluster.url(), NoTls).await;
     let (client, connection) = connected.map_err(|error| format!("{error:?}: {}", cluster.log()))?;
     tokio::spawn(connection);

@@ -165,7 +165,16 @@ impl World {
     /// What the database says: no change of an application may fail.
     pub async fn change(&mut self, sql: &str) -> Result<(), String> {
         let script = changes::in_a_session(sql, self.schema.is_postgres, &self.facts, &mut self.rng);
-        self.commit(&script, async |database| database.execute(&script).await).await
+        let is_old = chance(&mut self.rng, 50);
+        let note = if is_old { format!("{script} -- in an old session") } else { script.clone() };
+        self.commit(&note, async |database| {
+            if is_old {
+                database.execute_in_old_session(&script).await
+            } else {
+                database.execute(&script).await
+            }
+        })
+        .await
     }
 
     pub async fn insert_key(&mut self) -> Result<(), String> {
