@@ -6,7 +6,7 @@
 //!   no network, no clock, no metrics;
 //! - logic: [`authorizer`] is the five steps of a check, [`verifier`] proves credentials, [`fence`] keeps what
 //!   is old from counting, [`change_feed`] hears of changes, [`usage`] counts what was used, [`flight`]
-//!   does shared work once, [`moment`] is the time that is passed in, [`health`] the state of the process;
+//!   does shared work once, [`bounds`] keeps peers from holding too much, [`moment`] is the time that is passed in, [`health`] the state of the process;
 //! - adapters: [`store`] (memory, Redis, SQLite, Postgres), [`limiter`] (memory, Redis), [`redis`] and [`gate`]
 //!   before every call, [`ext_authz`] (gRPC), [`admin`] (HTTP), [`injector`] (Kubernetes'
 //!   admission webhook);
@@ -22,6 +22,7 @@ pub mod proof;
 pub mod record;
 
 pub mod authorizer;
+pub mod bounds;
 mod cache;
 pub mod change_feed;
 pub mod fence;

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 use crate::{
     admin::{self, Stats},
     authorizer::Authorizer,
+    bounds::{self, Connections, InFlight},
     change_feed::{ChangeFeed, FeedState},
     config::{RateLimit, RedisOptions, ServeOptions},
     credential::{CacheSecret, CacheSecrets, Prefix},
@@ -32,11 +33,18 @@ use crate::{
 mod calls;
 mod connection;
 mod listener;
+mod other;
+mod stream;
 
 use listener::Listener;
 
 /// How often the database is asked whether it is there, and histograms are folded.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// How long a connection of Envoy's may be without calls: health checks alone keep one longer.
+const GRPC_IDLE: Duration = Duration::from_secs(15 * 60);
+/// The same on the admin port: longer than the usual interval between two scrapes.
+const ADMIN_IDLE: Duration = Duration::from_secs(90);
 
 /// What answers checks.
 type Checks = ExtAuthz<Memory<Below>, Limiter>;
@@ -48,6 +56,7 @@ type Checks = ExtAuthz<Memory<Below>, Limiter>;
 pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     let metrics = Metrics::new()?;
     let secrets = cache_secrets(&options)?;
+    let descriptors = bounds::raise_descriptor_limit();
     let admin_listener = bind_admin(options.admin_listen).await?;
     let listeners = bind_all(&options).await?;
 
@@ -75,17 +84,25 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
 
     let health = Health::starting();
     let stop = CancellationToken::new();
+    let in_flight = InFlight::new(&metrics);
+    let limit = bounds::grpc_connections(descriptors, options.database.database_connections);
+    let connections = Connections::new("grpc", limit, GRPC_IDLE, &metrics);
+    let admin_connections = Connections::new("admin", bounds::ADMIN_CONNECTIONS, ADMIN_IDLE, &metrics);
     let routes = beside_checks(&health)?;
     let mut servers = JoinSet::new();
     for listener in listeners {
         info!(address = %listener.address(), "answering checks");
-        servers.spawn(listener.serve(service.clone(), routes.clone(), stop.clone()));
+        let (connections, in_flight) = (connections.clone(), in_flight.clone());
+        let (service, routes, stop) = (service.clone(), routes.clone(), stop.clone());
+        servers.spawn(listener.serve(service, routes, connections, in_flight, stop));
     }
     info!(address = %admin_listener.local_addr()?, "admin");
     // None of these is drained: they tell how the rest is doing.
     let mut attendants = JoinSet::new();
-    let admin = axum::serve(admin_listener, admin::router(health.clone(), metrics.clone(), stats));
-    attendants.spawn(async { drop(admin.await) });
+    let admin_routes = admin::router(health.clone(), metrics.clone(), stats);
+    attendants.spawn(bounds::serve_http(admin_listener, admin_routes, admin_connections));
+    attendants.spawn(connections.watch());
+    attendants.spawn(in_flight.clone().watch());
     attendants.spawn(watch_database(database.clone(), feed.state(), health.clone(), metrics.clone()));
     attendants.spawn(async { match feed.run().await {} });
     attendants.spawn(limiter.clone().keep());
@@ -101,6 +118,7 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
     };
     info!(timeout = ?options.drain_timeout, "draining");
     health.drain();
+    in_flight.drain();
     stop.cancel();
     let drained =
         tokio::time::timeout(options.drain_timeout, async { while servers.join_next().await.is_some() {} });

@@ -7,6 +7,7 @@ pub mod envoy;
 pub mod fleet;
 pub mod keystile;
 pub mod limits;
+pub mod peer;
 pub mod place;
 pub mod postgres;
 pub mod process;

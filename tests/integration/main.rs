@@ -5,6 +5,7 @@
 mod harness;
 
 mod answers;
+mod bounds;
 mod change_feed;
 mod cli;
 mod descriptor;
@@ -12,6 +13,7 @@ mod docs;
 mod explain;
 mod fence_schedules;
 mod gateway;
+mod header_bounds;
 mod injector;
 mod kubernetes;
 mod limits;

@@ -1,0 +1,1 @@
+//! Frames by the thousand, and peers that do not read.
