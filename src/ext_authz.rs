@@ -37,6 +37,7 @@ mod request;
 mod response;
 mod rows;
 mod service;
+mod truncation;
 mod wire;
 
 pub use chosen::Chosen;
@@ -48,6 +49,7 @@ pub use request::Reading;
 use request::{Parsed, Strip};
 use rows::Rows;
 pub use service::{Answer, CHECK_PATH};
+use truncation::Truncation;
 pub use wire::{Check, Http, Malformed};
 
 /// Descriptors of the service, for gRPC reflection.
@@ -91,6 +93,7 @@ struct Inner<S, L> {
     usage: Usage,
     config: ExtAuthzConfig,
     counts: Counts,
+    truncation: Truncation,
     discards: Arc<Semaphore>,
 }
 
@@ -113,7 +116,8 @@ impl<S: KeyStore, L: RateLimiter> ExtAuthz<S, L> {
         metrics: &Metrics,
     ) -> Self {
         let discards = Arc::new(Semaphore::new(DISCARDS));
-        Self(Arc::new(Inner { authorizer, usage, config, counts: Counts::new(metrics), discards }))
+        let (counts, truncation) = (Counts::new(metrics), Truncation::new(metrics));
+        Self(Arc::new(Inner { authorizer, usage, config, counts, truncation, discards }))
     }
 }
 
@@ -242,7 +246,7 @@ impl<S: KeyStore, L: RateLimiter> Inner<S, L> {
         if let Decision::Allow(Permit::Key(proven)) = decision
             && rendered::is_usual(proven, &copies)
         {
-            return Ok(rendered::allow(proven, &strip, &copies, config));
+            return Ok(rendered::allow(proven, &strip, &copies, config, &self.truncation));
         }
         let said = Said {
             decision: if matches!(decision, Decision::Deny(_)) { "deny" } else { "allow" },
@@ -257,7 +261,7 @@ impl<S: KeyStore, L: RateLimiter> Inner<S, L> {
                 let standing = said.proven.and_then(|proven| proven.standing.as_ref());
                 let told = Told { result: said.result, record, standing };
                 let metadata = said.to_struct(Rows::All, &config.metadata);
-                Ok(encoded(&response::allow(told, metadata, &strip, &copies, config)))
+                Ok(encoded(&response::allow(told, metadata, &strip, &copies, config, &self.truncation)))
             }
             Decision::Deny(denial) => {
                 let metadata = said.to_struct(Rows::All, &config.metadata);

@@ -173,7 +173,9 @@ impl Connections {
                     connection.turn(State::Closing);
                 }
                 State::Closing if connection.deciding.load(SeqCst) > 0 => connection.quiet.store(0, Relaxed),
-                State::Closing if connection.quiet.fetch_add(1, Relaxed) >= QUIET => connection.turn(State::Cut),
+                State::Closing if connection.quiet.fetch_add(1, Relaxed) >= QUIET => {
+                    connection.turn(State::Cut)
+                }
                 State::Open | State::Closing | State::Cut => {}
             }
         }

@@ -63,8 +63,7 @@ fn taken_up(mut body: Incoming) -> impl Body<Data = Bytes, Error = Status> + Sen
             () = sender.closed() => {}
         }
     });
-    let frames = futures_util::stream::unfold(receiver, async |mut receiver| {
-        Some((receiver.recv().await?, receiver))
-    });
+    let frames =
+        futures_util::stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)));
     StreamBody::new(Box::pin(frames))
 }

@@ -1,5 +1,7 @@
 //! Records that say more than headers hold, through real Envoy.
 
+use reqwest::{Method, RequestBuilder};
+
 use crate::harness::{
     envoy::{Gateway, VERSIONS},
     service::Setup,
@@ -17,14 +19,20 @@ fn with_models(count: usize) -> (Setup, String) {
     (setup, key.credential)
 }
 
+/// A request for one of the models.
+fn chat(gateway: &Gateway, key: &str) -> RequestBuilder {
+    let request = gateway.request(Method::POST, "/v1/chat/completions").header("x-api-key", key);
+    request.header("content-type", "application/json").body(r#"{"model": "vendor/model-number-3"}"#)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn request_of_a_key_with_many_models_reaches_the_upstream() {
     for (version, models) in [(VERSIONS[0], 1500), (VERSIONS[1], 400), (VERSIONS[1], 1500)] {
         let (setup, key) = with_models(models);
-        let gateway = Gateway::start(version, "routes.yaml", setup, &[]).await;
+        let gateway = Gateway::start(version, "body.yaml", setup, &[]).await;
         // From the database, and then from memory.
         for _ in 0..2 {
-            let answer = gateway.get("/v1/models").header("x-api-key", &key).send().await.unwrap();
+            let answer = chat(&gateway, &key).send().await.unwrap();
             assert_eq!(answer.status(), 200, "Envoy {version}, {models} models");
             let seen: Seen = answer.json().await.unwrap();
             assert_eq!(seen.headers["x-auth-allowed-models"], "!truncated");
@@ -48,10 +56,10 @@ async fn request_of_a_key_of_which_everything_is_long_reaches_the_upstream() {
             allowed_chatbots = '{list}', allowed_agents = '{list}', budget_type = '{long}';
         UPDATE users SET username = '{long}', email = '{long}@example.com', role = '{long}'"
     ));
-    let gateway = Gateway::start(VERSIONS[1], "routes.yaml", setup, &[]).await;
+    let gateway = Gateway::start(VERSIONS[1], "body.yaml", setup, &[]).await;
     for _ in 0..2 {
         // With much of its own, as browsers send it.
-        let request = gateway.get("/v1/models").header("x-api-key", &key).header("x-more", "m".repeat(20_000));
+        let request = chat(&gateway, &key).header("x-more", "m".repeat(20_000));
         let answer = request.send().await.unwrap();
         assert_eq!(answer.status(), 200);
         let seen: Seen = answer.json().await.unwrap();

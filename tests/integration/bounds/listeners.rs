@@ -38,7 +38,8 @@ async fn with_descriptors(most: usize) -> (Keystile, Key) {
         .stdout(Stdio::null())
         .stderr(log);
     let keystile = Keystile { process: Process(command.spawn().unwrap()), setup };
-    until("Keystile is ready", Duration::from_secs(20), async || keystile.setup.readyz().await.0 == 200).await;
+    until("Keystile is ready", Duration::from_secs(20), async || keystile.setup.readyz().await.0 == 200)
+        .await;
     (keystile, key)
 }
 
@@ -59,7 +60,8 @@ async fn closed(stream: &mut TcpStream, at_most: Duration) -> bool {
 }
 
 async fn answers(setup: &Setup, key: &Key) {
-    let check = async { Peer::connect(setup.tcp).await.check(&key.credential).await.expect("answered").status() };
+    let check =
+        async { Peer::connect(setup.tcp).await.check(&key.credential).await.expect("answered").status() };
     assert_eq!(timeout(Duration::from_secs(5), check).await.expect("accepted"), 200);
     let ready = timeout(Duration::from_secs(5), setup.readyz()).await.expect("accepted");
     assert_eq!(ready.0, 200);
@@ -98,7 +100,10 @@ async fn connections_of_http_2_that_say_nothing_make_room_for_those_that_do() {
     answers(&setup, &key).await;
     assert_eq!(busy.check(&key.credential).await.expect("answered").status(), 200);
     let metrics = setup.metrics().await;
-    assert!(metrics.contains("keystile_connections_closed_total{listener=\"grpc\",reason=\"no_room\"}"), "{metrics}");
+    assert!(
+        metrics.contains("keystile_connections_closed_total{listener=\"grpc\",reason=\"no_room\"}"),
+        "{metrics}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -122,7 +127,10 @@ async fn admin_connection_without_a_whole_request_is_closed() {
     let mut slow = TcpStream::connect(setup.admin).await.unwrap();
     slow.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n").await.unwrap();
     let mut endless = TcpStream::connect(setup.admin).await.unwrap();
-    endless.write_all(b"POST /livez HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000000\r\n\r\n").await.unwrap();
+    endless
+        .write_all(b"POST /livez HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000000\r\n\r\n")
+        .await
+        .unwrap();
     for stream in [&mut silent, &mut slow, &mut endless] {
         assert!(closed(stream, Duration::from_secs(12)).await);
     }

@@ -98,7 +98,9 @@ impl OpenCall {
     pub async fn send(&mut self, mut length: usize) -> Result<(), h2::Error> {
         while length > 0 {
             self.body.reserve_capacity(length.min(64 * 1024));
-            let Some(room) = std::future::poll_fn(|cx| self.body.poll_capacity(cx)).await else { return Ok(()) };
+            let Some(room) = std::future::poll_fn(|cx| self.body.poll_capacity(cx)).await else {
+                return Ok(());
+            };
             let part = room?.min(length);
             self.body.send_data(Bytes::from(vec![0; part]), false)?;
             length -= part;
