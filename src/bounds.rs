@@ -3,9 +3,12 @@
 //! Each bound gives way in the same order: the oldest that does nothing, or has not ended, makes room for the newest.
 //! So peers that hold on to what they have keep nobody else out, and what ends quickly is never touched.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::{
+    io::Errno,
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
 
 mod connections;
 mod http;
@@ -20,6 +23,9 @@ pub const TICK: Duration = Duration::from_millis(250);
 
 /// Connections of operators and monitoring: far more than they need, far fewer than there are descriptors.
 pub const ADMIN_CONNECTIONS: usize = 64;
+
+/// How long nothing is accepted once something is exhausted.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long a connection over HTTP may be without a whole request.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
@@ -39,6 +45,13 @@ pub fn raise_descriptor_limit() -> u64 {
         // It goes on with what there is.
         Err(_) => current.unwrap_or(u64::MAX),
     }
+}
+
+/// Whether a connection could not be accepted for want of something that the next one wants as well. Any other failure
+/// is about that connection alone.
+pub fn is_exhausted(error: &io::Error) -> bool {
+    let errors = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    error.raw_os_error().is_some_and(|code| errors.iter().any(|errno| errno.raw_os_error() == code))
 }
 
 /// How many connections of Envoys fit beside all else that needs a descriptor.

@@ -56,6 +56,8 @@ pub struct Connection {
     pub(super) clock: Arc<AtomicU64>,
     state: AtomicU8,
     task: AtomicWaker,
+    opened: Ticks,
+    /// 0 for one that never called.
     last_call: AtomicU64,
     blocked_since: AtomicU64,
     quiet: AtomicU64,
@@ -121,13 +123,20 @@ impl Connections {
             clock: Arc::clone(clock),
             state: AtomicU8::new(if open.is_draining { State::Closing } else { State::Open } as u8),
             task: AtomicWaker::new(),
-            last_call: AtomicU64::new(now),
+            opened: now,
+            last_call: AtomicU64::new(0),
             blocked_since: AtomicU64::new(0),
             quiet: AtomicU64::new(0),
         });
         open.connections.insert(id, Arc::clone(&connection));
         metrics.open.set(open.connections.len() as f64);
         Slot { connection, connections: self.clone() }
+    }
+
+    /// Closes the connection that is missed least: the process is out of descriptors.
+    pub fn make_room(&self) {
+        self.0.metrics.no_room.increment(1);
+        lock(&self.0.open).make_room(0);
     }
 
     /// Looks after the connections for as long as the process lives.
@@ -166,7 +175,8 @@ impl Connections {
                 metrics.stalled.increment(1);
                 connection.turn(State::Cut);
             }
-            let is_idle = now.saturating_sub(connection.last_call.load(Relaxed)) > *idle;
+            let is_idle =
+                now.saturating_sub(connection.opened.max(connection.last_call.load(Relaxed))) > *idle;
             match connection.state() {
                 State::Open if is_idle && connection.calls.load(SeqCst) == 0 => {
                     metrics.idle.increment(1);
@@ -183,8 +193,8 @@ impl Connections {
 }
 
 impl Open {
-    /// Closes the one that is missed least: it has no calls, and has had none for longest. One more, at the most an
-    /// eighth, may be there until it is gone; then it ends at once.
+    /// Closes the one that is missed least: it decides nothing, has never called, or not for longest. Until it is gone,
+    /// an eighth more may be there; past that, it ends at once.
     fn make_room(&self, limit: usize) {
         let turned = match self.connections.len() > limit + limit / 8 {
             true => State::Cut,
@@ -192,8 +202,8 @@ impl Open {
         };
         let others = self.connections.values().filter(|connection| connection.state() < turned);
         let missed_least = others.min_by_key(|connection| {
-            let is_busy = connection.calls.load(SeqCst) > 0;
-            (is_busy, connection.last_call.load(Relaxed), connection.id)
+            let is_busy = connection.deciding.load(SeqCst) > 0;
+            (is_busy, connection.last_call.load(Relaxed), connection.opened, connection.id)
         });
         missed_least.iter().for_each(|connection| connection.turn(turned));
     }

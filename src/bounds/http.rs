@@ -1,6 +1,6 @@
 //! HTTP for operators: as many connections as they need, and none for longer than it is of use.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::Router;
 use http::Request;
@@ -10,10 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tower_service::Service;
 use tracing::{debug, warn};
 
-use super::{Connections, REQUEST_DEADLINE, Slot};
-
-/// How long nothing is accepted after a failure, such as one more connection than there are descriptors.
-const PAUSE: Duration = Duration::from_millis(50);
+use super::{ACCEPT_PAUSE, Connections, REQUEST_DEADLINE, Slot, is_exhausted};
 
 /// Headers of one request.
 const MAX_HEAD: usize = 32 * 1024;
@@ -26,10 +23,12 @@ pub async fn serve_http(listener: TcpListener, routes: Router, connections: Conn
                 Ok((stream, _)) => {
                     tokio::spawn(serve(stream, routes.clone(), connections.open()));
                 }
-                Err(error) => {
+                Err(error) if is_exhausted(&error) => {
                     warn!(%error, "a connection to the admin port could not be accepted");
-                    tokio::time::sleep(PAUSE).await;
+                    connections.make_room();
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
+                Err(error) => debug!(%error, "a connection to the admin port broke at once"),
             }
         }
     };

@@ -186,11 +186,13 @@ impl InFlight {
             None => false,
         };
         let over = ledger.calls.values().filter(|held| {
-            let is_unread = || held.call.connection.clock.load(Relaxed).saturating_sub(held.since) > UNREAD;
+            let age = held.call.connection.clock.load(Relaxed).saturating_sub(held.since);
+            // One that has just begun may yet say that it is being decided.
+            let ends = is_ending && age > 1;
             match held.phase {
                 Phase::Deciding => false,
-                Phase::Answered => is_ending || is_unread(),
-                Phase::Receiving | Phase::Open => is_ending,
+                Phase::Answered => ends || age > UNREAD,
+                Phase::Receiving | Phase::Open => ends,
             }
         });
         let over: Vec<_> = over.map(|held| held.call.id).collect();

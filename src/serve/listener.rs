@@ -5,17 +5,16 @@ use std::{
     io::{self, ErrorKind},
     os::unix::fs::{FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{Checks, connection};
 use crate::{
-    bounds::{Connections, InFlight},
+    bounds::{self, Connections, InFlight},
     config::Listen,
 };
 
@@ -73,11 +72,12 @@ impl Listener {
                     let (slot, in_flight) = slot();
                     tokio::spawn(connection::serve(stream, checks.clone(), routes.clone(), slot, in_flight));
                 }
-                // Out of file descriptors, or a connection that broke at once: the others go on.
-                Err(error) => {
+                Err(error) if bounds::is_exhausted(&error) => {
                     warn!(%error, address = self.address(), "a connection could not be accepted");
-                    tokio::time::sleep(PAUSE).await;
+                    connections.make_room();
+                    tokio::time::sleep(bounds::ACCEPT_PAUSE).await;
                 }
+                Err(error) => debug!(%error, "a connection broke at once"),
             }
         }
         // Whoever comes from now on is refused, and goes elsewhere, instead of waiting for the last call to end.
@@ -103,9 +103,6 @@ enum Accepted {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
-
-/// How long nothing is accepted after a failure.
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// Removes the socket that a process which is gone left behind; leaves everything else alone.
 async fn clear(path: &Path) -> io::Result<()> {

@@ -14,7 +14,7 @@ use tower_service::Service;
 use crate::bounds::{self, Phase};
 
 /// What such a call may send in all: the names that it asks for.
-const MAX_BYTES: usize = 64 * 1024;
+const MAX_BYTES: usize = 16 * 1024;
 
 /// Answers a call.
 pub(super) async fn call(
@@ -24,7 +24,7 @@ pub(super) async fn call(
     // To be known as one that waits, from its first message on: it may stay for as long as its peer likes.
     let mut has_waited = false;
     let open = std::future::poll_fn(|_| match std::mem::replace(&mut has_waited, true) {
-        true => Poll::Ready(bounds::hold(MAX_BYTES / 8, Phase::Open)),
+        true => Poll::Ready(bounds::hold(MAX_BYTES, Phase::Open)),
         false => Poll::Pending,
     });
     if open.await.is_err() {

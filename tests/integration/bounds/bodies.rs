@@ -24,15 +24,13 @@ async fn forty_unfinished_bodies_on_one_connection_stay_under_128_mib() {
     let large = peer.check_with_body(&key.credential, 1024 * 1024).await;
     assert_eq!(large.expect("answered").status(), 200);
     // Most had to make room, by a denial that no failure mode lets through.
-    let mut refused = 0;
     for call in calls.into_iter().take(30) {
         let answer = call.answer_soon().await;
         assert_eq!((answer.grpc_status.as_str(), answer.status()), ("0", 503));
         assert_eq!(answer.code().as_deref(), Some("overloaded"));
-        refused += 1;
     }
     let metrics = setup.metrics().await;
-    assert!(metrics.contains("keystile_messages_refused_total{reason=\"no_room\"}"), "{refused}:\n{metrics}");
+    assert!(metrics.contains("keystile_messages_refused_total{reason=\"no_room\"}"), "{metrics}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -41,7 +39,8 @@ async fn four_thousand_unfinished_bodies_stay_under_128_mib() {
     let peers = join_all((0..100).map(|_| Peer::connect(setup.tcp))).await;
     let calls = peers.iter().flat_map(|peer| {
         (0..40).map(|_| async {
-            let call = peer.unfinished(LARGEST, 256 * 1024).await.expect("the connection lives");
+            // One that has to make room while it is sent ends early.
+            let call = peer.unfinished(LARGEST, 256 * 1024).await;
             tokio::time::sleep(Duration::from_secs(3)).await;
             drop(call);
         })

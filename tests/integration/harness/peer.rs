@@ -13,7 +13,7 @@ use envoy_types::{
 use h2::{RecvStream, SendStream, client::SendRequest};
 use http::{HeaderMap, Request, Response};
 use prost::Message;
-use tokio::{net::TcpStream, task::AbortHandle, time::timeout};
+use tokio::{net::TcpStream, time::timeout};
 
 /// Where Envoy sends checks.
 pub const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
@@ -24,8 +24,6 @@ pub const SOON: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct Peer {
     requests: SendRequest<Bytes>,
-    /// Ends the connection's task, and with it the connection.
-    pub connection: AbortHandle,
 }
 
 /// A call whose body has not ended.
@@ -44,16 +42,11 @@ pub struct Answer {
 
 impl Peer {
     pub async fn connect(address: SocketAddr) -> Self {
-        Self::with(address, h2::client::Builder::new()).await
-    }
-
-    /// With settings of its own.
-    pub async fn with(address: SocketAddr, builder: h2::client::Builder) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        let (requests, connection) = builder.handshake(stream).await.unwrap();
-        let task = tokio::spawn(async move { drop(connection.await) });
-        Self { requests, connection: task.abort_handle() }
+        let (requests, connection) = h2::client::Builder::new().handshake(stream).await.unwrap();
+        tokio::spawn(async move { drop(connection.await) });
+        Self { requests }
     }
 
     /// Begins a call of this path, with further headers.
