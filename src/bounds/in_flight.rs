@@ -86,10 +86,11 @@ pub struct Tracked {
     call: Arc<Call>,
 }
 
-/// Bytes that all calls may hold. With the process itself that stays well under 128 MiB.
-const TOTAL: usize = 48 * 1024 * 1024;
+/// Bytes that all calls may hold: two of the largest messages. With the process itself, what connections have not
+/// handed over yet, and what the allocator keeps, that stays under 128 MiB.
+const TOTAL: usize = 32 * 1024 * 1024;
 /// Bytes that the calls of one connection may hold: more than the largest message, and less than all.
-const PER_CONNECTION: usize = TOTAL / 3 * 2;
+const PER_CONNECTION: usize = TOTAL / 4 * 3;
 /// What every call holds: its task, the state of its stream, and a small message or answer.
 const BASE: usize = 6 * 1024;
 

@@ -101,9 +101,9 @@ where
     }
 }
 
-/// What headers take in memory, in bytes.
+/// What headers take in memory, in bytes: they are decoded into buffers that double as they grow.
 pub(super) fn size(headers: &HeaderMap) -> usize {
-    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 64).sum()
+    headers.iter().map(|(name, value)| 2 * (name.as_str().len() + value.len()) + 64).sum()
 }
 
 /// Reads a message to its end that did not come at once.

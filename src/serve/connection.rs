@@ -22,8 +22,8 @@ const MAX_STREAMS: u32 = 1024;
 
 /// What a connection and a stream may send ahead: bodies of requests come along with checks. What is not taken up
 /// yet is held here, for each connection.
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
-const STREAM_WINDOW: u32 = 512 * 1024;
+const CONNECTION_WINDOW: u32 = 512 * 1024;
+const STREAM_WINDOW: u32 = 256 * 1024;
 
 /// Headers of one call: more than Envoy takes from a client by default (60 KiB), since some of them, such as
 /// `tracestate`, are as the client sent them. A call whose headers are larger fails, and failure modes let it through.

@@ -7,17 +7,27 @@ mod stop;
 
 use std::time::Duration;
 
-use crate::harness::service::{Key, Keystile, Process, Setup};
+use crate::harness::{
+    peer::Peer,
+    service::{Key, Keystile, Process, Setup},
+    until,
+};
 
 /// What section 6 of the performance goals allows for unfinished bodies, the whole process included.
 const MIB: u64 = 1024 * 1024;
 
-/// A Keystile on SQLite, with a key that works.
+/// A Keystile on SQLite, with a key that was proven already.
 async fn keystile(settings: &[(&str, &str)]) -> (Keystile, Key) {
     let setup = Setup::new();
     setup.create_user("ada");
     let key = setup.create_key("ada", &[]);
-    (setup.start(settings).await, key)
+    let keystile = setup.start(settings).await;
+    let peer = Peer::connect(keystile.setup.tcp).await;
+    until("the key is proven", Duration::from_secs(20), async || {
+        peer.check(&key.credential).await.expect("answered").status() == 200
+    })
+    .await;
+    (keystile, key)
 }
 
 /// The most memory that the process has had, in bytes.
