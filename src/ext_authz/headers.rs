@@ -361,7 +361,8 @@ mod tests {
             assert_eq!(is_whole, expected.is_none());
             assert_eq!(values.truncated.is_empty(), expected.is_none());
         }
-        let only = Chosen::parse(&["x-auth-tags".to_owned()], TABLE.iter().map(|header| header.name));
+        let names = ["x-auth-tags".to_owned()];
+        let only = Chosen::parse(&names, TABLE.iter().map(|header| header.name));
         let values = told_of(|record| record.allowed.models = models(5000), &only.expect("a name"));
         assert!(values.truncated.is_empty(), "what is not sent is not too long");
     }

@@ -150,7 +150,7 @@ pub fn check_request(credential: &str, body: usize) -> Vec<u8> {
         headers: [("x-api-key".to_owned(), credential.to_owned())].into(),
         method: "GET".into(),
         path: "/v1/models".into(),
-        raw_body: vec![b'x'; body].into(),
+        raw_body: vec![b'x'; body],
         ..HttpRequest::default()
     };
     let attributes = AttributeContext {
