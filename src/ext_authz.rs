@@ -6,7 +6,10 @@ use bytes::Bytes;
 use envoy_types::ext_authz::v3::pb::CheckResponse;
 use futures_util::FutureExt;
 use http::HeaderMap;
+use http_body::Body;
+use http_body_util::BodyExt;
 use prost::Message;
+use tokio::sync::Semaphore;
 use tonic::Status;
 use tracing::{debug, error, warn};
 
@@ -16,7 +19,7 @@ use crate::{
     config::{DenyFormat, Mode, OnFailure, RateLimitFields},
     decision::{Denial, Permit, Proven, Reason},
     limiter::RateLimiter,
-    metrics::Metrics,
+    metrics::{Metrics, RefusedMessages as Refused},
     moment::Moment,
     store::KeyStore,
     usage::Usage,
@@ -27,22 +30,26 @@ mod client_headers;
 mod counted;
 mod counts;
 pub mod headers;
+mod message;
 pub mod metadata;
 mod rendered;
 mod request;
 mod response;
 mod rows;
 mod service;
+mod truncation;
 mod wire;
 
 pub use chosen::Chosen;
 use counts::Counts;
 use headers::Told;
+use message::Refusal;
 use metadata::Said;
 pub use request::Reading;
 use request::{Parsed, Strip};
 use rows::Rows;
 pub use service::{Answer, CHECK_PATH};
+use truncation::Truncation;
 pub use wire::{Check, Http, Malformed};
 
 /// Descriptors of the service, for gRPC reflection.
@@ -50,6 +57,10 @@ pub const DESCRIPTOR_SET: &[u8] = include_bytes!("ext_authz/descriptor.bin");
 
 /// Largest `CheckRequest` that is read, in bytes: far above what Envoy is told to buffer.
 pub const MAX_MESSAGE_SIZE: usize = 16 * 1024 * 1024;
+
+/// Bodies of answered calls that are read to their end at a time, and for how long.
+const DISCARDS: usize = 1024;
+const DISCARD: Duration = Duration::from_secs(1);
 
 /// The gRPC service. Cheap to clone.
 pub struct ExtAuthz<S, L>(Arc<Inner<S, L>>);
@@ -82,6 +93,8 @@ struct Inner<S, L> {
     usage: Usage,
     config: ExtAuthzConfig,
     counts: Counts,
+    truncation: Truncation,
+    discards: Arc<Semaphore>,
 }
 
 /// What becomes of a request.
@@ -102,7 +115,9 @@ impl<S: KeyStore, L: RateLimiter> ExtAuthz<S, L> {
         config: ExtAuthzConfig,
         metrics: &Metrics,
     ) -> Self {
-        Self(Arc::new(Inner { authorizer, usage, config, counts: Counts::new(metrics) }))
+        let discards = Arc::new(Semaphore::new(DISCARDS));
+        let (counts, truncation) = (Counts::new(metrics), Truncation::new(metrics));
+        Self(Arc::new(Inner { authorizer, usage, config, counts, truncation, discards }))
     }
 }
 
@@ -119,7 +134,17 @@ impl<S: KeyStore, L: RateLimiter> ExtAuthz<S, L> {
     /// # Errors
     /// The gRPC status where the decision is left to Envoy.
     pub async fn answer(&self, metadata: &HeaderMap, message: &[u8]) -> Result<Bytes, Status> {
-        let handled = AssertUnwindSafe(self.0.handle(metadata, message)).catch_unwind().await;
+        self.answer_late(metadata, message, Duration::ZERO).await
+    }
+
+    /// The same for a message that was `waited` for, which is part of the time that its check may take.
+    async fn answer_late(
+        &self,
+        metadata: &HeaderMap,
+        message: &[u8],
+        waited: Duration,
+    ) -> Result<Bytes, Status> {
+        let handled = AssertUnwindSafe(self.0.handle(metadata, message, waited)).catch_unwind().await;
         handled.unwrap_or_else(|_| {
             error!("a check panicked and was denied");
             Ok(self.0.deny(Reason::Unavailable))
@@ -128,9 +153,9 @@ impl<S: KeyStore, L: RateLimiter> ExtAuthz<S, L> {
 }
 
 impl<S: KeyStore, L: RateLimiter> Inner<S, L> {
-    async fn handle(&self, metadata: &HeaderMap, message: &[u8]) -> Result<Bytes, Status> {
+    async fn handle(&self, metadata: &HeaderMap, message: &[u8], waited: Duration) -> Result<Bytes, Status> {
         let now = Moment::now();
-        let deadline = now.monotonic + allowed_time(metadata, self.config.timeout);
+        let deadline = now.monotonic + self.allowed_time(metadata).saturating_sub(waited);
         let parsed = match Parsed::read(message, metadata, &self.config.reading) {
             Ok(parsed) => parsed,
             Err(error) => return Ok(self.deny_unread(&error.to_string())),
@@ -150,6 +175,44 @@ impl<S: KeyStore, L: RateLimiter> Inner<S, L> {
     fn deny_unread(&self, why: &str) -> Bytes {
         debug!(why, "a check cannot be read and was denied");
         self.deny(Reason::MalformedRequest)
+    }
+
+    /// Denies a request that is not received whole, likewise whatever the mode.
+    fn refuse(&self, refusal: Refusal) -> Bytes {
+        let Refused { too_large, no_room, late } = &self.counts.refused;
+        match refusal {
+            Refusal::TooLarge => {
+                too_large.increment(1);
+                self.deny_unread("too large")
+            }
+            Refusal::NoRoom => {
+                no_room.increment(1);
+                self.deny(Reason::Overloaded)
+            }
+            Refusal::Late => {
+                late.increment(1);
+                self.deny(Reason::Overloaded)
+            }
+        }
+    }
+
+    /// Reads what is left of the body of a call that is answered already. A stream that is reset instead may end in
+    /// Envoy before the answer is heard, and after a thousand of them the HTTP/2 library ends the connection.
+    fn discard<B: Body<Data = Bytes> + Unpin + Send + 'static>(&self, mut body: B) {
+        let Ok(place) = Arc::clone(&self.discards).try_acquire_owned() else { return };
+        tokio::spawn(async move {
+            let rest = async { while let Some(Ok(_)) = body.frame().await {} };
+            // Past it, the peer does not mean to end.
+            let _ = tokio::time::timeout(DISCARD, rest).await;
+            drop(place);
+        });
+    }
+
+    /// The check's own time, or what Envoy leaves less a tenth for the way back, whichever is shorter.
+    fn allowed_time(&self, metadata: &HeaderMap) -> Duration {
+        let envoys = metadata.get("grpc-timeout").and_then(|value| grpc_timeout(value.to_str().ok()?));
+        let timeout = self.config.timeout;
+        envoys.map_or(timeout, |envoys| timeout.min(envoys - envoys / 10))
     }
 
     /// Denies a request of which nothing is known.
@@ -183,7 +246,7 @@ impl<S: KeyStore, L: RateLimiter> Inner<S, L> {
         if let Decision::Allow(Permit::Key(proven)) = decision
             && rendered::is_usual(proven, &copies)
         {
-            return Ok(rendered::allow(proven, &strip, &copies, config));
+            return Ok(rendered::allow(proven, &strip, &copies, config, &self.truncation));
         }
         let said = Said {
             decision: if matches!(decision, Decision::Deny(_)) { "deny" } else { "allow" },
@@ -198,7 +261,7 @@ impl<S: KeyStore, L: RateLimiter> Inner<S, L> {
                 let standing = said.proven.and_then(|proven| proven.standing.as_ref());
                 let told = Told { result: said.result, record, standing };
                 let metadata = said.to_struct(Rows::All, &config.metadata);
-                Ok(encoded(&response::allow(told, metadata, &strip, &copies, config)))
+                Ok(encoded(&response::allow(told, metadata, &strip, &copies, config, &self.truncation)))
             }
             Decision::Deny(denial) => {
                 let metadata = said.to_struct(Rows::All, &config.metadata);
@@ -250,12 +313,6 @@ impl Decision {
             Self::Deny(denial) | Self::Shadow(denial) | Self::Defer(denial) => denial.proven.as_ref(),
         }
     }
-}
-
-/// The check's own time, or what Envoy leaves less a tenth for the way back, whichever is shorter.
-fn allowed_time(metadata: &HeaderMap, timeout: Duration) -> Duration {
-    let envoys = metadata.get("grpc-timeout").and_then(|value| grpc_timeout(value.to_str().ok()?));
-    envoys.map_or(timeout, |envoys| timeout.min(envoys - envoys / 10))
 }
 
 /// Reads `TimeoutValue TimeoutUnit` of gRPC over HTTP/2: at most eight digits and one letter.

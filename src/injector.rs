@@ -11,11 +11,16 @@ use tokio::time::{interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::{config::InjectOptions, metrics::Metrics};
+use crate::{
+    bounds::{self, Connections, InFlight},
+    config::InjectOptions,
+    metrics::Metrics,
+};
 
 mod admin;
 mod admission;
 mod asked;
+mod bounded;
 mod certificate;
 mod patch;
 mod webhook;
@@ -23,12 +28,17 @@ mod webhook;
 pub use asked::Scope;
 pub use patch::{Injection, Refused, Sidecar, review};
 
+use bounded::Bounded;
 use certificate::Source;
 
 /// How long connections with a question under way may take to end.
 const DRAIN: Duration = Duration::from_secs(5);
 /// How long a connection may take to ask: slow ones must not pile up.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
+/// How long it may be idle: longer than API servers keep one, so that they are the ones to close it.
+const IDLE: Duration = Duration::from_secs(120);
+/// Connections of API servers: a cluster has a few of those.
+const CONNECTIONS: usize = 128;
 
 /// Answers the API server until `shutdown` resolves, then drains.
 ///
@@ -36,6 +46,7 @@ const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// What keeps the injector from starting, by flag and value, or a listener that broke.
 pub async fn run(options: InjectOptions, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     let metrics = Metrics::new()?;
+    bounds::raise_descriptor_limit();
     let draining = CancellationToken::new();
     let source = Source::of(&options)?;
     let certificate = source.load(&metrics)?;
@@ -46,17 +57,23 @@ pub async fn run(options: InjectOptions, shutdown: impl Future<Output = ()>) -> 
         .with_context(|| format!("--admin-listen {}", options.admin_listen))?;
 
     let routes = admin::router(source.authority(), draining.clone(), metrics.clone());
-    let admin = tokio::spawn(axum::serve(admin_listener, routes).into_future());
+    let admin_connections = Connections::new("admin", bounds::ADMIN_CONNECTIONS, IDLE, &metrics);
+    let admin = tokio::spawn(bounds::serve_http(admin_listener, routes, admin_connections));
     let upkeep = tokio::spawn(fold(metrics.clone()));
     let renewal = tokio::spawn(certificate.keep_fresh(source, options.tls_interval));
 
     let handle = Handle::new();
-    let service = webhook::router(Sidecar::from(&options), &metrics);
-    let server = axum_server::from_tcp_rustls(webhook, tls)?
+    let service = webhook::router(Sidecar::from(&options), InFlight::new(&metrics), &metrics);
+    let connections = Connections::new("webhook", CONNECTIONS, IDLE, &metrics);
+    let watch = tokio::spawn(connections.clone().watch());
+    let mut server = axum_server::from_tcp_rustls(webhook, tls)?
+        .map(|acceptor| Bounded::new(acceptor, connections))
         .first_request_timeout(FIRST_REQUEST)
         .handle(handle.clone())
-        .serve(service.into_make_service());
-    let mut server = tokio::spawn(server);
+        // As it was: HTTP/2 is not offered in the handshake.
+        .http1_only();
+    server.http_builder().http1().header_read_timeout(IDLE);
+    let mut server = tokio::spawn(server.serve(service.into_make_service()));
     info!(address = %options.listen, image = options.image, "answering the API server");
 
     let broken = tokio::select! {
@@ -74,7 +91,7 @@ pub async fn run(options: InjectOptions, shutdown: impl Future<Output = ()>) -> 
         Some(ended) => ended,
         None => server.await,
     };
-    for task in [upkeep, renewal] {
+    for task in [upkeep, renewal, watch] {
         task.abort();
     }
     admin.abort();

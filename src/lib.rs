@@ -6,8 +6,8 @@
 //!   no network, no clock, no metrics;
 //! - logic: [`authorizer`] is the five steps of a check, [`verifier`] proves credentials, [`revocation`] follows
 //!   the log of changes and drops what changed, [`usage`] counts what was used, [`proof_writer`] stores proofs for the
-//!   next start, [`flight`] does shared work once, [`moment`] is the time that is passed in, [`health`] the state of the
-//!   process;
+//!   next start, [`flight`] does shared work once, [`bounds`] keeps peers from holding too much, [`moment`] is the time
+//!   that is passed in, [`health`] the state of the process;
 //! - adapters: [`store`] (memory, Redis, SQLite, Postgres), [`limiter`] (memory, Redis), [`redis`], [`addresses`] of
 //!   hosts and [`gate`] before every call, [`ext_authz`] (gRPC), [`admin`] (HTTP), [`injector`] (Kubernetes'
 //!   admission webhook);
@@ -24,6 +24,7 @@ pub mod record;
 
 pub mod addresses;
 pub mod authorizer;
+pub mod bounds;
 mod cache;
 pub mod flight;
 pub mod gate;

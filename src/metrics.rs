@@ -70,6 +70,30 @@ pub struct InjectorReviews {
     pub duration: Histogram,
 }
 
+/// `keystile_connections` of one listener, and what becomes of them.
+pub struct ConnectionMetrics {
+    /// How many there are.
+    pub open: Gauge,
+    /// Closed to make room for others.
+    pub no_room: Counter,
+    /// Closed since there was no call for long.
+    pub idle: Counter,
+    /// Closed since the peer did not read.
+    pub stalled: Counter,
+    /// Closed since it did not begin.
+    pub no_preface: Counter,
+}
+
+/// `keystile_messages_refused_total`.
+pub struct RefusedMessages {
+    /// Larger than any that is read.
+    pub too_large: Counter,
+    /// It had to make room for others.
+    pub no_room: Counter,
+    /// It was not there at its deadline.
+    pub late: Counter,
+}
+
 /// What is exported of the injector's certificate.
 pub struct InjectorCertificate {
     /// When it ends, in seconds since 1970.
@@ -131,6 +155,11 @@ const INJECTOR_REVIEWS: &str = "keystile_injector_reviews_total";
 const INJECTOR_REVIEW_DURATION: &str = "keystile_injector_review_duration_seconds";
 const INJECTOR_CERTIFICATE_NOT_AFTER: &str = "keystile_injector_certificate_not_after_seconds";
 const INJECTOR_CERTIFICATE_ERRORS: &str = "keystile_injector_certificate_errors_total";
+const CONNECTIONS: &str = "keystile_connections";
+const CONNECTIONS_CLOSED: &str = "keystile_connections_closed_total";
+const IN_FLIGHT_BYTES: &str = "keystile_in_flight_bytes";
+const MESSAGES_REFUSED: &str = "keystile_messages_refused_total";
+const TRUNCATED_HEADERS: &str = "keystile_truncated_headers_total";
 const UNDECODABLE_ROWS: &str = "keystile_undecodable_rows_total";
 const BUILD_INFO: &str = "keystile_build_info";
 
@@ -221,6 +250,31 @@ pub const TABLE: &[Metric] = &[
         name: UNDECODABLE_ROWS,
         kind: Kind::Counter,
         help: "Key rows read that could not be decoded, or had a list or a budget that is not one; each denies its key alone.",
+    },
+    Metric {
+        name: CONNECTIONS,
+        kind: Kind::Gauge,
+        help: "Open connections, by listener (grpc, admin, webhook).",
+    },
+    Metric {
+        name: CONNECTIONS_CLOSED,
+        kind: Kind::Counter,
+        help: "Connections that Keystile closed, by listener and reason (no_room: the longest without a call made room for a new one; idle: no call for long; stalled: the peer did not read; no_preface: it did not begin).",
+    },
+    Metric {
+        name: IN_FLIGHT_BYTES,
+        kind: Kind::Gauge,
+        help: "Bytes that calls hold which are not answered at once: messages received in part or waiting for a decision, answers waiting to be read.",
+    },
+    Metric {
+        name: MESSAGES_REFUSED,
+        kind: Kind::Counter,
+        help: "Checks denied for their message, by reason (too_large: over 16 MiB; no_room: the oldest made room for others; late: not received at the deadline).",
+    },
+    Metric {
+        name: TRUNCATED_HEADERS,
+        kind: Kind::Counter,
+        help: "Headers whose value was too long and is sent as !truncated, by header; counted when an answer is encoded, which for most keys is once each time the record is read.",
     },
     Metric {
         name: INJECTOR_REVIEWS,
@@ -385,6 +439,41 @@ impl Metrics {
     /// `keystile_undecodable_rows_total`.
     pub fn undecodable_rows(&self) -> Counter {
         self.with(|| metrics::counter!(UNDECODABLE_ROWS))
+    }
+
+    /// What is exported of one listener's connections.
+    pub fn connections(&self, listener: &'static str) -> ConnectionMetrics {
+        let closed = |reason: &'static str| {
+            self.with(|| metrics::counter!(CONNECTIONS_CLOSED, "listener" => listener, "reason" => reason))
+        };
+        ConnectionMetrics {
+            open: self.with(|| metrics::gauge!(CONNECTIONS, "listener" => listener)),
+            no_room: closed("no_room"),
+            idle: closed("idle"),
+            stalled: closed("stalled"),
+            no_preface: closed("no_preface"),
+        }
+    }
+
+    /// `keystile_in_flight_bytes`.
+    pub fn in_flight_bytes(&self) -> Gauge {
+        self.with(|| metrics::gauge!(IN_FLIGHT_BYTES))
+    }
+
+    /// `keystile_messages_refused_total`.
+    pub fn refused_messages(&self) -> RefusedMessages {
+        let refused =
+            |reason: &'static str| self.with(|| metrics::counter!(MESSAGES_REFUSED, "reason" => reason));
+        RefusedMessages {
+            too_large: refused("too_large"),
+            no_room: refused("no_room"),
+            late: refused("late"),
+        }
+    }
+
+    /// `keystile_truncated_headers_total` for one header.
+    pub fn truncated_headers(&self, header: &'static str) -> Counter {
+        self.with(|| metrics::counter!(TRUNCATED_HEADERS, "header" => header))
     }
 
     /// The injector's reviews.

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 use crate::{
     admin::{self, Stats},
     authorizer::Authorizer,
+    bounds::{self, Connections, InFlight},
     config::{DurableProofs, RateLimit, RedisOptions, ServeOptions},
     credential::Credential,
     ext_authz::{self, Chosen, ExtAuthz, ExtAuthzConfig, Reading, headers, metadata},
@@ -33,6 +34,8 @@ mod cache_secret;
 mod calls;
 mod connection;
 mod listener;
+mod other;
+mod stream;
 
 use cache_secret::{LastingSecrets, cache_secrets};
 use listener::Listener;
@@ -42,6 +45,10 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 /// How long the last proofs may take to be written at the end. To lose them costs bcrypt, and nothing else.
 const LAST_PROOFS: Duration = Duration::from_secs(1);
+/// How long a connection of Envoy's may be without calls: health checks alone keep one longer.
+const GRPC_IDLE: Duration = Duration::from_secs(15 * 60);
+/// The same on the admin port: longer than the usual interval between two scrapes.
+const ADMIN_IDLE: Duration = Duration::from_secs(90);
 
 /// What answers checks.
 type Checks = ExtAuthz<Memory<Below>, Limiter>;
@@ -53,6 +60,7 @@ type Checks = ExtAuthz<Memory<Below>, Limiter>;
 pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     let metrics = Metrics::new()?;
     let LastingSecrets { secrets, is_lasting } = cache_secrets(&options)?;
+    let descriptors = bounds::raise_descriptor_limit();
     let admin_listener = bind_admin(options.admin_listen).await?;
     let listeners = bind_all(&options).await?;
 
@@ -91,18 +99,25 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
 
     let health = Health::starting();
     let stop = CancellationToken::new();
+    let in_flight = InFlight::new(&metrics);
+    let limit = bounds::grpc_connections(descriptors, options.database.database_connections);
+    let connections = Connections::new("grpc", limit, GRPC_IDLE, &metrics);
+    let admin_connections = Connections::new("admin", bounds::ADMIN_CONNECTIONS, ADMIN_IDLE, &metrics);
     let routes = beside_checks(&health)?;
     let mut servers = JoinSet::new();
     for listener in listeners {
         info!(address = %listener.address(), "answering checks");
-        servers.spawn(listener.serve(service.clone(), routes.clone(), stop.clone()));
+        let (connections, in_flight) = (connections.clone(), in_flight.clone());
+        let (service, routes, stop) = (service.clone(), routes.clone(), stop.clone());
+        servers.spawn(listener.serve(service, routes, connections, in_flight, stop));
     }
     info!(address = %admin_listener.local_addr()?, "admin");
     // None of these is drained: they tell how the rest is doing.
     let mut attendants = JoinSet::new();
-    let admin =
-        axum::serve(admin_listener, admin::router(health.clone(), metrics.clone(), stats, feed_state));
-    attendants.spawn(async { drop(admin.await) });
+    let admin_routes = admin::router(health.clone(), metrics.clone(), stats, feed_state);
+    attendants.spawn(bounds::serve_http(admin_listener, admin_routes, admin_connections));
+    attendants.spawn(connections.watch());
+    attendants.spawn(in_flight.clone().watch());
     attendants.spawn(watch_database(database.clone(), feed.state(), health.clone(), metrics.clone()));
     attendants.spawn(async { match feed.run().await {} });
     attendants.spawn(limiter.clone().keep());
@@ -120,6 +135,7 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
     };
     info!(timeout = ?options.drain_timeout, "draining");
     health.drain();
+    in_flight.drain();
     stop.cancel();
     let drained =
         tokio::time::timeout(options.drain_timeout, async { while servers.join_next().await.is_some() {} });

@@ -7,7 +7,7 @@ use metrics::{Counter, Histogram};
 use super::Decision;
 use crate::{
     decision::{Permit, Reason, Tier},
-    metrics::Metrics,
+    metrics::{Metrics, RefusedMessages},
 };
 
 /// Handles of the metrics, taken once.
@@ -18,6 +18,7 @@ pub(super) struct Counts {
     denied: ByReason,
     shadowed: ByReason,
     durations: [(Option<Tier>, Histogram); 4],
+    pub(super) refused: RefusedMessages,
 }
 
 struct ByReason(Vec<(Reason, Counter)>);
@@ -32,6 +33,7 @@ impl Counts {
             denied: ByReason::new("deny", metrics),
             shadowed: ByReason::new("shadow", metrics),
             durations: [None, Some(Tier::Memory), Some(Tier::Redis), Some(Tier::Database)].map(duration),
+            refused: metrics.refused_messages(),
         }
     }
 

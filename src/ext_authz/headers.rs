@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 use time::format_description::well_known::Rfc3339;
 
+use super::Chosen;
 use crate::{
     limits::{Left, Span, Standing},
     record::{AllowList, Expiry, KeyRecord},
@@ -30,6 +31,8 @@ enum Value {
     OfKey(fn(&KeyRecord) -> Option<String>),
     /// What is left of one of its limits after this request.
     OfWindow(Span, fn(&Left) -> u64),
+    /// The names of those that are too long.
+    Truncated,
 }
 
 /// What the upstream is told of a decision.
@@ -93,6 +96,11 @@ pub const TABLE: &[UpstreamHeader] = &[
     of_key("x-ratelimit-limit-day", "`rate_limit_per_day`; absent means unlimited", |key| {
         number(key.limits.day)
     }),
+    UpstreamHeader {
+        name: "x-auth-truncated",
+        about: "list of the headers above whose value is too long, over 4 KiB, or over 16 KiB together with the others; each of them is `!truncated`, which names nothing",
+        value: Value::Truncated,
+    },
     of_window(
         "x-ratelimit-remaining-minute",
         "what is left of it in this minute; only where limits are counted (`KEYSTILE_RATE_LIMIT`)",
@@ -131,13 +139,55 @@ pub const TABLE: &[UpstreamHeader] = &[
     ),
 ];
 
+/// The value of a header that is too long for one. It names nothing: a list that is absent would mean no restriction.
+pub const TRUNCATED: &str = "!truncated";
+
+/// Longest value. Servers take 8 KiB for all headers at the least.
+const MAX_VALUE: usize = 4 * 1024;
+/// All values of what a record says, together. Envoy, which takes 60 KiB, has those of the client besides.
+const MAX_VALUES: usize = 16 * 1024;
+
+/// What the upstream is told, header by header.
+pub(super) struct Values {
+    /// By the order of [`TABLE`]; `None` where the header must not be there.
+    pub(super) each: Vec<Option<String>>,
+    /// Which of them are too long.
+    pub(super) truncated: Vec<&'static str>,
+}
+
+impl Values {
+    /// The values of those that are sent.
+    pub(super) fn of(told: &Told<'_>, sent: &Chosen) -> Self {
+        let values = TABLE.iter().map(|header| header.value(told).filter(|_| sent.has(header.name)));
+        let mut each: Vec<_> = values.collect();
+        let mut truncated = Vec::new();
+        while let Some(longest) = longest(&each) {
+            each[longest] = Some(TRUNCATED.to_owned());
+            truncated.push(TABLE[longest].name);
+        }
+        let own = TABLE.iter().position(|header| matches!(header.value, Value::Truncated));
+        if let Some(own) = own.filter(|own| !truncated.is_empty() && sent.has(TABLE[*own].name)) {
+            each[own] = Some(truncated.join(","));
+        }
+        Self { each, truncated }
+    }
+}
+
+/// The longest value, if one is too long, or all of them together are.
+fn longest(values: &[Option<String>]) -> Option<usize> {
+    let lengths = || values.iter().map(|value| value.as_ref().map_or(0, String::len));
+    let (longest, length) = lengths().enumerate().max_by_key(|(_, length)| *length)?;
+    (length > MAX_VALUE || lengths().sum::<usize>() > MAX_VALUES).then_some(longest)
+}
+
 impl UpstreamHeader {
-    /// The value for this request, safe in a header; `None` when the header must not be there.
+    /// The value for this request, safe in a header, however long; `None` when the header must not be there.
     pub fn value(&self, told: &Told<'_>) -> Option<String> {
         match self.value {
             Value::Result => Some(told.result.to_owned()),
             Value::OfKey(value) => value(told.record?),
             Value::OfWindow(..) => self.left(told.standing?).map(|left| left.to_string()),
+            Value::Truncated => None,
         }
     }
 
@@ -145,7 +195,7 @@ impl UpstreamHeader {
     pub(super) fn left(&self, standing: &Standing) -> Option<u64> {
         match self.value {
             Value::OfWindow(span, value) => standing.windows[span as usize].as_ref().map(value),
-            Value::Result | Value::OfKey(_) => None,
+            Value::Result | Value::OfKey(_) | Value::Truncated => None,
         }
     }
 
@@ -204,7 +254,11 @@ fn encoded(value: &str, set: &'static AsciiSet) -> String {
         Some(start) if !inner.is_empty() => (start, value.len() - start - inner.len()),
         _ => (value.len(), 0),
     };
-    let inner: Cow<'_, str> = percent_encode(inner.as_bytes(), set).into();
+    // Not to be taken for what is sent in place of a value that is too long.
+    let inner: Cow<'_, str> = match inner {
+        TRUNCATED => "%21truncated".into(),
+        inner => percent_encode(inner.as_bytes(), set).into(),
+    };
     format!("{}{inner}{}", "%20".repeat(before), "%20".repeat(after))
 }
 
@@ -286,7 +340,77 @@ mod tests {
         assert_eq!(names.len(), TABLE.len());
     }
 
+    fn told_of(change: impl FnOnce(&mut KeyRecord), sent: &Chosen) -> Values {
+        let mut record = sample::record();
+        change(&mut record);
+        Values::of(&Told { result: "allow", record: Some(&record), standing: None }, sent)
+    }
+
+    fn sent<'a>(values: &'a Values, name: &str) -> Option<&'a str> {
+        let place = TABLE.iter().position(|header| header.name == name).expect("in the table");
+        values.each[place].as_deref()
+    }
+
+    #[test]
+    fn value_over_4_kib_is_named_and_never_left_out() {
+        let models = |length: usize| AllowList::Only(vec!["m".repeat(length).parse().expect("a model")]);
+        for (length, expected) in [(4096, None), (4097, Some("x-auth-allowed-models"))] {
+            let values = told_of(|record| record.allowed.models = models(length), &Chosen::all());
+            assert_eq!(sent(&values, "x-auth-truncated"), expected, "{length}");
+            let is_whole = sent(&values, "x-auth-allowed-models").map(str::len) == Some(length);
+            assert_eq!(is_whole, expected.is_none());
+            assert_eq!(values.truncated.is_empty(), expected.is_none());
+        }
+        let names = ["x-auth-tags".to_owned()];
+        let only = Chosen::parse(&names, TABLE.iter().map(|header| header.name));
+        let values = told_of(|record| record.allowed.models = models(5000), &only.expect("a name"));
+        assert!(values.truncated.is_empty(), "what is not sent is not too long");
+    }
+
+    #[test]
+    fn text_that_reads_as_truncated_is_told_from_it() {
+        let values = told_of(
+            |record| {
+                record.scopes = vec!["!truncated".into()];
+                record.name = Some("!truncated".into());
+            },
+            &Chosen::all(),
+        );
+        assert_eq!(sent(&values, "x-auth-scopes"), Some("%21truncated"));
+        assert_eq!(sent(&values, "x-auth-key-name"), Some("%21truncated"));
+        assert_eq!(sent(&values, "x-auth-truncated"), None);
+    }
+
     proptest! {
+        #[test]
+        fn all_values_together_are_bounded_and_no_restriction_is_left_out(
+            lengths in proptest::collection::vec(0..6000_usize, 8),
+        ) {
+            let text = |place: usize| "t".repeat(lengths[place]);
+            let values = told_of(
+                |record| {
+                    record.user.name = Some(text(0));
+                    record.user.email = Some(text(1));
+                    record.name = Some(text(2));
+                    record.scopes = vec![text(3), "s".into()];
+                    record.tags = vec![text(4), "s".into()];
+                    record.permissions = Some(text(5));
+                    record.allowed.chatbots = AllowList::Only(vec![text(6), "s".into()]);
+                    record.allowed.agents = AllowList::Only(vec![text(7), "s".into()]);
+                },
+                &Chosen::all(),
+            );
+            let all: usize = values.each.iter().flatten().map(String::len).sum();
+            prop_assert!(all <= MAX_VALUES + 1024, "{}", all);
+            for name in ["x-auth-scopes", "x-auth-allowed-chatbots", "x-auth-allowed-agents"] {
+                prop_assert!(sent(&values, name).is_some_and(|value| value.len() <= MAX_VALUE));
+            }
+            let named: Vec<_> = sent(&values, "x-auth-truncated").into_iter().flat_map(|v| v.split(',')).collect();
+            for (header, value) in TABLE.iter().zip(&values.each) {
+                prop_assert_eq!(value.as_deref() == Some(TRUNCATED), named.contains(&header.name));
+            }
+        }
+
         #[test]
         fn any_text_is_safe_in_a_header_and_comes_back(text in any::<String>()) {
             let Some(told) = value("x-auth-user-name", |record| record.user.name = Some(text.clone())) else {

@@ -16,6 +16,7 @@ use super::{
     response,
     rows::Rows,
     service::framed,
+    truncation::Truncation,
     wire::{put_bytes, put_length},
 };
 use crate::{
@@ -32,16 +33,22 @@ pub(super) fn is_usual(proven: &Proven, copies: &Copies) -> bool {
 }
 
 /// Lets the request pass as this key.
-pub(super) fn allow(proven: &Proven, strip: &Strip<'_>, copies: &Copies, config: &ExtAuthzConfig) -> Bytes {
+pub(super) fn allow(
+    proven: &Proven,
+    strip: &Strip<'_>,
+    copies: &Copies,
+    config: &ExtAuthzConfig,
+    truncation: &Truncation,
+) -> Bytes {
     let Slots { whole, lasting } = &proven.record.rendered;
     let (mut rest, mut ok) = (Vec::new(), Vec::new());
     let kept = match &proven.standing {
-        None => whole.get_or_init(|| render(Rows::All, proven, copies, config)),
+        None => whole.get_or_init(|| render(Rows::All, proven, copies, config, truncation)),
         Some(standing) => {
             (rest, ok) = (Vec::with_capacity(256), Vec::with_capacity(1024));
             counted::put_metadata(&mut rest, standing, config);
             counted::put_headers(&mut ok, standing, copies, config);
-            lasting.get_or_init(|| render(Rows::Lasting, proven, copies, config))
+            lasting.get_or_init(|| render(Rows::Lasting, proven, copies, config, truncation))
         }
     };
     put_stripped(&mut ok, strip);
@@ -66,12 +73,18 @@ fn put_stripped(ok: &mut Vec<u8>, strip: &Strip<'_>) {
 }
 
 /// Encodes what every answer for the record has.
-fn render(rows: Rows, proven: &Proven, copies: &Copies, config: &ExtAuthzConfig) -> Rendered {
+fn render(
+    rows: Rows,
+    proven: &Proven,
+    copies: &Copies,
+    config: &ExtAuthzConfig,
+    truncation: &Truncation,
+) -> Rendered {
     let told = Told { result: "allow", record: Some(&proven.record), standing: proven.standing.as_ref() };
     let said =
         Said { decision: "allow", result: "allow", reason: None, proven: Some(proven), route_error: None };
     let mut ok = OkHttpResponse::default();
-    response::tell(&mut ok, rows, &told, copies, config);
+    truncation.note(&response::tell(&mut ok, rows, &told, copies, config), told.record);
     let rest = response::allowed(said.to_struct(rows, &config.metadata), None);
     Rendered { rest: rest.encode_to_vec().into(), ok: ok.encode_to_vec().into() }
 }
@@ -87,12 +100,17 @@ mod tests {
         config::RateLimitFields,
         ext_authz::{Chosen, tests::config},
         limits::{Counted, Left, Standing},
+        metrics::Metrics,
         record::sample,
     };
 
     fn proven() -> Proven {
         let record = Arc::new(sample::record());
         Proven { record, tier: Tier::Memory, stale: false, standing: None }
+    }
+
+    fn truncation() -> Truncation {
+        Truncation::new(&Metrics::new().expect("builds"))
     }
 
     fn standing(remaining: u64) -> Standing {
@@ -130,7 +148,7 @@ mod tests {
         };
         let told = Told { result: "allow", record: Some(&proven.record), standing: proven.standing.as_ref() };
         let metadata = said.to_struct(Rows::All, &config.metadata);
-        sorted(response::allow(told, metadata, strip, copies, config))
+        sorted(response::allow(told, metadata, strip, copies, config, &truncation()))
     }
 
     /// Compares the two, several times of one record: the first time makes what is kept. Counts may come and go.
@@ -138,7 +156,7 @@ mod tests {
         let mut proven = proven();
         for standing in [None, Some(standing(0)), Some(standing(1 << 40)), None] {
             proven.standing = standing;
-            let message = allow(&proven, strip, copies, config);
+            let message = allow(&proven, strip, copies, config, &truncation());
             assert_eq!(read(&message), expected(&proven, strip, copies, config), "{strip:?}, {config:?}");
         }
     }

@@ -13,9 +13,10 @@ use tonic::Code;
 
 use super::{
     ExtAuthzConfig, client_headers,
-    headers::{self, Told},
+    headers::{self, Told, Values},
     request::{Copies, Strip},
     rows::Rows,
+    truncation::Truncation,
 };
 use crate::{
     attributes::Attributes,
@@ -33,9 +34,10 @@ pub(super) fn allow(
     strip: &Strip<'_>,
     copies: &Copies,
     config: &ExtAuthzConfig,
+    truncation: &Truncation,
 ) -> CheckResponse {
     let mut ok = stripped(strip);
-    tell(&mut ok, Rows::All, &told, copies, config);
+    truncation.note(&tell(&mut ok, Rows::All, &told, copies, config), told.record);
     allowed(metadata, Some(ok))
 }
 
@@ -48,17 +50,19 @@ pub(super) fn allowed(metadata: Struct, ok: Option<OkHttpResponse>) -> CheckResp
     }
 }
 
-/// Adds what the upstream is told, and the client of its limits.
+/// Adds what the upstream is told, and the client of its limits. Returns the headers whose value is too long.
 pub(super) fn tell(
     ok: &mut OkHttpResponse,
     rows: Rows,
     told: &Told<'_>,
     copies: &Copies,
     config: &ExtAuthzConfig,
-) {
-    for header in headers::TABLE.iter().filter(|header| rows.have(header.is_counted())) {
-        let is_chosen = config.upstream_headers.has(header.name);
-        match is_chosen.then(|| header.value(told)).flatten() {
+) -> Vec<&'static str> {
+    let Values { each, truncated } = Values::of(told, &config.upstream_headers);
+    for (header, value) in
+        headers::TABLE.iter().zip(each).filter(|(header, _)| rows.have(header.is_counted()))
+    {
+        match value {
             Some(value) => ok.headers.push(overwrite(header.name, value)),
             None if copies.may_have(header.name) => ok.headers_to_remove.push(header.name.to_owned()),
             None => {}
@@ -67,6 +71,7 @@ pub(super) fn tell(
     if rows == Rows::All {
         ok.response_headers_to_add = limits(told.standing, config.rate_limit_fields);
     }
+    truncated
 }
 
 /// Takes the credential out of the request, wherever it was, and does nothing else.

@@ -5,18 +5,25 @@
 
 use std::{
     convert::Infallible,
+    future::{Future, poll_fn},
     pin::Pin,
     task::{Context, Poll},
 };
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, header::CONTENT_TYPE};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
 use tonic::Status;
 
-use super::{ExtAuthz, MAX_MESSAGE_SIZE};
-use crate::{limiter::RateLimiter, store::KeyStore};
+use super::{
+    ExtAuthz,
+    message::{self, PREFIX, Received, Refusal, Unread},
+};
+use crate::{
+    bounds::{self, NoRoom, Phase},
+    limiter::RateLimiter,
+    store::KeyStore,
+};
 
 /// Where Envoy calls.
 pub const CHECK_PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
@@ -32,9 +39,6 @@ pub struct Answer {
 /// that an answer, and several that are ready together, leave by one system call.
 const FRAME: usize = 1000;
 
-/// Before each message: whether it is compressed, and its length.
-const PREFIX: usize = 5;
-
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const OK: HeaderValue = HeaderValue::from_static("0");
 
@@ -42,16 +46,19 @@ impl<S: KeyStore, L: RateLimiter> ExtAuthz<S, L> {
     /// Answers one call. What is wrong with the call itself is its gRPC status.
     pub async fn call<B>(&self, request: Request<B>) -> Response<Answer>
     where
-        B: Body<Data = Bytes, Error: std::fmt::Display>,
+        B: Body<Data = Bytes, Error: std::fmt::Display + Send> + Unpin + Send + 'static,
     {
         let (parts, body) = request.into_parts();
-        let answered = async {
-            match read(body).await? {
-                Some(message) => self.answer(&parts.headers, &message).await,
-                None => Ok(self.0.deny_unread("too large")),
+        let headers = &parts.headers;
+        let answered = match message::read(body, headers, || self.0.allowed_time(headers)).await {
+            Ok(message) => self.decided(headers, &message).await,
+            Err(Unread::Denied(refusal, body)) => {
+                self.0.discard(body);
+                Ok(self.0.refuse(refusal))
             }
+            Err(Unread::Broken(status)) => Err(status),
         };
-        match answered.await {
+        match answered {
             Ok(message) => {
                 let mut response = Response::new(Answer { message, ended: false });
                 response.headers_mut().insert(CONTENT_TYPE, GRPC);
@@ -64,39 +71,21 @@ impl<S: KeyStore, L: RateLimiter> ExtAuthz<S, L> {
             }
         }
     }
-}
 
-/// The one message of a call; `None` when it is too large, which is the client's doing and no failure of the call.
-async fn read<B: Body<Data = Bytes, Error: std::fmt::Display>>(body: B) -> Result<Option<Bytes>, Status> {
-    let mut body = std::pin::pin!(body);
-    let (mut first, mut more, mut length) = (Bytes::new(), BytesMut::new(), 0);
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Status::cancelled(error.to_string()))?;
-        let Ok(data) = frame.into_data() else { continue };
-        length += data.len();
-        match length {
-            // Heard to its end, so that Envoy hears the answer and not of a stream that broke.
-            length if length > MAX_MESSAGE_SIZE + PREFIX => more = BytesMut::new(),
-            // As a rule it comes in one piece.
-            _ if first.is_empty() => first = data,
-            _ => more.extend_from_slice(&data),
+    /// Answers a message; one that has to wait may have to make room.
+    async fn decided(&self, headers: &HeaderMap, message: &Received) -> Result<Bytes, Status> {
+        let mut answer = std::pin::pin!(self.answer_late(headers, &message.bytes, message.waited));
+        let mut has_waited = false;
+        let answered = poll_fn(|context| {
+            let polled = answer.as_mut().poll(context);
+            has_waited |= polled.is_pending();
+            bounds::wait(polled, Phase::Deciding, || message::size(headers) + message.bytes.len())
+        })
+        .await;
+        if has_waited {
+            bounds::answered();
         }
-    }
-    if length > MAX_MESSAGE_SIZE + PREFIX {
-        return Ok(None);
-    }
-    let mut whole = match more.is_empty() {
-        true => first,
-        false => [first, more.freeze()].concat().into(),
-    };
-    if whole.len() < PREFIX {
-        return Err(Status::internal("the call has no message"));
-    }
-    let (compressed, length) = (whole.get_u8(), whole.get_u32() as usize);
-    match (compressed, length == whole.len()) {
-        (0, true) => Ok(Some(whole)),
-        (0, false) => Err(Status::internal("the message is not as long as it says")),
-        _ => Err(Status::unimplemented("compression was not agreed on")),
+        answered.unwrap_or_else(|NoRoom| Ok(self.0.refuse(Refusal::NoRoom)))
     }
 }
 
@@ -141,56 +130,9 @@ impl Body for Answer {
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::StreamBody;
-    use tonic::Code;
+    use http_body_util::BodyExt;
 
     use super::*;
-
-    async fn read_from(parts: &[&[u8]]) -> Result<Bytes, Code> {
-        let frames: Vec<_> =
-            parts.iter().map(|part| Ok::<_, Infallible>(Frame::data(Bytes::copy_from_slice(part)))).collect();
-        let read = read(StreamBody::new(tokio_stream::iter(frames))).await;
-        read.map(|message| message.expect("small enough")).map_err(|status| status.code())
-    }
-
-    #[tokio::test]
-    async fn message_is_read_in_however_many_pieces_it_comes() {
-        let whole = [&[0, 0, 0, 0, 3][..], b"abc"].concat();
-        for cut in 0..=whole.len() {
-            let (first, rest) = whole.split_at(cut);
-            assert_eq!(read_from(&[first, rest]).await.as_deref(), Ok(&b"abc"[..]), "cut at {cut}");
-        }
-        assert_eq!(read_from(&[&[0; 5]]).await.as_deref(), Ok(&b""[..]), "an empty message is one");
-    }
-
-    #[tokio::test]
-    async fn what_is_no_call_of_one_message_is_refused() {
-        for (bytes, code) in [
-            (&b""[..], Code::Internal),
-            (&[0, 0, 0, 0], Code::Internal),
-            (&[0, 0, 0, 0, 2, 7], Code::Internal),
-            (&[0, 0, 0, 0, 0, 7], Code::Internal),
-            (&[0, 0xff, 0xff, 0xff, 0xff], Code::Internal),
-            (&[1, 0, 0, 0, 0], Code::Unimplemented),
-        ] {
-            assert_eq!(read_from(&[bytes]).await, Err(code), "{bytes:?}");
-        }
-    }
-
-    #[tokio::test]
-    async fn message_that_is_too_large_is_no_error() {
-        let large = |length| {
-            let bytes = framed(length, |into| into.resize(PREFIX + length, 7));
-            let frames: Vec<_> = bytes
-                .chunks(16 * 1024)
-                .map(|part| Ok::<_, Infallible>(Frame::data(Bytes::copy_from_slice(part))))
-                .collect();
-            read(StreamBody::new(tokio_stream::iter(frames)))
-        };
-        let most = large(MAX_MESSAGE_SIZE).await.expect("a call").map(|message| message.len());
-        assert_eq!(most, Some(MAX_MESSAGE_SIZE));
-        assert_eq!(large(MAX_MESSAGE_SIZE + 1).await.expect("a call"), None);
-    }
 
     #[tokio::test]
     async fn answer_ends_with_its_status() {

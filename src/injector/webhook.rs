@@ -1,11 +1,16 @@
 //! The webhook's two paths over HTTP.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Json, Router,
-    body::Bytes,
-    extract::{DefaultBodyLimit, State},
+    body::{Body, HttpBody},
+    extract::State,
     http::{
         HeaderMap, StatusCode,
         header::{CONTENT_LENGTH, CONTENT_TYPE},
@@ -13,6 +18,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
+use tokio::{sync::oneshot, time::timeout};
 use tracing::{info, warn};
 
 use super::{
@@ -20,32 +26,56 @@ use super::{
     asked::Scope,
     patch::{self, Injection, Refused, Sidecar},
 };
-use crate::metrics::{InjectorReviews, Metrics};
+use crate::{
+    bounds::{self, Connections, InFlight, NoRoom, Phase, Slot},
+    metrics::{InjectorReviews, Metrics},
+};
 
 /// More than the API server takes for a whole object, old and new.
 const MAX_BODY: usize = 8 * 1024 * 1024;
 
+/// How long a body may take. The API server waits no longer than 30 s, and by default 10 s, for all of the answer.
+const BODY_DEADLINE: Duration = Duration::from_secs(10);
+
 struct Webhook {
     sidecar: Sidecar,
     reviews: InjectorReviews,
+    in_flight: InFlight,
+    /// What all bodies count for.
+    bodies: Slot,
 }
 
 /// The routes.
-pub(super) fn router(sidecar: Sidecar, metrics: &Metrics) -> Router {
-    let webhook = Arc::new(Webhook { sidecar, reviews: metrics.injector_reviews() });
+pub(super) fn router(sidecar: Sidecar, in_flight: InFlight, metrics: &Metrics) -> Router {
+    let reviews = metrics.injector_reviews();
+    let bodies = Connections::new("bodies", 1, Duration::MAX, metrics).open();
+    let webhook = Arc::new(Webhook { sidecar, reviews, in_flight, bodies });
     let path = |scope| {
-        post(async move |State(webhook): State<Arc<Webhook>>, headers: HeaderMap, body: Bytes| {
-            webhook.answer(scope, &headers, &body)
+        post(async move |State(webhook): State<Arc<Webhook>>, headers: HeaderMap, body: Body| {
+            match webhook.receive(body).await {
+                Ok(body) => webhook.answer(scope, &headers, &body),
+                Err(status) => {
+                    webhook.reviews.malformed.increment(1);
+                    status.into_response()
+                }
+            }
         })
     };
     Router::new()
         .route("/mutate", path(Scope::LabelledPods))
         .route("/mutate/enabled-namespace", path(Scope::EnabledNamespace))
-        .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(webhook)
 }
 
 impl Webhook {
+    /// The whole body, or the status that says why it is not read. What all of them hold is bounded.
+    async fn receive(&self, body: Body) -> Result<Vec<u8>, StatusCode> {
+        let (sender, receiver) = oneshot::channel();
+        let work = Box::pin(async move { drop(sender.send(collect(body).await)) });
+        tokio::spawn(timeout(BODY_DEADLINE, self.in_flight.track(self.bodies.connection(), work)));
+        receiver.await.unwrap_or(Err(StatusCode::REQUEST_TIMEOUT))
+    }
+
     fn answer(&self, scope: Scope, headers: &HeaderMap, body: &[u8]) -> Response {
         let start = Instant::now();
         if !is_json(headers) {
@@ -89,6 +119,30 @@ impl Webhook {
             }
         }
     }
+}
+
+async fn collect(mut body: Body) -> Result<Vec<u8>, StatusCode> {
+    if body.size_hint().lower() > MAX_BODY as u64 {
+        return Err(StatusCode::PAYLOAD_TOO_LARGE);
+    }
+    let mut whole = Vec::new();
+    loop {
+        let held = whole.capacity();
+        bounds::hold(held, Phase::Receiving).map_err(no_room)?;
+        let frame = poll_fn(|context| {
+            bounds::wait(Pin::new(&mut body).poll_frame(context), Phase::Receiving, || held)
+        });
+        let Some(frame) = frame.await.map_err(no_room)? else { return Ok(whole) };
+        let Ok(data) = frame.map_err(|_| StatusCode::BAD_REQUEST)?.into_data() else { continue };
+        if whole.len() + data.len() > MAX_BODY {
+            return Err(StatusCode::PAYLOAD_TOO_LARGE);
+        }
+        whole.extend_from_slice(&data);
+    }
+}
+
+fn no_room(_: NoRoom) -> StatusCode {
+    StatusCode::SERVICE_UNAVAILABLE
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

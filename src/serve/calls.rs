@@ -15,10 +15,12 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
-use futures_util::task::AtomicWaker;
 use hyper::rt::Executor;
 
-use crate::mutex::lock;
+use crate::{
+    bounds::{Connection, InFlight, Slot, State},
+    mutex::lock,
+};
 
 /// Calls that were read from a connection and have not begun.
 #[derive(Clone, Default)]
@@ -27,9 +29,8 @@ pub(super) struct Calls(Arc<Mutex<Vec<Call>>>);
 type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Wakes the connection's task, unless its calls are being answered: it will look by itself then.
-#[derive(Default)]
 struct Bell {
-    task: AtomicWaker,
+    connection: Arc<Connection>,
     is_muted: AtomicBool,
 }
 
@@ -40,24 +41,42 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Calls {
 }
 
 impl Calls {
-    /// Drives a connection that executes its calls here.
-    pub(super) async fn drive<T>(self, connection: impl Future<Output = T>) -> T {
+    /// Drives a connection that executes its calls here, to its end or until it is cut; `close` has it take no more.
+    pub(super) async fn drive<C: Future>(
+        self,
+        connection: C,
+        close: impl Fn(Pin<&mut C>),
+        slot: Slot,
+        in_flight: InFlight,
+    ) -> Option<C::Output> {
         let mut connection = std::pin::pin!(connection);
-        let bell = Arc::new(Bell::default());
+        let bell =
+            Arc::new(Bell { connection: Arc::clone(slot.connection()), is_muted: AtomicBool::new(false) });
         let waker = Waker::from(Arc::clone(&bell));
+        let mut is_closing = false;
         poll_fn(|context| {
-            bell.task.register(context.waker());
+            bell.connection.register(context.waker());
+            match bell.connection.state() {
+                State::Open => {}
+                State::Closing if is_closing => {}
+                State::Closing => {
+                    is_closing = true;
+                    close(connection.as_mut());
+                }
+                State::Cut => return Poll::Ready(None),
+            }
             loop {
                 let state = connection.as_mut().poll(&mut Context::from_waker(&waker));
                 let calls = std::mem::take(&mut *lock(&self.0));
                 if calls.is_empty() {
-                    return state;
+                    return state.map(Some);
                 }
+                bell.connection.called();
                 bell.is_muted.store(true, Ordering::SeqCst);
-                calls.into_iter().for_each(begin);
+                calls.into_iter().for_each(|call| begin(call, &bell.connection, &in_flight));
                 bell.is_muted.store(false, Ordering::SeqCst);
                 if state.is_ready() {
-                    return state;
+                    return state.map(Some);
                 }
             }
         })
@@ -66,11 +85,11 @@ impl Calls {
 }
 
 /// Answers a call, or has it answered. One that panics ends alone.
-fn begin(mut call: Call) {
+fn begin(mut call: Call, connection: &Arc<Connection>, in_flight: &InFlight) {
     // Nobody need be woken: a task asks anew.
     let mut context = Context::from_waker(Waker::noop());
     if let Ok(Poll::Pending) = catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(&mut context))) {
-        tokio::spawn(call);
+        tokio::spawn(in_flight.track(connection, call));
     }
 }
 
@@ -81,29 +100,34 @@ impl Wake for Bell {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.is_muted.load(Ordering::SeqCst) {
-            self.task.wake();
+            self.connection.wake();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
+    use std::{sync::atomic::AtomicUsize, time::Duration};
 
+    use futures_util::task::AtomicWaker;
     use tokio::sync::oneshot;
 
     use super::*;
+    use crate::{bounds::Connections, metrics::Metrics};
 
     /// A connection that does what the script says each time it is looked at, and then waits or ends.
     fn scripted(
         calls: &Calls,
         mut script: impl FnMut(usize, &Calls, &Waker) -> Poll<()>,
-    ) -> impl Future<Output = ()> {
-        let (calls, mut looked) = (calls.clone(), 0);
-        calls.clone().drive(poll_fn(move |context| {
+    ) -> impl Future<Output = Option<()>> {
+        let (driven, calls, mut looked) = (calls.clone(), calls.clone(), 0);
+        let metrics = Metrics::new().expect("builds");
+        let slot = Connections::new("grpc", 1, Duration::MAX, &metrics).open();
+        let connection = poll_fn(move |context| {
             looked += 1;
             script(looked, &calls, context.waker())
-        }))
+        });
+        driven.drive(connection, |_| (), slot, InFlight::new(&metrics))
     }
 
     #[derive(Default)]

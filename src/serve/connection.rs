@@ -1,105 +1,94 @@
 //! One connection of Envoy's: HTTP/2, with checks answered by hand and everything else by tonic.
 
-use std::{convert::Infallible, io, pin::Pin, task::Poll};
+use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::Body;
+use http::Request;
 use http_body_util::Either;
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulConnection,
-};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tonic::service::Routes;
-use tower_service::Service;
+use tracing::debug;
 
-use super::{Checks, calls::Calls};
-use crate::ext_authz::CHECK_PATH;
+use super::{Checks, calls::Calls, other, stream::Polite};
+use crate::{
+    bounds::{InFlight, Slot},
+    ext_authz::CHECK_PATH,
+};
 
-/// Streams that one connection may have open: Envoy opens one connection per worker.
-const MAX_STREAMS: u32 = 8192;
+/// Streams that one connection may have open. Envoy has one connection per worker, and by default lets no more than
+/// 1024 requests to a cluster be under way; past that it opens another connection.
+const MAX_STREAMS: u32 = 1024;
 
-/// What a connection and a stream may send ahead: bodies of requests come along with checks.
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-const STREAM_WINDOW: u32 = 1024 * 1024;
+/// What a connection and a stream may send ahead: bodies of requests come along with checks. What is not taken up
+/// yet is held here, for each connection.
+const CONNECTION_WINDOW: u32 = 512 * 1024;
+const STREAM_WINDOW: u32 = 256 * 1024;
+
+/// Headers of one call: more than Envoy takes from a client by default (60 KiB), since some of them, such as
+/// `tracestate`, are as the client sent them. A call whose headers are larger fails, and failure modes let it through.
+const MAX_HEADERS: u32 = 128 * 1024;
 
 /// How long a connection may be silent before it is asked whether it is still there, and how long it has to say so.
-const KEEPALIVE: std::time::Duration = std::time::Duration::from_secs(30);
+/// While headers or a frame are on their way it cannot answer, so the two together are their deadline.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// How long a connection has to begin as HTTP/2 does.
+const PREFACE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What it begins with (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Serves a connection to its end.
-pub(super) fn serve<T>(
-    stream: T,
-    checks: Checks,
-    routes: Routes,
-    calls: Calls,
-) -> impl GracefulConnection<Error = hyper::Error> + Send
+pub(super) async fn serve<T>(mut stream: T, checks: Checks, routes: Routes, slot: Slot, in_flight: InFlight)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let begun = tokio::time::timeout(PREFACE_DEADLINE, preface(&mut stream));
+    match slot.connection().while_open(begun).await {
+        Some(Ok(Ok(()))) => {}
+        None => return,
+        Some(_) => return slot.without_preface(),
+    }
     let service = service_fn(move |request: Request<Incoming>| {
-        let (checks, mut routes) = (checks.clone(), routes.clone());
+        let (checks, routes) = (checks.clone(), routes.clone());
         async move {
             if request.uri().path() == CHECK_PATH {
                 return Ok::<_, Infallible>(checks.call(request).await.map(Either::Left));
             }
-            Ok(other(&mut routes, request).await.map(Either::Right))
+            Ok(other::call(routes, request).await.map(Either::Right))
         }
     });
-    http2::Builder::new(calls)
+    let calls = Calls::default();
+    let stream = Polite::new(stream, PREFACE, Arc::clone(slot.connection()));
+    let connection = http2::Builder::new(calls.clone())
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
+        // An Envoy that gives up on many calls at once, because this process was stopped for a moment, is no attacker.
+        .max_pending_accept_reset_streams(MAX_STREAMS as usize)
+        .max_header_list_size(MAX_HEADERS)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .initial_stream_window_size(STREAM_WINDOW)
         .keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE)
-        .serve_connection(TokioIo::new(Copying(stream)), service)
-}
-
-/// Health and reflection.
-async fn other(
-    routes: &mut Routes,
-    request: Request<Incoming>,
-) -> Response<impl Body<Data = Bytes, Error = tonic::Status> + Send + use<>> {
-    match routes.call(request).await {
-        Ok(response) => response,
-        Err(never) => match never {},
+        .serve_connection(TokioIo::new(stream), service);
+    match calls.drive(connection, http2::Connection::graceful_shutdown, slot, in_flight).await {
+        Some(Err(error)) => debug!(%error, "a connection broke"),
+        Some(Ok(())) => {}
+        None => debug!("a connection was cut"),
     }
 }
 
-/// A stream that takes one buffer at a time. HTTP/2 then copies small frames together, and an answer leaves by
-/// one system call instead of two.
-struct Copying<T>(T);
-
-impl<T: AsyncRead + Unpin> AsyncRead for Copying<T> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, buffer)
+/// Reads what an HTTP/2 connection begins with.
+async fn preface(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
+    let mut left = PREFACE;
+    let mut buffer = [0; PREFACE.len()];
+    while !left.is_empty() {
+        let read = stream.read(&mut buffer[..left.len()]).await?;
+        if read == 0 || buffer[..read] != left[..read] {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        left = &left[read..];
     }
-}
-
-impl<T: AsyncWrite + Unpin> AsyncWrite for Copying<T> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut std::task::Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut std::task::Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        false
-    }
+    Ok(())
 }

@@ -5,20 +5,18 @@ use std::{
     io::{self, ErrorKind},
     os::unix::fs::{FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
-use hyper_util::server::graceful::GracefulShutdown;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream, UnixListener, UnixStream},
-};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tracing::{debug, warn};
 
-use super::{Checks, calls::Calls, connection};
-use crate::config::Listen;
+use super::{Checks, connection};
+use crate::{
+    bounds::{self, Connections, InFlight},
+    config::Listen,
+};
 
 /// A bound address.
 pub(super) enum Listener {
@@ -59,23 +57,32 @@ impl Listener {
         self,
         checks: Checks,
         routes: Routes,
+        connections: Connections,
+        in_flight: InFlight,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
-        let graceful = GracefulShutdown::new();
+        let slot = || (connections.open(), in_flight.clone());
         while let Some(accepted) = stop.run_until_cancelled(self.accept()).await {
             match accepted {
-                Ok(Accepted::Tcp(stream)) => start(stream, checks.clone(), routes.clone(), &graceful),
-                Ok(Accepted::Unix(stream)) => start(stream, checks.clone(), routes.clone(), &graceful),
-                // Out of file descriptors, or a connection that broke at once: the others go on.
-                Err(error) => {
-                    warn!(%error, address = self.address(), "a connection could not be accepted");
-                    tokio::time::sleep(PAUSE).await;
+                Ok(Accepted::Tcp(stream)) => {
+                    let (slot, in_flight) = slot();
+                    tokio::spawn(connection::serve(stream, checks.clone(), routes.clone(), slot, in_flight));
                 }
+                Ok(Accepted::Unix(stream)) => {
+                    let (slot, in_flight) = slot();
+                    tokio::spawn(connection::serve(stream, checks.clone(), routes.clone(), slot, in_flight));
+                }
+                Err(error) if bounds::is_exhausted(&error) => {
+                    warn!(%error, address = self.address(), "a connection could not be accepted");
+                    connections.make_room();
+                    tokio::time::sleep(bounds::ACCEPT_PAUSE).await;
+                }
+                Err(error) => debug!(%error, "a connection broke at once"),
             }
         }
         // Whoever comes from now on is refused, and goes elsewhere, instead of waiting for the last call to end.
         drop(self);
-        graceful.shutdown().await;
+        connections.drain().await;
         Ok(())
     }
 
@@ -95,23 +102,6 @@ impl Listener {
 enum Accepted {
     Tcp(TcpStream),
     Unix(UnixStream),
-}
-
-/// How long nothing is accepted after a failure.
-const PAUSE: Duration = Duration::from_millis(50);
-
-/// Serves a connection in a task of its own, and has it end in order when it is time to.
-fn start<T>(stream: T, checks: Checks, routes: Routes, graceful: &GracefulShutdown)
-where
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let calls = Calls::default();
-    let connection = graceful.watch(connection::serve(stream, checks, routes, calls.clone()));
-    tokio::spawn(async move {
-        if let Err(error) = calls.drive(connection).await {
-            debug!(%error, "a connection broke");
-        }
-    });
 }
 
 /// Removes the socket that a process which is gone left behind; leaves everything else alone.

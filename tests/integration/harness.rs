@@ -10,6 +10,7 @@ pub mod fleet;
 pub mod keystile;
 pub mod limits;
 pub mod names;
+pub mod peer;
 pub mod place;
 pub mod postgres;
 pub mod process;

@@ -240,3 +240,28 @@ fn injector_without_a_certificate_says_what_to_do() {
         ["inject", "--image", "k", "--tls-cert", "/nowhere/tls.crt", "--tls-key", "/nowhere/tls.key"];
     assert!(keystile::keystile(&missing, "", "").failed(1).contains("--tls-cert /nowhere/tls.crt"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_and_bodies_that_do_not_end_hold_up_no_review() {
+    let authority = Authority::new();
+    let (injector, client) = (Injector::with_files(&authority).await, authority.client());
+    let mut open = Vec::new();
+    for _ in 0..300 {
+        open.push(tokio::net::TcpStream::connect(injector.listen).await.unwrap());
+    }
+    let part = [
+        b"POST /mutate HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 8000000\r\n\r\n",
+        &[b' '; 1_000_000][..],
+    ];
+    let part = part.concat();
+    let unfinished =
+        futures_util::future::join_all((0..100).map(|_| client.begin(injector.listen, &part))).await;
+    let answer = injector.ask(&client, "/mutate/enabled-namespace", &question(&pod())).await.unwrap();
+    assert_eq!(answer["response"]["allowed"], true);
+    let status = fs::read_to_string(format!("/proc/{}/status", injector.process.0.id())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(peak < 128 * 1024, "{peak} KiB");
+    assert_eq!(injector.admin("readyz").await.unwrap().0, 200);
+    drop((open, unfinished));
+}

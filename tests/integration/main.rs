@@ -5,6 +5,7 @@
 mod harness;
 
 mod answers;
+mod bounds;
 mod change_feed;
 mod cli;
 mod descriptor;
@@ -15,6 +16,7 @@ mod feed_faults;
 mod feed_generator;
 mod fence_schedules;
 mod gateway;
+mod header_bounds;
 mod injector;
 mod kubernetes;
 mod limits;

@@ -11,7 +11,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 /// A client that trusts one authority, and expects `localhost` to answer.
 pub struct Client(TlsConnector);
@@ -28,6 +28,14 @@ impl Client {
             .unwrap();
         let config = config.with_root_certificates(roots).with_no_client_auth();
         Self(TlsConnector::from(Arc::new(config)))
+    }
+
+    /// Begins a connection with these bytes, and leaves it open.
+    pub async fn begin(&self, server: SocketAddr, bytes: &[u8]) -> io::Result<TlsStream<TcpStream>> {
+        let tcp = TcpStream::connect(server).await?;
+        let mut stream = self.0.connect(ServerName::try_from("localhost").unwrap(), tcp).await?;
+        stream.write_all(bytes).await?;
+        Ok(stream)
     }
 
     /// Sends a request whole, unless the server ends it earlier, and reads the answer.
