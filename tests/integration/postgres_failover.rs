@@ -93,7 +93,7 @@ async fn name_that_still_leads_to_the_old_server_is_looked_up_until_it_does_not(
     let lookup: Arc<dyn Lookup> = names.clone();
     let url = "postgres://keystile@db.example/postgres?sslmode=disable";
     let database = Database::connect_by(&options(url, 500), &Metrics::new().unwrap(), &lookup).unwrap();
-    database.migrate().await.unwrap();
+    database.migrate(None).await.unwrap();
     let second = first.standby().await;
     let writes = async || database.invalidate(None, Duration::ZERO).await;
     until("it takes writes", FOUND, async || writes().await.is_ok()).await;
