@@ -27,6 +27,7 @@ pub fn denials(schema: &Schema, facts: &Facts, hash: &str) -> Vec<String> {
         denials.push(format!("DELETE FROM {{users}} WHERE {user}"));
         denials.push(format!("UPDATE {{users}} SET id = id + 1000 WHERE {user}"));
     }
+    denials.extend(if schema.is_postgres { merges(schema, &key) } else { replacements(&key, &user) });
     let optional = [
         ("api_keys", "deleted_at", set("deleted_at = '2026-01-01 00:00:00'".into())),
         ("api_keys", "expires_at", set("expires_at = '2020-01-01 00:00:00'".into())),
@@ -51,6 +52,29 @@ pub fn denials(schema: &Schema, facts: &Facts, hash: &str) -> Vec<String> {
         denials.push(set("name = 'ended'".into()));
     }
     denials
+}
+
+fn merges(schema: &Schema, key: &str) -> Vec<String> {
+    let merge = format!("MERGE INTO {{api_keys}} k USING (SELECT 1 AS one) s ON k.{key} WHEN MATCHED THEN");
+    vec![format!("{merge} UPDATE SET {}", schema.set_active(false)), format!("{merge} DELETE")]
+}
+
+/// Rows that SQLite deletes since another one takes their place.
+fn replacements(key: &str, user: &str) -> Vec<String> {
+    vec![
+        format!(
+            "INSERT OR REPLACE INTO {{api_keys}} (id, key_hash, key_prefix, user_id)
+            SELECT id, 'replaced', 'ks_other', user_id FROM {{api_keys}} WHERE {key}"
+        ),
+        format!(
+            "INSERT OR REPLACE INTO {{users}} (id, email, username, hashed_password, is_active)
+            SELECT id, email, username, '!', '0' FROM {{users}} WHERE {user}"
+        ),
+        format!(
+            "UPDATE OR REPLACE {{api_keys}} SET id = (SELECT id FROM {{api_keys}} WHERE {key})
+            WHERE key_hash = (SELECT key_hash FROM {{api_keys}} WHERE NOT {key} LIMIT 1)"
+        ),
+    ]
 }
 
 fn budget(of: &str, key: &str) -> String {

@@ -229,14 +229,24 @@ impl World {
     /// A hash of a key that may be allowed.
     pub async fn victim(&mut self) -> Result<String, String> {
         if self.watch.good().len() < 4 {
-            let user = self.new_user().await?;
-            for _ in 0..3 {
-                self.insert_key_of(user).await?;
-            }
+            self.new_good_keys(3).await?;
             self.warm().await;
         }
         let good = self.watch.good();
         Ok(good.choose(&mut self.rng).map(|key| key.hash.clone()).unwrap_or_default())
+    }
+
+    /// Of the users that there were, perhaps none is left, and new ones may be locked by a default.
+    async fn new_good_keys(&mut self, count: usize) -> Result<(), String> {
+        let user = self.new_user().await?;
+        for _ in 0..count {
+            self.insert_key_of(user).await?;
+        }
+        if self.watch.good().is_empty() {
+            let sql = changes::pardon(&self.schema, &self.facts);
+            self.change(&sql).await?;
+        }
+        Ok(())
     }
 
     /// Some ordinary change.
@@ -395,9 +405,7 @@ impl World {
 
     async fn memory_serves(&mut self) -> Result<(), String> {
         const ASKED: u64 = 20;
-        // Of the users that there were, perhaps none is left.
-        let user = self.new_user().await?;
-        self.insert_key_of(user).await?;
+        self.new_good_keys(1).await?;
         for (at, instance) in self.watch.instances.read().await.iter().enumerate() {
             let key = &self.watch.good()[0];
             instance.expect_allowed(&key.credential).await;

@@ -21,12 +21,7 @@ pub async fn happen(event: Event, world: &mut World) -> Result<Aftermath, String
         }
         Event::RenameColumn => return rename_column(world).await,
         Event::DropColumn => (both("ALTER TABLE api_keys DROP COLUMN deleted_at"), Aftermath::Lasting),
-        Event::Retype => (
-            both(
-                "ALTER TABLE api_keys ALTER name TYPE varchar(300); ALTER TABLE users ALTER email TYPE varchar(300)",
-            ),
-            Aftermath::Passing,
-        ),
+        Event::Retype => (retype(world), Aftermath::Passing),
         Event::MoveTable => (move_tables(world, &["api_keys"]), Aftermath::Lasting),
         Event::MoveAll => (move_tables(world, &["api_keys", "users"]), Aftermath::Lasting),
         Event::SwapTable => (swap_table(world).await?, Aftermath::Lasting),
@@ -79,6 +74,26 @@ pub async fn happen(event: Event, world: &mut World) -> Result<Aftermath, String
     };
     world.commit(&sql, async |database| database.execute(&sql).await).await?;
     Ok(aftermath)
+}
+
+/// Other types for columns that triggers and look-ups read, under sessions that have read the old ones.
+fn retype(world: &mut World) -> String {
+    let schema = &world.schema;
+    let mut all = vec![
+        "ALTER TABLE api_keys ALTER name TYPE varchar(300), ALTER key_prefix TYPE varchar(20)",
+        "ALTER TABLE api_keys ALTER key_prefix TYPE text, ALTER key_hash TYPE text",
+        "ALTER TABLE users ALTER email TYPE varchar(300)",
+    ];
+    if schema.keys != Layout::Ranges {
+        all.push("ALTER TABLE api_keys ALTER id TYPE numeric, ALTER user_id TYPE bigint");
+    }
+    if schema.users != Layout::Ranges && !schema.has_foreign_key {
+        all.push("ALTER TABLE users ALTER id TYPE bigint");
+    }
+    if world.facts.is_plain("api_keys", "deleted_at") {
+        all.push("ALTER TABLE api_keys ALTER deleted_at TYPE timestamptz");
+    }
+    (*all.choose(&mut world.rng).unwrap()).to_owned()
 }
 
 fn added_expiry(is_postgres: bool) -> String {
