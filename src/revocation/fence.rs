@@ -247,9 +247,11 @@ impl<K: Eq + Hash> Invalidations<K> {
 }
 
 impl Invalidation {
+    /// Whether a read of the log's epoch has seen what it must. The numbers kept here continue through an epoch that
+    /// ends without a gap: that of a SQLite file ends with each entry.
     fn allows(&self, seen: &LogPosition) -> bool {
         self.changes.iter().all(|change| seen.snapshot().sees(*change))
-            && self.position.as_ref().is_none_or(|position| seen.covers(position))
+            && self.position.as_ref().is_none_or(|position| seen.snapshot().covers(position.snapshot()))
     }
 
     fn raise(&mut self, number: u64, now: Instant, change: u64, position: &Arc<LogPosition>) {

@@ -34,11 +34,6 @@ impl LogPosition {
     pub fn snapshot(&self) -> &Snapshot {
         &self.snapshot
     }
-
-    /// Whether everything that `other` sees is seen here too.
-    pub fn covers(&self, other: &Self) -> bool {
-        self.epoch == other.epoch && self.snapshot.covers(&other.snapshot)
-    }
 }
 
 impl FromStr for LogPosition {
@@ -74,11 +69,5 @@ mod tests {
         for bad in ["", "10:20:", "/10:20:", "+7/10:20:", "7/", "x/10:20:", "7/8/10:20:"] {
             assert!(bad.parse::<LogPosition>().is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn position_of_another_epoch_covers_nothing() {
-        assert!(position("7/20:20:").covers(&position("7/10:10:")));
-        assert!(!position("8/20:20:").covers(&position("7/10:10:")));
     }
 }

@@ -109,6 +109,17 @@ fn read_from_another_epoch_or_a_standby_is_not_cached_where_there_is_a_log() {
 }
 
 #[test]
+fn epoch_that_ends_without_a_gap_leaves_no_read_behind() {
+    let fence = Fence::<u8>::new();
+    fence.apply(Changes::Everything(position("10:10:")), Instant::now(), || ());
+    // As in SQLite, where each entry begins an epoch.
+    fence.set_state(None, Some(8));
+    let seen: LogPosition = "8/11:11:".parse().expect("a position");
+    assert!(fence.believes(1, Some(&seen)));
+    assert!(fence.admit_read(1, fence.generation(), Some(&seen), || ()));
+}
+
+#[test]
 fn feed_that_does_not_report_is_not_up_for_long() {
     let (fence, now) = (Fence::<u8>::new(), Instant::now());
     assert!(!fence.is_up(now));

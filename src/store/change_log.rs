@@ -243,9 +243,16 @@ impl Database {
     async fn updated_within(&self, window: Duration) -> Result<Vec<(Prefix, String)>, StoreError> {
         let catalog = &self.catalog(Patience::Check).await?;
         let seconds = window.as_secs();
-        let recent = |column: &str| match self.dialect() {
+        let recent = |table: &str, column: &str| match self.dialect() {
             Dialect::Postgres => {
-                format!("{column} > (now() AT TIME ZONE 'UTC') - CAST('{seconds} s' AS interval)")
+                let recent = format!("now() - CAST('{seconds} s' AS interval)");
+                let has_zone =
+                    catalog.kind(table, "updated_at").is_some_and(|kind| kind.ends_with("with time zone"));
+                if has_zone {
+                    format!("{column} > {recent}")
+                } else {
+                    format!("{column} > ({recent}) AT TIME ZONE 'UTC'")
+                }
             }
             Dialect::Sqlite => format!("datetime({column}) > datetime('now', '-{seconds} seconds')"),
         };
@@ -253,11 +260,11 @@ impl Database {
         let branches: Vec<_> = [("api_keys", "k"), ("users", "u")]
             .into_iter()
             .filter(|(table, _)| catalog.has(table, "updated_at"))
-            .map(|(_, alias)| {
+            .map(|(table, alias)| {
                 format!(
                     "SELECT k.key_prefix, CAST({alias}.updated_at AS text) FROM {keys} k
                     JOIN {users} u ON u.id = k.user_id WHERE {}",
-                    recent(&format!("{alias}.updated_at"))
+                    recent(table, &format!("{alias}.updated_at"))
                 )
             })
             .collect();

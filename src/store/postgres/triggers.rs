@@ -174,7 +174,13 @@ fn row_changed(place: &Place<'_>, table: &Watched) -> String {
         of("OLD"),
         of("NEW"),
     );
-    guarded(place, &unchanged, &log)
+    // A session that is older than a change of a column's type has plans that no longer fit. It plans this each time.
+    let planned = literal(&format!("INSERT INTO {schema}.keystile_changes {}", of("($1)")));
+    let replanned = format!(
+        "IF TG_OP <> 'INSERT' THEN EXECUTE {planned} USING OLD; END IF;
+            IF TG_OP <> 'DELETE' THEN EXECUTE {planned} USING NEW; END IF;"
+    );
+    guarded(place, &unchanged, &format!("BEGIN {log} EXCEPTION WHEN OTHERS THEN {replanned} END;"))
 }
 
 /// The body of a function that never fails.
@@ -186,14 +192,19 @@ fn guarded(place: &Place<'_>, unchanged: &str, log: &str) -> String {
         {log}
         RETURN NULL;
     EXCEPTION WHEN OTHERS THEN
-        RAISE WARNING 'keystile: the change of a row of % was not logged: %', TG_TABLE_NAME, SQLERRM;
         BEGIN
-            PERFORM nextval('{sequence}');
+            INSERT INTO {schema}.keystile_changes (prefix) VALUES (NULL);
         EXCEPTION WHEN OTHERS THEN
-            NULL;
+            RAISE WARNING 'keystile: the change of a row of % was not logged: %', TG_TABLE_NAME, SQLERRM;
+            BEGIN
+                PERFORM nextval('{sequence}');
+            EXCEPTION WHEN OTHERS THEN
+                NULL;
+            END;
         END;
         RETURN NULL;
     END",
+        schema = place.schema,
         sequence = place.lost(),
     )
 }
