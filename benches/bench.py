@@ -12,6 +12,7 @@ import time
 
 import cold
 import direct
+import flood
 import gateway
 import limits
 import running
@@ -38,15 +39,22 @@ class Extent:
     # Cold keys by bcrypt cost, and how often.
     cold: dict = dataclasses.field(default_factory=lambda: {6: 10_000, 10: 100, 12: 24})
     cold_repetitions: int = 3
+    # Good keys that are used during each flood; refusals of each kind that are timed, the cost that they imitate, and how
+    # many a second in bursts: what the simulation refuses at that cost.
+    flood_keys: int = 100
+    alike: int = 2000
+    alike_cost: int = 6
+    alike_rate: int = 60
 
 
 EXTENTS = {
     "full": Extent(repetitions=5, checks=40_000, seconds=2.0),
     "quick": Extent(
-        repetitions=2, checks=8000, seconds=0.5, million=5000, cold={6: 600, 10: 30, 12: 8}, cold_repetitions=1
+        repetitions=2, checks=8000, seconds=0.5, million=5000, cold={6: 600, 10: 30, 12: 8}, cold_repetitions=1,
+        flood_keys=10, alike=400
     ),
 }
-PARTS = ("checks", "threads", "cold", "envoy")
+PARTS = ("checks", "threads", "cold", "flood", "envoy")
 
 
 def main():
@@ -89,6 +97,8 @@ def measure(programs, options, results, scratch):
         direct.threads(programs, results, scratch, database, extent.repetitions, extent.checks)
     if "cold" in options.parts:
         cold.run(programs, results, scratch, extent.cold_repetitions, extent.cold)
+    if "flood" in options.parts:
+        flood.run(programs, results, scratch, extent)
 
 
 def parse():

@@ -4,11 +4,16 @@ use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::SERVICE_NAME;
-use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::interval};
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::JoinSet,
+    time::{MissedTickBehavior, interval},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     admin::{self, Stats},
@@ -38,6 +43,10 @@ use listener::Listener;
 /// How often the database is asked whether it is there, and histograms are folded.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
+/// How often the costs of all hashes are read, to notice that they became cheaper. That one is costlier is noticed at its
+/// first use.
+const COST_INTERVAL: Duration = Duration::from_secs(300);
+
 /// What answers checks.
 type Checks = ExtAuthz<Memory<Below>, Limiter>;
 
@@ -62,7 +71,7 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
     let memory = Memory::new(below, memory_config(&options), Arc::clone(&fence), &metrics);
     let verifier = Verifier::new(secrets, verifier_config(&options), share_by(shared), &metrics);
     let limiter = limiter(&options, redis.as_ref(), &metrics)?;
-    let authorizer = Authorizer::new(memory.clone(), verifier, limiter.clone());
+    let authorizer = Authorizer::new(memory.clone(), verifier.clone(), limiter.clone());
     let usage = Usage::new(!options.usage_interval.is_zero(), &metrics);
     let service = ExtAuthz::new(authorizer, usage.clone(), ext_authz_config(&options)?, &metrics);
     let feed = ChangeFeed::new(database.clone(), fence, move |prefixes| memory.forget(prefixes), &metrics);
@@ -88,6 +97,7 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
     attendants.spawn(async { drop(admin.await) });
     attendants.spawn(watch_database(database.clone(), feed.state(), health.clone(), metrics.clone()));
     attendants.spawn(async { match feed.run().await {} });
+    attendants.spawn(learn_cost(database.clone(), verifier));
     attendants.spawn(limiter.clone().keep());
     if let Some(redis) = redis {
         attendants.spawn(watch_redis(redis, health.clone()));
@@ -182,6 +192,22 @@ async fn watch_database(
     }
 }
 
+/// Lets refusals imitate the costliest active hash.
+async fn learn_cost(database: Database, verifier: Verifier) {
+    let mut tick = interval(COST_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        loop {
+            match database.highest_cost().await {
+                Ok(highest) => break verifier.learn_cost(highest),
+                Err(error) => debug!(%error, "the costs of the hashes could not be read"),
+            }
+            tokio::time::sleep(HOUSEKEEPING).await;
+        }
+    }
+}
+
 async fn watch_redis(redis: Redis, health: Health) {
     let mut tick = interval(HOUSEKEEPING);
     loop {
@@ -265,6 +291,7 @@ fn verifier_config(options: &ServeOptions) -> VerifierConfig {
     VerifierConfig {
         threads: options.bcrypt_threads(),
         cost: options.bcrypt_cost,
+        failed_attempts: options.failed_attempts.0,
         capacity: options.memory_capacity,
         proof_ttl: options.proof_ttl,
         negative_ttl: options.negative_ttl,

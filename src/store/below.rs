@@ -27,4 +27,11 @@ impl KeyStore for Below {
             Self::Alone(database) => database.hashed(prefix, now).await,
         }
     }
+
+    fn is_lost(&self) -> bool {
+        match self {
+            Self::Shared(shared) => shared.is_lost(),
+            Self::Alone(database) => database.is_lost(),
+        }
+    }
 }

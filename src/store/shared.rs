@@ -114,6 +114,10 @@ impl<S: KeyStore> KeyStore for Shared<S> {
     async fn hashed(&self, prefix: Prefix, now: Moment) -> Result<Arc<Found>, StoreError> {
         self.fill(prefix, now).await
     }
+
+    fn is_lost(&self) -> bool {
+        self.0.next.is_lost()
+    }
 }
 
 impl<S: KeyStore> Shared<S> {

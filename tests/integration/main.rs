@@ -11,6 +11,7 @@ mod descriptor;
 mod docs;
 mod explain;
 mod fence_schedules;
+mod first_proofs;
 mod gateway;
 mod injector;
 mod kubernetes;
