@@ -238,3 +238,18 @@ fn what_waits_is_bounded_and_gone_after_its_deadline() {
     assert_eq!((queue.attempts.len(), queue.take_answers().len()), (0, 10_000));
     assert_eq!(queue.next_event(), None);
 }
+
+/// Threads that work ahead of the simulation must not make the one late whose turn comes first.
+#[test]
+fn thread_is_left_for_whom_the_simulation_serves_next() {
+    for kind in [Kind::MadeUp, Kind::WrongSecret] {
+        let (guessed, fresh) = (5, 6);
+        let sent = [
+            Sent::new(0, guessed, Kind::WrongSecret),
+            Sent::new(50, guessed, Kind::WrongSecret),
+            Sent::new(50, guessed, Kind::WrongSecret),
+            Sent::new(56, fresh, kind),
+        ];
+        assert_eq!(run(config(), &sent)[&3], (Outcome::Mismatch, 2 * TURN), "{kind:?}");
+    }
+}
