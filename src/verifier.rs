@@ -203,9 +203,9 @@ impl Verifier {
             !inner.is_refused(&claim, now)
         };
         let records: Vec<_> = found.records.iter().filter(open).take(MAX_RECORDS).cloned().collect();
-        let nobody = Claim { digest, key: None, hash: inner.no_hash };
+        let of_no_key = Claim { digest, key: None, hash: inner.no_hash };
         let known_wrong = match found.records.is_empty() {
-            true => inner.is_refused(&nobody, now),
+            true => inner.is_refused(&of_no_key, now),
             false => records.is_empty(),
         };
         if known_wrong {
@@ -292,7 +292,7 @@ impl Inner {
             let inner = Arc::clone(&self);
             let compute = Box::new(move || {
                 let place = hashes.iter().position(|hash| matches(&credential, hash))?;
-                // At once, and here: its caller may have been turned away meanwhile.
+                // At once, and here: its caller may have been turned away by then.
                 let claim = attempt.claim(place)?;
                 inner.proofs.insert(claim, now);
                 Some(place)

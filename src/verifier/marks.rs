@@ -4,7 +4,7 @@
 //! more of them than there are turns: some dozens a second at cost 10. The cache evicts what was counted once
 //! before what is counted again and again, so a flood from ever new addresses does not push out the count of its own
 //! /48, nor that of a prefix that is guessed at. What is pushed out is taken for clean. No count is shared between two
-//! networks, so nobody's failures make another network look bad, and the hash of the cache is keyed at random.
+//! networks, so the failures of one never make another look bad, and the hash of the cache is keyed at random.
 
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ pub(super) struct Source {
 
 /// How an attempt ranks by what its prefix and its networks did before; the first is served first.
 ///
-/// One mark ranks as the other. A prefix is marked by whoever guesses at it, so the owner of a guessed prefix must not
+/// One mark ranks as the other. A prefix is marked by those who guess at it, so its owner must not
 /// come after the guesser; a network is marked by its worst client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Class {
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_throttled_where_that_is_off() {
+    fn no_network_is_throttled_where_that_is_off() {
         let (marks, now) = (Marks::new(None), Instant::now());
         let source = source("aaaaaaaa", Some("192.0.2.1"));
         for _ in 0..1000 {

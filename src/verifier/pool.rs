@@ -216,7 +216,7 @@ impl Shared {
     fn after_change(&self, state: &mut State, now: Instant) {
         for (answer_to, outcome) in state.queue.take_answers() {
             self.metrics.count(outcome);
-            // Nobody may be waiting any more.
+            // Its caller may have left.
             let _ = answer_to.send(outcome);
         }
         let jobs = state.queue.waiting_jobs();
@@ -286,7 +286,7 @@ fn run(compute: impl FnOnce() -> Option<usize>) -> (Computed, Duration) {
     (computed, started.elapsed())
 }
 
-/// Waits to be woken, whatever became of the last holder of the lock.
+/// Waits to be woken, also after a panic of the last holder of the lock.
 fn wait<'a>(condition: &Condvar, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
     condition.wait(state).unwrap_or_else(PoisonError::into_inner)
 }

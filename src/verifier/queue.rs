@@ -7,11 +7,11 @@
 //!   [`Turns`], ends each after the time that bcrypt takes at present, drops an attempt at its deadline, and bounds how
 //!   many wait. It reads when an attempt arrived, of which prefix and from where; it never reads whether the prefix
 //!   exists. So all that a caller without the right secret can see (that it was refused, when, and as what) is the
-//!   same for both kinds, whatever was sent before, at the same time or after: not by sampling the same
+//!   same for both kinds, in every sequence of attempts: not by sampling the same
 //!   distribution, but because it is the same computation.
-//! - **The computations** tell when a credential is *proven*. Threads take the real attempts alone, in the same order,
-//!   as soon as one is free. No made-up key delays them. What they find to be wrong waits for its turn in the
-//!   simulation to end.
+//! - **The computations** tell when a credential is *proven*. Threads take the real attempts alone, in an order of
+//!   the same kind, as soon as one is free. No made-up key delays them. What they find to be wrong waits for its turn in
+//!   the simulation to end.
 //!
 //! For the first to hold, no refusal may be late: a real attempt must be computed when its simulated turn ends.
 //! The order of the simulation changes with each arrival, so a thread may be at work for somebody whose turn is
@@ -44,7 +44,7 @@ pub(super) struct Queue<J, A> {
     computing_order: Turns,
     /// What the simulation has refused.
     failures: Marks,
-    /// What the threads have found to be wrong: for their own order alone, which nobody can see.
+    /// What the threads have found to be wrong: for their own order alone, which no caller can see.
     computed_failures: Marks,
     answers: Vec<(A, Outcome)>,
     turned_away: TurnedAway,
@@ -237,7 +237,7 @@ impl<J, A> Queue<J, A> {
                 attempt.computed_class = attempt.computed_class.max(class);
             }
         }
-        // It may be gone: its caller was turned away meanwhile.
+        // It may be gone: its caller was turned away before.
         let Some(attempt) = self.attempts.iter_mut().find(|attempt| attempt.arrival == arrival) else {
             return;
         };

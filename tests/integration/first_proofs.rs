@@ -144,7 +144,7 @@ async fn made_up_keys_and_wrong_secrets_from_a_whole_48_keep_no_good_key_out() {
     let attempt = |n: usize, keys: &[Key]| {
         let address = format!("2001:db8:1:{:x}::1", n % 65_536);
         let wrong = format!("{}{n}", keys[n % keys.len()].credential);
-        (if n % 5 == 0 { wrong } else { made_up(n) }, Some(address))
+        (if n.is_multiple_of(5) { wrong } else { made_up(n) }, Some(address))
     };
     expect_every_good_key_in(true, 300, attempt).await;
 }

@@ -152,7 +152,7 @@ proptest! {
 }
 
 #[test]
-fn refusal_takes_a_turn_whatever_the_hash_costs() {
+fn refusal_takes_a_turn_at_every_cost_of_the_hash() {
     for kind in [Kind::MadeUp, Kind::WrongSecret] {
         for computation in [1, TURN] {
             let answers = run(config(), &[Sent { computation, ..Sent::new(0, 1, kind) }]);
