@@ -4,7 +4,7 @@
 //! and the hash stored in it. So nothing short of the whole credential reaches a proof, and a key
 //! whose hash changed must be proven again.
 //!
-//! What is not known to be right or wrong waits in the [`queue`], a prefix that does not exist like one that does: it is
+//! What is not known to be right or wrong waits in one queue (`verifier/queue.rs`), a prefix that does not exist like one that does: it is
 //! refused at the time and with the answer of a wrong secret, is remembered as wrong alike, and costs no bcrypt.
 
 use std::{
