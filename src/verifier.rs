@@ -4,8 +4,8 @@
 //! and the hash stored in it. So nothing short of the whole credential reaches a proof, and a key
 //! whose hash changed must be proven again.
 //!
-//! What is not known to be right or wrong waits in one queue (`verifier/queue.rs`), a prefix that does not exist like one that does: it is
-//! refused at the time and with the answer of a wrong secret, is remembered as wrong alike, and costs no bcrypt.
+//! What is not known to be right or wrong waits in one queue (`verifier/queue.rs`), whether its prefix exists or not. A
+//! made-up key is refused at the time and with the answer of a wrong secret, is remembered alike, and costs no bcrypt.
 
 use std::{
     net::IpAddr,
