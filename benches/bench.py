@@ -12,6 +12,7 @@ import time
 
 import cold
 import direct
+import flood
 import gateway
 import limits
 import restart
@@ -41,16 +42,22 @@ class Extent:
     cold_repetitions: int = 3
     # Keys that were proven before a restart.
     restart_keys: int = 1000
+    # Good keys that are used during each flood; refusals of each kind that are timed, the cost that they imitate, and how
+    # many a second in bursts: what the simulation refuses at that cost.
+    flood_keys: int = 100
+    alike: int = 2000
+    alike_cost: int = 6
+    alike_rate: int = 60
 
 
 EXTENTS = {
     "full": Extent(repetitions=5, checks=40_000, seconds=2.0),
     "quick": Extent(
         repetitions=2, checks=8000, seconds=0.5, million=5000, cold={6: 600, 10: 30, 12: 8}, cold_repetitions=1,
-        restart_keys=100,
+        restart_keys=100, flood_keys=10, alike=400,
     ),
 }
-PARTS = ("checks", "threads", "cold", "restart", "envoy")
+PARTS = ("checks", "threads", "cold", "restart", "flood", "envoy")
 
 
 def main():
@@ -95,6 +102,8 @@ def measure(programs, options, results, scratch):
         cold.run(programs, results, scratch, extent.cold_repetitions, extent.cold)
     if "restart" in options.parts:
         restart.run(programs, results, scratch, extent.cold_repetitions, extent.restart_keys)
+    if "flood" in options.parts:
+        flood.run(programs, results, scratch, extent)
 
 
 def parse():

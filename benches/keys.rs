@@ -142,7 +142,9 @@ async fn prove(options: &Options, redis: SocketAddr, secret: CacheSecret) -> any
         let digest = credential.digest(&secret);
         let claim = Claim { digest, key: Some(record.id), hash: record.hash.tag() };
         let (name, field) = (format!("keystile:{{{prefix}}}:proofs"), digest.to_text());
-        let proof = entries.proof(&format!("{name}:{field}"), &claim, now.wall).context("no proof")?;
+        let proof = entries
+            .proof(&format!("{name}:{field}"), &claim, now.wall, now.wall + keystile::proof::MAX_AGE)
+            .context("no proof")?;
         command(&mut commands, &["APPEND", &name, &format!("{field} {proof}\n")])?;
         let name = format!("keystile:{{{prefix}}}:records");
         // Redis runs on this machine, by the same clock.

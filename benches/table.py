@@ -10,7 +10,7 @@ def hot(results):
 
 def rest(results):
     """Everything else: that of docs/performance.md."""
-    return join(cold(results), restart(results), threads(results), million(results))
+    return join(cold(results), restart(results), floods(results), alike(results), threads(results), million(results))
 
 
 def where(results):
@@ -83,6 +83,41 @@ def restart(results):
         if name.startswith("restart")
     ]
     return table(["100 checks a second, no Redis", "denied", "bcrypt runs", "p50", "p99"], rows)
+
+
+def floods(results):
+    """Good keys in a flood, as ratios to bcrypt alone."""
+    rows = []
+    for name in (name for name in results.labels if name.startswith("flood-") and results.bases[name]):
+        p50 = results.ratio(name, "p50_us")
+        bcrypt = results.median("flood-bcrypt", "p50_us")
+        rows.append(
+            [
+                results.labels[name],
+                median(results, name, "denied", "{:.0f}"),
+                f"{p50:.2f}x",
+                f"{results.median(name, 'p99_us') / bcrypt:.2f}x",
+                median(results, name, "hot_p99_ratio", "{:.2f}x"),
+            ]
+        )
+    heads = ["1,000 made-up keys and 200 wrong secrets a second", "denied", "p50 of bcrypt's", "p99 of bcrypt's", "known keys' p99"]
+    return table(heads, rows)
+
+
+def alike(results):
+    """How well the time of a refusal tells whether its prefix exists."""
+    if "alike" not in results.labels:
+        return ""
+    kinds = [(load, burst) for load in ("idle", "busy") for burst in (1, 10)]
+    rows = [
+        [
+            f"{load}, {'one at a time' if burst == 1 else f'{burst} at once'}",
+            median(results, "alike", f"samples_{load}_{burst}", "{:,.0f}"),
+            median(results, "alike", f"auc_{load}_{burst}", "{:.3f}"),
+        ]
+        for load, burst in kinds
+    ]
+    return table([f"{results.labels['alike']}", "of each", "area under the curve (0.5: not told apart)"], rows)
 
 
 def threads(results):

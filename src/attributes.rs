@@ -26,6 +26,8 @@ pub struct Attributes<'a> {
     pub path: &'a str,
     /// Who sent the request, as far as that can be trusted.
     pub client: Option<IpAddr>,
+    /// The same, where Envoy vouches for it. The peer of a connection may be everybody's load balancer.
+    pub vouched_client: Option<IpAddr>,
     /// Whether a gRPC client asks, which reads no bodies.
     pub is_grpc: bool,
     /// What Envoy sent of the body.

@@ -13,7 +13,7 @@ use crate::{
     moment::Moment,
     policy::{self, Facts},
     store::{Found, KeyStore, StoreError},
-    verifier::{ProofError, Verifier},
+    verifier::{Caller, ProofError, Verifier},
 };
 
 /// Decides about requests.
@@ -49,10 +49,11 @@ impl<S: KeyStore, L: RateLimiter> Authorizer<S, L> {
         };
         // 2 records: all that the credential might belong to.
         let records = self.store.records(credential.prefix(), now);
-        let found = within(deadline, records, Reason::Unavailable).await?;
+        let found = within(deadline, records, || self.late()).await?;
         // 3 proof: the whole credential, before anything about its key matters.
-        let proof = self.prove(credential, found, now);
-        let proven = within(deadline, proof, Reason::Overloaded).await?;
+        let caller = Caller { client: attributes.vouched_client, now, deadline };
+        let proof = self.prove(credential, found, &caller);
+        let proven = within(deadline, proof, || self.late()).await?;
         // 4 policy: the key's own, on every request.
         let facts = Facts { record: &proven.record, attributes, route, now: now.wall };
         if let Err(reason) = policy::check(&facts) {
@@ -78,14 +79,29 @@ impl<S: KeyStore, L: RateLimiter> Authorizer<S, L> {
     }
 
     /// Proves the credential by what was found; where that has no hash and no proof, by what the database has.
-    async fn prove(&self, credential: &Credential, found: Arc<Found>, now: Moment) -> Result<Proven, Denial> {
-        match self.verifier.prove(credential, &found, now).await {
+    async fn prove(
+        &self,
+        credential: &Credential,
+        found: Arc<Found>,
+        caller: &Caller,
+    ) -> Result<Proven, Denial> {
+        match self.verifier.prove(credential, &found, caller).await {
             Err(ProofError::Unhashed) => {}
             proof => return Ok(found.proven(proof?)),
         }
-        let found = Box::pin(self.store.hashed(credential.prefix(), now)).await?;
-        let proof = self.verifier.prove(credential, &found, now).await;
-        Ok(found.proven(proof?))
+        // Apart, so that a check of a proven key is not the size of one that reads the hash.
+        let with_hash = async {
+            let found = self.store.hashed(credential.prefix(), caller.now).await?;
+            let proof = self.verifier.prove(credential, &found, caller).await;
+            Ok(found.proven(proof?))
+        };
+        Box::pin(with_hash).await
+    }
+
+    /// Why a check has no answer at its deadline. Callers can make it late by being many; only if the store answers
+    /// Keystile's own reads no more is it an outage.
+    fn late(&self) -> Reason {
+        if self.store.is_lost() { Reason::Unavailable } else { Reason::Overloaded }
     }
 }
 
@@ -93,11 +109,11 @@ impl<S: KeyStore, L: RateLimiter> Authorizer<S, L> {
 async fn within<T, E: Into<Denial>>(
     deadline: Instant,
     step: impl Future<Output = Result<T, E>>,
-    late: Reason,
+    late: impl FnOnce() -> Reason,
 ) -> Result<T, Denial> {
     match before(deadline, step).await {
         Ok(answer) => answer.map_err(Into::into),
-        Err(_) => Err(late.into()),
+        Err(_) => Err(late().into()),
     }
 }
 
@@ -111,12 +127,14 @@ async fn before<T>(deadline: Instant, step: impl Future<Output = T>) -> Result<T
 }
 
 impl From<StoreError> for Denial {
-    /// An outage is never an unknown key. What a flood of unknown keys could bring about is no outage, which an
-    /// operator may hand to Envoy's failure mode.
+    /// An outage is never an unknown key. What callers could bring about is no outage, which an operator may hand to
+    /// Envoy's failure mode: too many look-ups, or one that panics.
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Busy => Reason::Overloaded.into(),
-            _ => Reason::Unavailable.into(),
+            StoreError::Busy | StoreError::Locked(_) | StoreError::Abandoned(_) => Reason::Overloaded.into(),
+            StoreError::Timeout(_) | StoreError::Unavailable(_) | StoreError::Unfit(_) => {
+                Reason::Unavailable.into()
+            }
         }
     }
 }
@@ -127,6 +145,9 @@ impl From<ProofError> for Denial {
     fn from(error: ProofError) -> Self {
         match error {
             ProofError::Mismatch => Reason::InvalidCredential.into(),
+            ProofError::TooManyAttempts(retry_after) => {
+                Self { retry_after: Some(retry_after), ..Reason::TooManyAttempts.into() }
+            }
             ProofError::Overloaded | ProofError::Abandoned | ProofError::Unhashed => {
                 Reason::Overloaded.into()
             }
@@ -141,9 +162,10 @@ mod tests {
 
     #[test]
     fn only_a_store_can_be_unavailable() {
-        for error in
-            [ProofError::Mismatch, ProofError::Overloaded, ProofError::Abandoned, ProofError::Unhashed]
-        {
+        let too_many = ProofError::TooManyAttempts(std::time::Duration::ZERO);
+        let others =
+            [ProofError::Mismatch, ProofError::Overloaded, ProofError::Abandoned, ProofError::Unhashed];
+        for error in others.into_iter().chain([too_many]) {
             assert_ne!(Denial::from(error).reason, Reason::Unavailable, "{error:?}");
         }
         assert_eq!(Denial::from(StoreError::Timeout(std::time::Duration::ZERO)).reason, Reason::Unavailable);

@@ -9,12 +9,14 @@ use clap::{Args, ValueEnum};
 mod durable;
 mod inject;
 mod postgres_url;
+mod proofs;
 mod quantity;
 mod values;
 
 pub use durable::DurableProofs;
 pub use inject::InjectOptions;
 pub use postgres_url::PostgresUrl;
+pub use proofs::{BcryptCost, DEFAULT_COST, FailedAttempts, FailedAttemptsLimit};
 pub use quantity::Quantity;
 pub use values::{CredentialSource, DatabaseUrl, Listen, RedisUrl, Secret, Secrets};
 
@@ -195,13 +197,17 @@ pub struct ServeOptions {
     #[arg(long, env = "KEYSTILE_DURABLE_PROOFS", default_value = "generated", help_heading = "Proofs")]
     pub durable_proofs: DurableProofs,
 
-    /// Keys proven by bcrypt at the same time [default: half the cores, at least 1].
+    /// Keys proven by bcrypt at the same time, at low priority [default: half the cores, at least 2]. With 1, the time of a refusal may tell a real prefix from a made-up one during a flood.
     #[arg(long, env = "KEYSTILE_BCRYPT_THREADS", value_parser = threads, help_heading = "Proofs")]
     pub bcrypt_threads: Option<usize>,
 
-    /// bcrypt cost that unknown keys are made to take, until a costlier key is seen.
-    #[arg(long, env = "KEYSTILE_BCRYPT_COST", default_value = "12", value_parser = clap::value_parser!(u32).range(4..=14), help_heading = "Proofs")]
-    pub bcrypt_cost: u32,
+    /// bcrypt cost that refusals imitate, by waiting and never by computing: `auto` takes the highest among the active hashes in the database.
+    #[arg(long, env = "KEYSTILE_BCRYPT_COST", default_value = "auto", help_heading = "Proofs")]
+    pub bcrypt_cost: BcryptCost,
+
+    /// Failures per client network, such as `60/1m`, before its unproven keys are served last, and answered 429 `too_many_attempts` where there is no room; `off` disables it. A network is an address that Envoy sends as `x-client-ip`: its /32, or /64 in IPv6. Its /24 or /48 may fail 4 times as often, a /32 in IPv6 16 times. Without `x-client-ip` no network is known.
+    #[arg(long, env = "KEYSTILE_FAILED_ATTEMPTS", default_value = "60/1m", help_heading = "Proofs")]
+    pub failed_attempts: FailedAttemptsLimit,
 
     /// Who counts requests against the limits of keys: nobody (`off`: they are told to the upstream), each process for itself (`local`), or Redis for all (`redis`).
     #[arg(long, env = "KEYSTILE_RATE_LIMIT", default_value = "off", help_heading = "Limits")]
@@ -361,7 +367,7 @@ impl ServeOptions {
     /// How many threads may run bcrypt.
     pub fn bcrypt_threads(&self) -> usize {
         let half_the_cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2);
-        self.bcrypt_threads.unwrap_or_else(half_the_cores).max(1)
+        self.bcrypt_threads.unwrap_or_else(|| half_the_cores().max(2))
     }
 }
 

@@ -84,6 +84,8 @@ pub enum Reason {
     BudgetExhausted,
     /// A limit of the key is used up for now.
     RateLimited,
+    /// The client's network showed too many wrong keys, and others come first.
+    TooManyAttempts,
     /// More keys wait to be looked up or proven than can be.
     Overloaded,
     /// Something that the answer depends on did not answer.
@@ -145,7 +147,7 @@ impl Tier {
 
 impl Reason {
     /// Every reason, for tables of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::MalformedRequest,
         Self::MissingCredential,
         Self::MalformedCredential,
@@ -162,6 +164,7 @@ impl Reason {
         Self::AgentNotAllowed,
         Self::BudgetExhausted,
         Self::RateLimited,
+        Self::TooManyAttempts,
         Self::Overloaded,
         Self::Unavailable,
         Self::RouteMisconfigured,
@@ -186,6 +189,7 @@ impl Reason {
             Self::AgentNotAllowed => "agent_not_allowed",
             Self::BudgetExhausted => "budget_exhausted",
             Self::RateLimited => "rate_limited",
+            Self::TooManyAttempts => "too_many_attempts",
             Self::Overloaded => "overloaded",
             Self::Unavailable => "unavailable",
             Self::RouteMisconfigured => "route_misconfigured",
@@ -210,14 +214,14 @@ impl Reason {
             | Self::ChatbotNotAllowed
             | Self::AgentNotAllowed => 403,
             Self::BudgetExhausted => 402,
-            Self::RateLimited => 429,
+            Self::RateLimited | Self::TooManyAttempts => 429,
             Self::Overloaded | Self::Unavailable | Self::RouteMisconfigured => 503,
         }
     }
 
     /// Whether it is about what the key may be used for, rather than about the key itself or about us.
     fn is_policy(self) -> bool {
-        matches!(self.status(), 402 | 403 | 429)
+        matches!(self.status(), 402 | 403) || self == Self::RateLimited
     }
 
     /// A sentence for the person at the other end: what happened and what mends it.
@@ -244,6 +248,9 @@ impl Reason {
             Self::BudgetExhausted => "The budget of the API key is spent.",
             Self::RateLimited => {
                 "The API key has used up its limit for now; try again after the time in Retry-After."
+            }
+            Self::TooManyAttempts => {
+                "Too many wrong API keys were sent from this network; try again after the time in Retry-After."
             }
             Self::Overloaded => "Too many API keys are being verified at the moment; try again shortly.",
             Self::Unavailable => "The API key could not be verified at the moment; try again shortly.",
@@ -278,7 +285,8 @@ mod tests {
     fn tag_is_about_policy_and_revives_no_key() {
         for reason in Reason::ALL {
             let shadowed = denial(reason, SHADOW_TAG).is_shadowed(None, false);
-            assert_eq!(shadowed, [402, 403, 429].contains(&reason.status()), "{reason:?}");
+            let is_policy = [402, 403].contains(&reason.status()) || reason == Reason::RateLimited;
+            assert_eq!(shadowed, is_policy, "{reason:?}");
             assert!(!denial(reason, "other").is_shadowed(None, false));
             assert!(Denial::from(reason).is_shadowed(None, true));
         }

@@ -52,8 +52,9 @@ pub trait CallError: From<Turned> + std::fmt::Display {
     fn is_outage(&self) -> bool;
 }
 
-/// Calls under way and waiting, at the most: what a dependency that hangs can keep busy.
-pub const PLACES: usize = 512;
+/// Most calls under way and waiting: what a dependency that hangs can keep busy. With the first proofs that may wait,
+/// well below the 1,024 requests that Envoy's circuit breaker lets through to a cluster.
+pub const PLACES: usize = 256;
 
 impl Gate {
     /// A gate before the dependency that metrics call `store`. So many calls are made `at_once`, and each may take

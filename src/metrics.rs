@@ -40,6 +40,20 @@ pub struct DurableProofCounts {
     pub lost: Counter,
 }
 
+/// `keystile_first_proofs_total`.
+pub struct FirstProofs {
+    /// It belongs to a key.
+    pub proven: Counter,
+    /// It belongs to none.
+    pub mismatch: Counter,
+    /// There was no room for it, or no time.
+    pub overloaded: Counter,
+    /// The same, for a network that failed too often.
+    pub too_many_attempts: Counter,
+    /// Its computation panicked.
+    pub abandoned: Counter,
+}
+
 /// `keystile_rate_limit_total`.
 pub struct RateLimits {
     /// Charged at the check.
@@ -140,6 +154,8 @@ const CACHE_LOOKUPS: &str = "keystile_cache_lookups_total";
 const CACHE_ENTRIES: &str = "keystile_cache_entries";
 const BCRYPT_DURATION: &str = "keystile_bcrypt_duration_seconds";
 const BCRYPT_WAITING: &str = "keystile_bcrypt_waiting";
+const FIRST_PROOFS: &str = "keystile_first_proofs_total";
+const FIRST_PROOFS_WAITING: &str = "keystile_first_proofs_waiting";
 const STORE_DURATION: &str = "keystile_store_duration_seconds";
 const STORE_ERRORS: &str = "keystile_store_errors_total";
 const STORE_UP: &str = "keystile_store_up";
@@ -191,6 +207,16 @@ pub const TABLE: &[Metric] = &[
         help: "Time that one bcrypt computation took, waiting excluded.",
     },
     Metric { name: BCRYPT_WAITING, kind: Kind::Gauge, help: "Proofs that wait for a bcrypt thread." },
+    Metric {
+        name: FIRST_PROOFS,
+        kind: Kind::Counter,
+        help: "Credentials that were not known to be right or wrong, by outcome (proven, mismatch; overloaded: no room or no time; too_many_attempts: the same, for a network with many failures; abandoned: a bug). Made-up prefixes count as wrong secrets do.",
+    },
+    Metric {
+        name: FIRST_PROOFS_WAITING,
+        kind: Kind::Gauge,
+        help: "Credentials that wait to be proven or refused, by class (clean; one_mark: the prefix or the network has failed lately; two_marks: both have; throttled: the network has many failures). Most of them need no bcrypt.",
+    },
     Metric {
         name: STORE_DURATION,
         kind: Kind::Histogram(STORE_SECONDS),
@@ -421,6 +447,24 @@ impl Metrics {
         let result =
             |result: &'static str| self.with(|| metrics::counter!(DURABLE_PROOFS, "result" => result));
         DurableProofCounts { written: result("written"), lost: result("lost") }
+    }
+
+    /// `keystile_first_proofs_total`.
+    pub fn first_proofs(&self) -> FirstProofs {
+        let outcome =
+            |outcome: &'static str| self.with(|| metrics::counter!(FIRST_PROOFS, "outcome" => outcome));
+        FirstProofs {
+            proven: outcome("proven"),
+            mismatch: outcome("mismatch"),
+            overloaded: outcome("overloaded"),
+            too_many_attempts: outcome("too_many_attempts"),
+            abandoned: outcome("abandoned"),
+        }
+    }
+
+    /// `keystile_first_proofs_waiting` of one class.
+    pub fn first_proofs_waiting(&self, class: &'static str) -> Gauge {
+        self.with(|| metrics::gauge!(FIRST_PROOFS_WAITING, "class" => class))
     }
 
     /// `keystile_rate_limit_total`.

@@ -30,6 +30,8 @@ pub struct Claim {
 pub struct Proof {
     /// What was proven.
     pub claim: Claim,
-    /// How long that is believed.
+    /// How long that is believed, unless a use extends it.
     pub until: OffsetDateTime,
+    /// How long it is believed at most, however often it is used.
+    pub ends: OffsetDateTime,
 }

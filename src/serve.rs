@@ -4,11 +4,16 @@ use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::SERVICE_NAME;
-use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::interval};
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::JoinSet,
+    time::{MissedTickBehavior, interval},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     admin::{self, Stats},
@@ -21,13 +26,13 @@ use crate::{
     limiter::{self, Limiter},
     metrics::Metrics,
     moment::Moment,
-    proof::Claim,
+    proof::{Claim, MAX_AGE},
     proof_writer::{ProofQueue, proof_writer},
     redis::Redis,
     revocation::{ChangeFeed, FeedState, Fence},
     store::{Below, Database, Memory, MemoryConfig, ProvenDatabase, Shared, SharedConfig, UsageTable},
     usage::{Usage, Writer},
-    verifier::{Verifier, VerifierConfig},
+    verifier::{self, Verifier, VerifierConfig},
 };
 
 mod cache_secret;
@@ -49,6 +54,9 @@ const LAST_PROOFS: Duration = Duration::from_secs(1);
 const GRPC_IDLE: Duration = Duration::from_secs(15 * 60);
 /// The same on the admin port: longer than the usual interval between two scrapes.
 const ADMIN_IDLE: Duration = Duration::from_secs(90);
+/// How often the costs of all hashes are read, to notice that they became cheaper. That one is costlier is noticed at its
+/// first use.
+const COST_INTERVAL: Duration = Duration::from_secs(300);
 
 /// What answers checks.
 type Checks = ExtAuthz<Memory<Below>, Limiter>;
@@ -85,7 +93,7 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
     let memory = Memory::new(below, memory_config(&options), Arc::clone(&fence), &metrics);
     let verifier = Verifier::new(secrets, verifier_config(&options), share_by(shared, proofs), &metrics);
     let limiter = limiter(&options, redis.as_ref(), &metrics)?;
-    let authorizer = Authorizer::new(memory.clone(), verifier, limiter.clone());
+    let authorizer = Authorizer::new(memory.clone(), verifier.clone(), limiter.clone());
     let usage = Usage::new(!options.usage_interval.is_zero(), &metrics);
     let service = ExtAuthz::new(authorizer, usage.clone(), ext_authz_config(&options)?, &metrics);
     let feed = ChangeFeed::new(database.clone(), fence, move |prefixes| memory.forget(prefixes), &metrics);
@@ -120,6 +128,7 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
     attendants.spawn(in_flight.clone().watch());
     attendants.spawn(watch_database(database.clone(), feed.state(), health.clone(), metrics.clone()));
     attendants.spawn(async { match feed.run().await {} });
+    attendants.spawn(learn_cost(database.clone(), verifier));
     attendants.spawn(limiter.clone().keep());
     if let Some(redis) = redis {
         attendants.spawn(watch_redis(redis, health.clone()));
@@ -218,6 +227,22 @@ async fn watch_database(
     }
 }
 
+/// Lets refusals imitate the costliest active hash.
+async fn learn_cost(database: Database, verifier: Verifier) {
+    let mut tick = interval(COST_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        loop {
+            match database.highest_cost().await {
+                Ok(highest) => break verifier.learn_cost(highest),
+                Err(error) => debug!(%error, "the costs of the hashes could not be read"),
+            }
+            tokio::time::sleep(HOUSEKEEPING).await;
+        }
+    }
+}
+
 async fn watch_redis(redis: Redis, health: Health) {
     let mut tick = interval(HOUSEKEEPING);
     loop {
@@ -271,11 +296,18 @@ fn connect_redis(options: &RedisOptions, metrics: &Metrics) -> anyhow::Result<Op
 fn share_by(
     shared: Option<Shared<Database>>,
     proofs: ProofQueue,
-) -> impl Fn(&Credential, Claim) + Send + Sync {
-    move |credential, claim| {
+) -> impl Fn(&Credential, Claim, verifier::Shared) + Send + Sync {
+    move |credential, claim, why| {
         let now = Moment::now();
-        shared.iter().for_each(|shared| shared.share(credential.prefix(), claim, now));
-        proofs.put(credential, &claim, now.wall);
+        let longest = match why {
+            verifier::Shared::Proven => {
+                // What is stored lasts from here to its end.
+                proofs.put(credential, &claim, now.wall);
+                MAX_AGE
+            }
+            verifier::Shared::Extended(left) => left,
+        };
+        shared.iter().for_each(|shared| shared.share(credential.prefix(), claim, longest, now));
     }
 }
 
@@ -292,6 +324,7 @@ fn verifier_config(options: &ServeOptions) -> VerifierConfig {
     VerifierConfig {
         threads: options.bcrypt_threads(),
         cost: options.bcrypt_cost,
+        failed_attempts: options.failed_attempts.0,
         capacity: options.memory_capacity,
         proof_ttl: options.proof_ttl,
         negative_ttl: options.negative_ttl,

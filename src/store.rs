@@ -66,6 +66,11 @@ pub trait KeyStore: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Arc<Found>, StoreError>> + Send {
         self.records(prefix, now)
     }
+
+    /// Whether the store answers Keystile's own reads no more, which no caller can bring about.
+    fn is_lost(&self) -> bool {
+        false
+    }
 }
 
 /// How many rows with one prefix are tried.

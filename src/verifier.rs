@@ -4,32 +4,45 @@
 //! and the hash stored in it. So nothing short of the whole credential reaches a proof, and a key
 //! whose hash changed must be proven again.
 //!
-//! An unknown prefix is proven against a decoy, by this very path: it costs what a wrong secret
-//! costs, waits in the same queue and is remembered alike.
+//! What is not known to be right or wrong waits in one queue (`verifier/queue.rs`), whether its prefix exists or not. A
+//! made-up key is refused at the time and with the answer of a wrong secret, is remembered alike, and costs no bcrypt.
 
 use std::{
-    sync::Arc,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use metrics::Gauge;
+use time::OffsetDateTime;
 
 use crate::{
     cache::{Cache, cache},
+    config::{BcryptCost, DEFAULT_COST, FailedAttempts},
     credential::{CacheSecrets, Credential, Digest},
     flight::Flights,
     metrics::{CacheLookups, Metrics},
     moment::Moment,
     proof::{Claim, Proof},
-    record::{KeyHash, KeyRecord},
-    store::Found,
+    record::{HashTag, KeyHash, KeyId, KeyRecord},
+    store::{Found, MAX_RECORDS},
 };
 
-mod decoy;
+mod marks;
+mod networks;
+mod order;
+mod pace;
 mod pool;
+mod proofs;
+mod queue;
+mod watch;
 
-use decoy::Decoy;
-use pool::{Full, Pool};
+use pool::{Job, Pool};
+use proofs::{Proofs, Recall};
+use queue::Outcome;
 
 /// Proves credentials. Cheap to clone.
 #[derive(Clone)]
@@ -40,14 +53,27 @@ pub struct Verifier(Arc<Inner>);
 pub struct VerifierConfig {
     /// Threads that run bcrypt.
     pub threads: usize,
-    /// bcrypt cost of the decoy, until a costlier key is seen.
-    pub cost: u32,
-    /// Proofs remembered at the most, and as many refusals, apart.
+    /// bcrypt cost that refusals imitate.
+    pub cost: BcryptCost,
+    /// When a network's unproven credentials are served last.
+    pub failed_attempts: Option<FailedAttempts>,
+    /// Most proofs remembered. Refusals have a cache of the same size.
     pub capacity: usize,
-    /// How long a proof is believed.
+    /// How long a proof is believed if it is not used.
     pub proof_ttl: Duration,
     /// How long a wrong secret is known to be wrong.
     pub negative_ttl: Duration,
+}
+
+/// Who shows a credential.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller {
+    /// The address, where Envoy vouches for it.
+    pub client: Option<IpAddr>,
+    /// When the check arrived.
+    pub now: Moment,
+    /// When its answer is waited for no longer.
+    pub deadline: Instant,
 }
 
 /// Why a credential was not proven.
@@ -56,9 +82,12 @@ pub enum ProofError {
     /// It belongs to none of the records.
     #[error("the credential matches no record")]
     Mismatch,
-    /// Too many proofs wait already.
+    /// Too many first proofs wait already, or its turn did not come in time.
     #[error("too many proofs are waiting")]
     Overloaded,
+    /// The same, for a network that failed too often. It may be throttled no longer after this time.
+    #[error("too many credentials of this network were wrong")]
+    TooManyAttempts(Duration),
     /// The computation ended without an answer.
     #[error("the proof was abandoned")]
     Abandoned,
@@ -72,20 +101,36 @@ struct Inner {
     share: Box<Share>,
     config: VerifierConfig,
     pool: Pool,
-    decoy: Decoy,
-    proofs: Cache<Claim, Instant>,
+    /// The cost that refusals imitate.
+    cost: AtomicU32,
+    proofs: Proofs,
     refusals: Cache<Claim, Instant>,
-    flights: Flights<Claim, Result<bool, ProofError>>,
+    /// Stands for the hash of a prefix that does not exist.
+    no_hash: HashTag,
+    /// Each credential is proven once at a time. The value is the place of its record.
+    flights: Flights<Attempt, Result<usize, ProofError>>,
     lookups: CacheLookups,
-    entries: Entries,
+    refused: Gauge,
 }
 
-/// Told of each claim that was proven here, and of its credential.
-type Share = dyn Fn(&Credential, Claim) + Send + Sync;
+/// Told of each claim that was proven here, of its credential, and for how long a use may extend the proof; again
+/// whenever the proof was extended.
+type Share = dyn Fn(&Credential, Claim, Shared) + Send + Sync;
 
-struct Entries {
-    proofs: Gauge,
-    refusals: Gauge,
+/// Why a proof is shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shared {
+    /// bcrypt has confirmed it just now.
+    Proven,
+    /// It is in use, and counts for so long at most.
+    Extended(Duration),
+}
+
+/// One credential against these hashes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Attempt {
+    digest: Digest,
+    records: [Option<(KeyId, HashTag)>; MAX_RECORDS],
 }
 
 impl Verifier {
@@ -93,23 +138,22 @@ impl Verifier {
     pub fn new(
         secrets: CacheSecrets,
         config: VerifierConfig,
-        share: impl Fn(&Credential, Claim) + Send + Sync + 'static,
+        share: impl Fn(&Credential, Claim, Shared) + Send + Sync + 'static,
         metrics: &Metrics,
     ) -> Self {
+        let cost = config.cost.of_new_hashes();
         Self(Arc::new(Inner {
             secrets,
             share: Box::new(share),
             config,
-            pool: Pool::start(config.threads, metrics),
-            decoy: Decoy::new(config.cost),
-            proofs: cache(config.capacity),
+            pool: Pool::start(config.threads, cost, config.failed_attempts, metrics),
+            cost: AtomicU32::new(cost),
+            proofs: Proofs::new(config.capacity, config.proof_ttl, metrics.cache_entries("proofs")),
             refusals: cache(config.capacity),
+            no_hash: HashTag::none(),
             flights: Flights::default(),
             lookups: metrics.cache_lookups("memory", "proofs"),
-            entries: Entries {
-                proofs: metrics.cache_entries("proofs"),
-                refusals: metrics.cache_entries("refusals"),
-            },
+            refused: metrics.cache_entries("refusals"),
         }))
     }
 
@@ -121,42 +165,35 @@ impl Verifier {
         &self,
         credential: &Credential,
         found: &Found,
-        now: Moment,
+        caller: &Caller,
     ) -> Result<Arc<KeyRecord>, ProofError> {
         let digest = credential.digest(self.0.secrets.newest());
-        let claim = |record: &KeyRecord| Claim { digest, key: Some(record.id), hash: record.hash.tag() };
         // Before any bcrypt: with several records, the proof may be that of the last.
-        let mut records = found.records.iter();
-        if let Some(record) = records.find(|record| self.0.is_proven(&claim(record), now.monotonic)) {
-            return Ok(Arc::clone(record));
-        }
-        if let Some((record, until)) = self.0.proven_elsewhere(credential, found, now) {
-            self.0.remember_proof(claim(record), until);
-            return Ok(Arc::clone(record));
-        }
-        // Apart, so that a check of a proven key is not the size of one that waits for bcrypt.
-        Box::pin(self.compute(credential, digest, found, now.monotonic)).await
-    }
-
-    async fn compute(
-        &self,
-        credential: &Credential,
-        digest: Digest,
-        found: &Found,
-        now: Instant,
-    ) -> Result<Arc<KeyRecord>, ProofError> {
         for record in found.records.iter() {
             let claim = Claim { digest, key: Some(record.id), hash: record.hash.tag() };
-            if self.verify(claim, credential, &record.hash, now).await? {
+            if self.0.is_proven(&claim, credential, caller.now.monotonic) {
                 return Ok(Arc::clone(record));
             }
         }
-        if found.records.is_empty() {
-            let hash = self.0.decoy.hash();
-            let claim = Claim { digest, key: None, hash: hash.tag() };
-            self.verify(claim, credential, &hash, now).await?;
+        if let Some((record, proof)) = self.0.proven_elsewhere(credential, found, caller.now) {
+            let claim = Claim { digest, key: Some(record.id), hash: record.hash.tag() };
+            let left = |end: OffsetDateTime| Duration::try_from(end - caller.now.wall).unwrap_or_default();
+            self.0.proofs.insert_for(claim, left(proof.until), left(proof.ends), caller.now.monotonic);
+            return Ok(Arc::clone(record));
         }
-        Err(ProofError::Mismatch)
+        // Apart, so that a check of a proven key is not the size of one that waits for bcrypt.
+        Box::pin(self.compute(credential, digest, found, caller)).await
+    }
+
+    /// Learns the highest cost among the active hashes, which refusals imitate from now on; `None` when there is no
+    /// hash. Does nothing where the setting names a cost.
+    pub fn learn_cost(&self, highest: Option<u32>) {
+        if self.0.config.cost == BcryptCost::Auto {
+            let cost = highest.unwrap_or(DEFAULT_COST);
+            if self.0.cost.swap(cost, Ordering::Relaxed) != cost {
+                self.0.pool.imitate(cost);
+            }
+        }
     }
 
     /// Proofs and refusals that are remembered.
@@ -164,44 +201,64 @@ impl Verifier {
         (self.0.proofs.len(), self.0.refusals.len())
     }
 
-    async fn verify(
+    async fn compute(
         &self,
-        claim: Claim,
         credential: &Credential,
-        hash: &KeyHash,
-        now: Instant,
-    ) -> Result<bool, ProofError> {
-        if self.0.is_refused(&claim, now) {
-            return Ok(false);
+        digest: Digest,
+        found: &Found,
+        caller: &Caller,
+    ) -> Result<Arc<KeyRecord>, ProofError> {
+        let inner = &self.0;
+        let now = caller.now.monotonic;
+        let open = |record: &&Arc<KeyRecord>| {
+            let claim = Claim { digest, key: Some(record.id), hash: record.hash.tag() };
+            !inner.is_refused(&claim, now)
+        };
+        let records: Vec<_> = found.records.iter().filter(open).take(MAX_RECORDS).cloned().collect();
+        let of_no_key = Claim { digest, key: None, hash: inner.no_hash };
+        let known_wrong = match found.records.is_empty() {
+            true => inner.is_refused(&of_no_key, now),
+            false => records.is_empty(),
+        };
+        if known_wrong {
+            inner.lookups.negative.increment(1);
+            return Err(ProofError::Mismatch);
         }
-        if hash.expose().is_none() {
+        if records.iter().any(|record| record.hash.expose().is_none()) {
             return Err(ProofError::Unhashed);
         }
-        self.0.lookups.miss.increment(1);
+        inner.lookups.miss.increment(1);
+        let mut attempt = Attempt { digest, records: [None; MAX_RECORDS] };
+        for (place, record) in attempt.records.iter_mut().zip(&records) {
+            *place = Some((record.id, record.hash.tag()));
+        }
         let work = || {
-            let (inner, credential, hash) = (Arc::clone(&self.0), credential.clone(), hash.clone());
-            async move { inner.compute(claim, credential, hash, now).await }
+            let hashes = records.iter().map(|record| record.hash.clone()).collect();
+            Arc::clone(inner).first_proof(attempt, credential.clone(), hashes, *caller)
         };
-        self.0.flights.join(claim, work).await.unwrap_or(Err(ProofError::Abandoned))
+        let proven = inner.flights.join(attempt, work).await.unwrap_or(Err(ProofError::Abandoned))?;
+        records.into_iter().nth(proven).ok_or(ProofError::Abandoned)
     }
 }
 
 impl Inner {
-    fn is_proven(&self, claim: &Claim, now: Instant) -> bool {
-        let proven = is_held(&self.proofs, claim, now);
-        if proven {
-            self.lookups.hit.increment(1);
+    fn is_proven(&self, claim: &Claim, credential: &Credential, now: Instant) -> bool {
+        match self.proofs.recall(claim, now) {
+            Recall::Miss => return false,
+            Recall::Proven => {}
+            Recall::Extended(left) => (self.share)(credential, *claim, Shared::Extended(left)),
         }
-        proven
+        self.lookups.hit.increment(1);
+        true
     }
 
-    /// What the found proofs say, made under any secret that is still understood, and until when.
+    /// What the found proofs say, made under any secret that is still understood.
     fn proven_elsewhere<'a>(
         &self,
         credential: &Credential,
         found: &'a Found,
         now: Moment,
-    ) -> Option<(&'a Arc<KeyRecord>, Instant)> {
+    ) -> Option<(&'a Arc<KeyRecord>, &'a Proof)> {
         if found.proofs.is_empty() {
             return None;
         }
@@ -216,72 +273,100 @@ impl Inner {
             };
             found.proofs.iter().find(held)
         };
-        let (record, proof) = found.records.iter().find_map(|record| Some((record, proof(record)?)))?;
-        let left = Duration::try_from(proof.until - now.wall).ok()?;
-        Some((record, now.monotonic + left.min(self.config.proof_ttl)))
+        found.records.iter().find_map(|record| Some((record, proof(record)?)))
     }
 
     fn is_refused(&self, claim: &Claim, now: Instant) -> bool {
-        let refused = is_held(&self.refusals, claim, now);
-        if refused {
-            self.lookups.negative.increment(1);
-        }
-        refused
+        self.refusals.get(claim).is_some_and(|until| now < until)
     }
 
-    /// How the computation has ended, if it has before.
-    fn remembered(&self, claim: &Claim, now: Instant) -> Option<bool> {
-        match is_held(&self.proofs, claim, now) {
-            true => Some(true),
-            false => is_held(&self.refusals, claim, now).then_some(false),
-        }
-    }
-
-    async fn compute(
+    /// Waits for the credential's turn. `hashes` are those of the attempt's records; none, where the prefix does not
+    /// exist.
+    async fn first_proof(
         self: Arc<Self>,
-        claim: Claim,
+        attempt: Attempt,
         credential: Credential,
-        hash: KeyHash,
-        now: Instant,
-    ) -> Result<bool, ProofError> {
+        hashes: Vec<KeyHash>,
+        caller: Caller,
+    ) -> Result<usize, ProofError> {
+        let now = caller.now.monotonic;
         // Between a caller's look and its turn here, another's computation may have ended.
-        if let Some(matches) = self.remembered(&claim, now) {
-            return Ok(matches);
+        if let Some(known) = self.remembered(&attempt, now) {
+            return known;
         }
-        let (inner, proven) = (Arc::clone(&self), credential.clone());
-        let answer = self.pool.run(move || {
-            let matches = matches(&credential, &hash);
-            if !matches {
-                inner.decoy.make_up(&credential, hash.cost());
+        let (prefix, proven) = (credential.prefix(), credential.clone());
+        let job = hashes.iter().map(KeyHash::cost).max().map(|highest| {
+            // Until the database is asked again.
+            if self.cost.fetch_max(highest, Ordering::Relaxed) < highest {
+                self.pool.imitate(highest);
             }
-            // Either way the costliest hash seen sets the cost of the next decoy.
-            inner.decoy.raise(hash.cost());
-            matches
+            let inner = Arc::clone(&self);
+            let compute = Box::new(move || {
+                let place = hashes.iter().position(|hash| matches(&credential, hash))?;
+                // At once, and here: its caller may have been turned away by then.
+                let claim = attempt.claim(place)?;
+                inner.proofs.insert(claim, now);
+                Some(place)
+            });
+            Job { cost: highest, compute }
         });
-        let answer = answer.map_err(|Full| ProofError::Overloaded)?;
-        let matches = answer.await.map_err(|_| ProofError::Abandoned)?;
-        if matches {
-            self.remember_proof(claim, now + self.config.proof_ttl);
-            (self.share)(&proven, claim);
-        } else {
-            // In a place of its own: a flood of wrong secrets evicts no proof.
-            self.refusals.insert(claim, now + self.config.negative_ttl);
-            self.entries.refusals.set(self.refusals.len() as f64);
+        let outcome = self.pool.submit(prefix, &caller, job).await;
+        match outcome.map_err(|_| ProofError::Abandoned)? {
+            Outcome::Match(place) => {
+                if let Some(claim) = attempt.claim(place) {
+                    (self.share)(&proven, claim, Shared::Proven);
+                }
+                Ok(place)
+            }
+            Outcome::Mismatch => {
+                self.remember_refusal(&attempt, now);
+                Err(ProofError::Mismatch)
+            }
+            Outcome::Overloaded => Err(ProofError::Overloaded),
+            Outcome::TooManyAttempts(retry_after) => Err(ProofError::TooManyAttempts(retry_after)),
+            Outcome::Abandoned => Err(ProofError::Abandoned),
         }
-        Ok(matches)
     }
 
-    fn remember_proof(&self, claim: Claim, until: Instant) {
-        self.proofs.insert(claim, until);
-        self.entries.proofs.set(self.proofs.len() as f64);
+    /// How the attempt has ended, if it has before.
+    fn remembered(&self, attempt: &Attempt, now: Instant) -> Option<Result<usize, ProofError>> {
+        let proven = |place: &usize| {
+            let claim = attempt.claim(*place);
+            claim.is_some_and(|claim| self.proofs.recall(&claim, now) != Recall::Miss)
+        };
+        if let Some(place) = (0..MAX_RECORDS).find(proven) {
+            return Some(Ok(place));
+        }
+        let refused = self.claims(attempt).iter().all(|claim| self.is_refused(claim, now));
+        refused.then_some(Err(ProofError::Mismatch))
+    }
+
+    /// In a place of its own: a flood of wrong secrets evicts no proof.
+    fn remember_refusal(&self, attempt: &Attempt, now: Instant) {
+        for claim in self.claims(attempt) {
+            self.refusals.insert(claim, now + self.config.negative_ttl);
+        }
+        self.refused.set(self.refusals.len() as f64);
+    }
+
+    /// What an attempt claims: to be the key of each of its records, or of a prefix that does not exist.
+    fn claims(&self, attempt: &Attempt) -> Vec<Claim> {
+        let claims: Vec<_> = (0..MAX_RECORDS).filter_map(|place| attempt.claim(place)).collect();
+        match claims.is_empty() {
+            true => vec![Claim { digest: attempt.digest, key: None, hash: self.no_hash }],
+            false => claims,
+        }
     }
 }
 
-fn is_held(claims: &Cache<Claim, Instant>, claim: &Claim, now: Instant) -> bool {
-    claims.get(claim).is_some_and(|until| now < until)
+impl Attempt {
+    fn claim(&self, place: usize) -> Option<Claim> {
+        let (id, hash) = self.records.get(place).copied().flatten()?;
+        Some(Claim { digest: self.digest, key: Some(id), hash })
+    }
 }
 
-/// The one place where bcrypt runs. It reads every [`KeyHash`]; what it could not read would match nothing.
+/// The one place where credentials are compared. It reads every [`KeyHash`]; what it could not read would match nothing.
 fn matches(credential: &Credential, hash: &KeyHash) -> bool {
     bcrypt::verify(credential.expose(), hash.expose().unwrap_or_default()).unwrap_or(false)
 }

@@ -41,6 +41,8 @@ pub(crate) struct Sender {
     socket: Box<dyn Write + Send>,
     buffer: Vec<u8>,
     headers: Vec<Header>,
+    /// Name of the header that varies.
+    varied_name: &'static str,
     next_stream: u32,
     window: i64,
 }
@@ -75,7 +77,11 @@ pub(crate) enum Control {
 }
 
 /// Connects, and sends each request with these headers, of which the last may vary.
-pub(crate) fn connect(target: &Listen, headers: Vec<Header>) -> io::Result<(Sender, Receiver)> {
+pub(crate) fn connect(
+    target: &Listen,
+    headers: Vec<Header>,
+    varied_name: &'static str,
+) -> io::Result<(Sender, Receiver)> {
     let (write, read): (Box<dyn Write + Send>, Box<dyn Read + Send>) = match target {
         Listen::Tcp(address) => {
             let socket = TcpStream::connect(address)?;
@@ -87,8 +93,14 @@ pub(crate) fn connect(target: &Listen, headers: Vec<Header>) -> io::Result<(Send
             (Box::new(socket.try_clone()?), Box::new(socket))
         }
     };
-    let mut sender =
-        Sender { socket: write, buffer: Vec::new(), headers, next_stream: 1, window: FIRST_WINDOW.into() };
+    let mut sender = Sender {
+        socket: write,
+        buffer: Vec::new(),
+        headers,
+        varied_name,
+        next_stream: 1,
+        window: FIRST_WINDOW.into(),
+    };
     sender.buffer.extend(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
     // INITIAL_WINDOW_SIZE, of each stream; the window update is the whole connection's.
     sender.frame(frame::SETTINGS, 0, 0, &[&[0, 4], &WINDOW.to_be_bytes()]);
@@ -156,7 +168,7 @@ impl Sender {
         if let Some(value) = varied {
             // Never indexed, as a secret ought to be sent.
             block.push(0x10);
-            text(&mut block, "x-api-key");
+            text(&mut block, self.varied_name);
             text(&mut block, value);
         }
         block

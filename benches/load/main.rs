@@ -23,7 +23,7 @@ mod http2;
 mod request;
 
 use http2::{Event, Receiver, Sender};
-use request::{Request, Verdict};
+use request::{Request, Senders, Verdict};
 
 /// Sends requests and measures the answers.
 #[derive(Debug, Parser)]
@@ -54,6 +54,18 @@ struct Options {
     /// Requests under way on each connection where there is no rate.
     #[arg(long, default_value_t = 1)]
     streams: u64,
+    /// At a fixed rate, how many are due at the same time.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    burst: u64,
+    /// Addresses that Envoy would name as the client's, in turn, several by comma; `{}` is another number each time.
+    #[arg(long, value_delimiter = ',')]
+    clients: Vec<String>,
+    /// Sends another wrong secret each time; those of another salt are others.
+    #[arg(long)]
+    wrong: Option<u64>,
+    /// Reports every latency, in microseconds.
+    #[arg(long)]
+    latencies: bool,
     /// What every answer has to be.
     #[arg(long, value_enum, default_value = "allow")]
     expect: Expected,
@@ -63,6 +75,8 @@ struct Options {
 enum Expected {
     Allow,
     Deny,
+    /// Either.
+    Any,
 }
 
 /// What one connection saw.
@@ -87,17 +101,19 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> io::Result<serde_json::Value> {
-    let request = request::request(options.check.as_ref()).map_err(io::Error::other)?;
+    let (wrong, salt) = (options.wrong.is_some(), options.wrong.unwrap_or(0) << 20);
+    let senders = Senders { clients: options.clients.clone(), wrong, salt };
+    let request = request::request(options.check.as_ref(), senders).map_err(io::Error::other)?;
     let mut connections = Vec::new();
     for _ in 0..options.connections {
-        connections.push(http2::connect(&options.target, request.headers())?);
+        connections.push(http2::connect(&options.target, request.headers(), request.varied_name())?);
     }
     let begun = Instant::now();
     let tallies = match options.rate {
         Some(rate) => at_rate(options, &request, connections, rate)?,
         None => as_answered(options, &request, connections)?,
     };
-    Ok(report(tallies, begun.elapsed()))
+    Ok(report(tallies, begun.elapsed(), options.latencies))
 }
 
 /// Each connection in a thread of its own, with as many requests under way as it may have.
@@ -161,7 +177,7 @@ fn at_rate(
     let senders: Vec<_> = senders.into_iter().map(|sender| (Mutex::new(sender), Condvar::new())).collect();
     // A little later, so that all threads are there for the first.
     let start = Instant::now() + Duration::from_millis(20);
-    let due = |serial: u64| start + Duration::from_secs_f64(serial as f64 / rate);
+    let due = |serial: u64| start + Duration::from_secs_f64((serial - serial % options.burst) as f64 / rate);
     thread::scope(|scope| {
         let threads: Vec<_> = receivers
             .into_iter()
@@ -215,7 +231,7 @@ fn at_rate(
 /// Reads the answers of one connection.
 struct Answers<'a> {
     request: &'a Request,
-    expected: Verdict,
+    expected: Option<Verdict>,
     /// By number of the stream, from 0.
     verdicts: Vec<Verdict>,
     tally: Tally,
@@ -224,8 +240,9 @@ struct Answers<'a> {
 impl<'a> Answers<'a> {
     fn new(request: &'a Request, expected: Expected) -> Self {
         let expected = match expected {
-            Expected::Allow => Verdict::Allowed,
-            Expected::Deny => Verdict::Denied,
+            Expected::Allow => Some(Verdict::Allowed),
+            Expected::Deny => Some(Verdict::Denied),
+            Expected::Any => None,
         };
         Self { request, expected, verdicts: Vec::new(), tally: Tally::default() }
     }
@@ -238,7 +255,9 @@ impl<'a> Answers<'a> {
             Event::End { stream } | Event::Reset { stream } => {
                 let number = number(stream);
                 let verdict = self.verdicts.get(number).copied().unwrap_or(Verdict::Neither);
-                self.tally.unexpected += u64::from(verdict != self.expected);
+                let unexpected =
+                    verdict == Verdict::Neither || self.expected.is_some_and(|expected| expected != verdict);
+                self.tally.unexpected += u64::from(unexpected);
                 return self.tally.latencies.push(latency(number));
             }
             Event::Control(_) => return,
@@ -273,7 +292,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn report(tallies: Vec<Tally>, took: Duration) -> serde_json::Value {
+fn report(tallies: Vec<Tally>, took: Duration, all: bool) -> serde_json::Value {
     let unexpected: u64 = tallies.iter().map(|tally| tally.unexpected).sum();
     let mut latencies: Vec<_> = tallies.into_iter().flat_map(|tally| tally.latencies).collect();
     latencies.sort_unstable();
@@ -289,5 +308,6 @@ fn report(tallies: Vec<Tally>, took: Duration) -> serde_json::Value {
         "p99_us": at(0.99),
         "p999_us": at(0.999),
         "max_us": at(1.0),
+        "latencies_us": all.then(|| latencies.iter().map(|latency| latency.as_micros() as u64).collect::<Vec<_>>()),
     })
 }

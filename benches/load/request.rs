@@ -7,9 +7,20 @@ use crate::{credential::credential, http2::Header};
 /// The kinds of requests.
 pub(crate) enum Request {
     /// A check, as Envoy asks for it: the recorded message with another key and another id of the stream.
-    Check { message: Vec<u8>, key_at: usize, id: Option<std::ops::Range<usize>> },
+    Check { message: Vec<u8>, key_at: usize, id: Option<std::ops::Range<usize>>, senders: Senders },
     /// A `GET` to Envoy.
     Get,
+}
+
+/// Who sends the checks, and with what secret.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Senders {
+    /// Addresses that take turns. `{}` is another number each time.
+    pub(crate) clients: Vec<String>,
+    /// Whether the secret is wrong, and another each time.
+    pub(crate) wrong: bool,
+    /// Makes it other secrets than those of an earlier run.
+    pub(crate) salt: u64,
 }
 
 /// What came of a request.
@@ -26,7 +37,7 @@ const ID: &str = "0000000000000000000";
 
 impl Request {
     /// The recorded check in this file.
-    pub(crate) fn check(file: &Path) -> Result<Self, String> {
+    pub(crate) fn check(file: &Path, senders: Senders) -> Result<Self, String> {
         let recorded = std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
         let length = u32::try_from(recorded.len()).map_err(|error| error.to_string())?;
         // gRPC: not compressed, and this long.
@@ -34,7 +45,7 @@ impl Request {
         let key = credential(0);
         let key_at = find(&message, &key).ok_or(format!("{}: it has no {key}", file.display()))?;
         let id = find(&message, ID).map(|at| at..at + ID.len());
-        Ok(Self::Check { message, key_at, id })
+        Ok(Self::Check { message, key_at, id, senders })
     }
 
     /// The headers of each, but for the key.
@@ -47,10 +58,13 @@ impl Request {
             ("te", "trailers"),
             ("grpc-timeout", "2000m"),
             ("content-type", "application/grpc"),
-            ("x-client-ip", "127.0.0.1"),
             ("x-envoy-internal", "true"),
             ("x-forwarded-for", "127.0.0.1"),
+            ("x-client-ip", "127.0.0.1"),
         ];
+        // The last, where it varies.
+        let varies = matches!(self, Self::Check { senders, .. } if !senders.clients.is_empty());
+        let check = &check[..check.len() - usize::from(varies)];
         // With those that Envoy adds, the 18 of an ordinary client behind a load balancer.
         let get = [
             (":method", "GET"),
@@ -70,8 +84,13 @@ impl Request {
             ("x-stainless-async", "false"),
             ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
         ];
-        let headers = if let Self::Get = self { &get[..] } else { &check[..] };
+        let headers = if let Self::Get = self { &get[..] } else { check };
         headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect()
+    }
+
+    /// Name of the header that varies, if one does.
+    pub(crate) fn varied_name(&self) -> &'static str {
+        if let Self::Check { .. } = self { "x-client-ip" } else { "x-api-key" }
     }
 
     /// Bytes of body in each.
@@ -83,13 +102,23 @@ impl Request {
     pub(crate) fn write(&self, key: u32, serial: u64, body: &mut Vec<u8>) -> Option<String> {
         body.clear();
         let credential = credential(key);
-        let Self::Check { message, key_at, id } = self else { return Some(credential) };
+        let Self::Check { message, key_at, id, senders } = self else { return Some(credential) };
         body.extend(message);
-        body[*key_at..*key_at + credential.len()].copy_from_slice(credential.as_bytes());
+        let key_ends = *key_at + credential.len();
+        body[*key_at..key_ends].copy_from_slice(credential.as_bytes());
+        if senders.wrong {
+            let secret = format!("-{:09x}", senders.salt + serial);
+            body[key_ends - secret.len()..key_ends].copy_from_slice(secret.as_bytes());
+        }
         if let Some(id) = id {
             body[id.clone()].copy_from_slice(format!("{serial:019}").as_bytes());
         }
-        None
+        let client = senders.clients.get(serial as usize % senders.clients.len().max(1))?;
+        let number = serial / senders.clients.len() as u64 % 65_536;
+        Some(match client.contains(':') {
+            true => client.replace("{}", &format!("{number:x}")),
+            false => client.replace("{}", &(number % 256).to_string()),
+        })
     }
 
     /// Reads the beginning of an answer, its headers or its message.
@@ -138,6 +167,6 @@ fn find(message: &[u8], text: &str) -> Option<usize> {
 }
 
 /// A file, or no file: a `GET`.
-pub(crate) fn request(check: Option<&PathBuf>) -> Result<Request, String> {
-    check.map_or(Ok(Request::Get), |file| Request::check(file))
+pub(crate) fn request(check: Option<&PathBuf>, senders: Senders) -> Result<Request, String> {
+    check.map_or(Ok(Request::Get), |file| Request::check(file, senders))
 }

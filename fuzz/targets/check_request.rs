@@ -18,7 +18,7 @@ use envoy_types::{
 use keystile::{
     attributes::route::RouteSettings,
     authorizer::Authorizer,
-    config::{ClientAddress, DenyFormat, Mode, OnFailure, RateLimitFields, RemoveHeaders},
+    config::{BcryptCost, ClientAddress, DenyFormat, Mode, OnFailure, RateLimitFields, RemoveHeaders},
     credential::{CacheSecret, CacheSecrets, MIN_LEN, Prefix},
     decision::Tier,
     ext_authz::{Chosen, ExtAuthz, ExtAuthzConfig, Reading},
@@ -63,7 +63,8 @@ impl Service {
         let metrics = Metrics::new().expect("builds");
         let proofs = VerifierConfig {
             threads: 1,
-            cost: 4,
+            cost: BcryptCost::Fixed(4),
+            failed_attempts: None,
             capacity: 1000,
             proof_ttl: Duration::from_secs(60),
             negative_ttl: Duration::from_secs(60),

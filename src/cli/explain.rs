@@ -118,6 +118,7 @@ impl Explain {
             method: &self.method,
             path: &self.path,
             client: self.client,
+            vouched_client: None,
             is_grpc: false,
             body: body.unwrap_or_default(),
             route,

@@ -130,7 +130,7 @@ async fn revoke(Revoke { key, wait, patience, output, database }: Revoke) -> any
 async fn create(args: Box<Create>) -> anyhow::Result<()> {
     let database = open(&args.database)?;
     let (key, credential) = database
-        .create_key(&args.new_key(), &args.brand, args.cost)
+        .create_key(&args.new_key(), &args.brand, args.cost.of_new_hashes())
         .await
         .map_err(|error| name(&args.database, error))?;
     if args.output.output == Form::Json {

@@ -51,11 +51,13 @@ impl<'a> Parsed<'a> {
     ) -> Result<Self, Malformed> {
         let Check { source, http, extensions } = Check::read(message)?;
         let (credential, strip) = Search::all(&http, &reading.credential_sources);
+        let (client, is_vouched_for) = client(source, metadata, reading.client_address);
         let attributes = Attributes {
             credential,
             request_id: request_id(&http),
             path: http.path.split_once('?').map_or(http.path, |(path, _)| path),
-            client: client(source, metadata, reading.client_address),
+            client,
+            vouched_client: client.filter(|_| is_vouched_for),
             is_grpc: is_grpc(&http),
             body: body(&http),
             route: RouteSettings::parse(last_of_each(extensions)),
@@ -74,11 +76,12 @@ fn last_of_each<'a>(pairs: Vec<(&'a str, &'a str)>) -> impl IntoIterator<Item = 
 }
 
 /// Envoy's word for the client's address, which respects the proxies that it trusts, comes as gRPC
-/// metadata that no client can forge. Without it, the peer of the connection is the client.
-fn client(source: Option<&str>, metadata: &HeaderMap, from: ClientAddress) -> Option<IpAddr> {
+/// metadata that no client can forge. Without it, the peer of the connection is the client. The address, and whether it
+/// is Envoy's word.
+fn client(source: Option<&str>, metadata: &HeaderMap, from: ClientAddress) -> (Option<IpAddr>, bool) {
     match metadata.get("x-client-ip").filter(|_| from == ClientAddress::Auto) {
-        Some(told) => told.to_str().ok()?.parse().ok(),
-        None => source?.parse().ok(),
+        Some(told) => (told.to_str().ok().and_then(|told| told.parse().ok()), true),
+        None => (source.and_then(|source| source.parse().ok()), false),
     }
 }
 

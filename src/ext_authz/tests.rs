@@ -19,7 +19,7 @@ use tonic::Request;
 
 use super::*;
 use crate::{
-    config::{ClientAddress, RemoveHeaders},
+    config::{BcryptCost, ClientAddress, RemoveHeaders},
     credential::{CacheSecret, CacheSecrets, Prefix},
     decision::Tier,
     limiter::Limiter,
@@ -34,6 +34,10 @@ enum Behaviour {
     Fail,
     Panic,
     Hang,
+    /// Neither answers a look-up nor Keystile's own reads.
+    Lost,
+    /// More is asked of it than it can answer.
+    Busy,
     Revoked,
 }
 
@@ -46,11 +50,16 @@ impl KeyStore for Scripted {
             Behaviour::Know => {}
             Behaviour::Fail => return Err(StoreError::Unavailable("as the test wants".into())),
             Behaviour::Panic => panic!("as the test wants"),
-            Behaviour::Hang => std::future::pending().await,
+            Behaviour::Hang | Behaviour::Lost => std::future::pending().await,
+            Behaviour::Busy => return Err(StoreError::Busy),
             Behaviour::Revoked => record.is_active = false,
         }
         let records = if prefix == record.prefix { [Arc::new(record)].into() } else { Arc::default() };
         Ok(Arc::new(Found::fresh(records, Tier::Database)))
+    }
+
+    fn is_lost(&self) -> bool {
+        self.0 == Behaviour::Lost
     }
 }
 
@@ -58,12 +67,13 @@ fn service(behaviour: Behaviour, on_failure: OnFailure) -> ExtAuthz<Scripted, Li
     let metrics = Metrics::new().expect("builds");
     let proofs = VerifierConfig {
         threads: 1,
-        cost: 4,
+        cost: BcryptCost::Fixed(4),
+        failed_attempts: None,
         capacity: 100,
         proof_ttl: Duration::from_secs(60),
         negative_ttl: Duration::from_secs(10),
     };
-    let verifier = Verifier::new(CacheSecrets::one(CacheSecret::random()), proofs, |_, _| (), &metrics);
+    let verifier = Verifier::new(CacheSecrets::one(CacheSecret::random()), proofs, |_, _, _| (), &metrics);
     let config = ExtAuthzConfig { on_failure, ..config() };
     ExtAuthz::new(
         Authorizer::new(Scripted(behaviour), verifier, Limiter::Off),
@@ -244,26 +254,44 @@ async fn denial_carries_the_request_id_and_no_credential() {
     assert!(!shown.contains("WrongSecret"));
 }
 
+/// Every way to a denial that may be handed to Envoy's failure mode, and every one that must not be.
 #[tokio::test]
-async fn deferred_failure_is_a_grpc_error_and_only_of_the_store() {
-    let failed = check(&service(Behaviour::Fail, OnFailure::Defer), good_request()).await;
-    assert_eq!(failed.expect_err("deferred").code(), Code::Unavailable);
-    let wrong =
-        check(&service(Behaviour::Know, OnFailure::Defer), request(&[("x-api-key", "ks_samplX")])).await;
-    assert_eq!(summary(&wrong.expect("denied")).1, 401);
-    let panicked = check(&service(Behaviour::Panic, OnFailure::Defer), good_request()).await;
-    assert_eq!(summary(&panicked.expect("denied")).1, 503);
+async fn only_an_outage_of_the_store_is_deferred() {
+    for (behaviour, key, expected) in [
+        (Behaviour::Fail, sample::CREDENTIAL, None),
+        (Behaviour::Lost, sample::CREDENTIAL, None),
+        (Behaviour::Hang, sample::CREDENTIAL, Some("overloaded")),
+        (Behaviour::Busy, sample::CREDENTIAL, Some("overloaded")),
+        (Behaviour::Panic, sample::CREDENTIAL, Some("unavailable")),
+        (Behaviour::Know, "ks_samplX", Some("invalid_credential")),
+        (Behaviour::Know, "zz_unknown", Some("invalid_credential")),
+        (Behaviour::Know, "short", Some("malformed_credential")),
+    ] {
+        let mut request = request(&[("x-api-key", key)]);
+        request.metadata_mut().insert("grpc-timeout", "300m".parse().expect("a value"));
+        match (check(&service(behaviour, OnFailure::Defer), request).await, expected) {
+            (Err(status), None) => assert_eq!(status.code(), Code::Unavailable),
+            (Ok(answer), Some(code)) => assert_eq!(summary(&answer).2, code),
+            (answer, expected) => panic!("{key}: {answer:?}, and not {expected:?}"),
+        }
+    }
+    let mut unread = good_request();
+    unread.get_mut().attributes = None;
+    let answer = check(&service(Behaviour::Fail, OnFailure::Defer), unread).await.expect("denied");
+    assert_eq!(summary(&answer).2, "missing_credential");
 }
 
 #[tokio::test]
 async fn answer_comes_before_envoys_deadline() {
-    let mut request = good_request();
-    request.metadata_mut().insert("grpc-timeout", "100m".parse().expect("a value"));
-    let asked = Instant::now();
-    let answer = ask(Behaviour::Hang, request).await;
-    // The service's own deadline is two seconds.
-    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
-    assert_eq!(summary(&answer), denied(Code::Unavailable, 503, "unavailable"));
+    for (behaviour, code) in [(Behaviour::Hang, "overloaded"), (Behaviour::Lost, "unavailable")] {
+        let mut request = good_request();
+        request.metadata_mut().insert("grpc-timeout", "100m".parse().expect("a value"));
+        let asked = Instant::now();
+        let answer = ask(behaviour, request).await;
+        // The service's own deadline is two seconds.
+        assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+        assert_eq!(summary(&answer), denied(Code::Unavailable, 503, code));
+    }
 }
 
 #[test]

@@ -30,6 +30,7 @@ impl Case {
             method: "POST",
             path: "/v1/bots/7/chat",
             client: Some(IpAddr::from([10, 1, 2, 3])),
+            vouched_client: None,
             is_grpc: false,
             body: Body::Whole(br#"{"model":"gpt-4o"}"#.to_vec().into()),
             route: Ok(RouteSettings::default()),

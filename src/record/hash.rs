@@ -63,6 +63,11 @@ impl KeyHash {
 }
 
 impl HashTag {
+    /// A tag that no hash has, for prefixes that have none.
+    pub fn none() -> Self {
+        Self([0; 16])
+    }
+
     /// The tag in hexadecimal.
     pub fn to_text(self) -> String {
         HEXLOWER.encode(&self.0)

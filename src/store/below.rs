@@ -31,4 +31,12 @@ impl KeyStore for Below {
             Self::Proven(database) => database.hashed(prefix, now).await,
         }
     }
+
+    fn is_lost(&self) -> bool {
+        match self {
+            Self::Shared(shared) => shared.is_lost(),
+            Self::Alone(database) => database.is_lost(),
+            Self::Proven(database) => database.is_lost(),
+        }
+    }
 }

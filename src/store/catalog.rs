@@ -239,6 +239,22 @@ impl Catalog {
         }
     }
 
+    /// The costs of the hashes of active keys: of each cost one row.
+    pub(crate) fn select_costs(&self) -> String {
+        let hash = match self.kind("api_keys", "key_hash") {
+            // As it is: the statement reads every row.
+            Some(kind) if kind == "text" || kind.starts_with("character") => "k.key_hash".to_owned(),
+            _ => self.column("api_keys", "key_hash"),
+        };
+        let active = match self.has("api_keys", "is_active") {
+            true => format!(" AND lower({}) IN ('1', 't', 'true')", self.column("api_keys", "is_active")),
+            false => String::new(),
+        };
+        format!(
+            "SELECT DISTINCT substr({hash}, 5, 2) FROM api_keys k WHERE {hash} LIKE '$2_$__$%'{active} LIMIT 1000"
+        )
+    }
+
     fn select_records(&self) -> String {
         let mut columns: Vec<_> =
             row::COLUMNS.iter().map(|(table, column)| self.column(table, column)).collect();

@@ -23,11 +23,12 @@ use crate::{
     config::{DatabaseOptions, DatabaseUrl},
     credential::Prefix,
     decision::Tier,
+    flight::Flights,
     gate::{Gate, PLACES},
     metrics::Metrics,
     moment::Moment,
     mutex::lock,
-    record::{KeyRecord, UnreadableBudget},
+    record::{KeyHash, KeyRecord, UnreadableBudget},
 };
 
 /// Where the keys are. Cheap to clone.
@@ -41,8 +42,21 @@ struct Inner {
     gate: Gate,
     /// For what has to go on while checks are too many: to hear of changes, and whether the database is there.
     own: Gate,
+    own_reads: Mutex<OwnReads>,
+    probes: Flights<(), Result<(), StoreError>>,
     durations: Durations,
     undecodable: Counter,
+}
+
+/// How Keystile's own reads went, which no caller makes, and which callers' look-ups leave a connection to.
+#[derive(Default)]
+struct OwnReads {
+    /// Whether the last look-up of Keystile's own failed.
+    ping_failed: bool,
+    /// Whether the log of changes could not be read last.
+    changes_failed: bool,
+    /// When a look-up of Keystile's own was last answered.
+    answered_at: Option<Instant>,
 }
 
 /// `keystile_store_duration_seconds`, by operation.
@@ -95,6 +109,8 @@ impl Database {
             catalog: Mutex::default(),
             gate: Gate::new(store, timeout, at_once, metrics),
             own: Gate::new(store, timeout, PLACES, metrics),
+            own_reads: Mutex::default(),
+            probes: Flights::default(),
             durations: Durations {
                 records: duration("records"),
                 changes: duration("changes"),
@@ -105,16 +121,32 @@ impl Database {
         })))
     }
 
-    /// Answers once the database answers and its tables fit.
+    /// Answers once the database answers look-ups and its tables fit: it makes one, of a prefix that no key has.
     ///
     /// # Errors
     /// [`StoreError`] with what stands against it.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        let asked = async {
-            self.catalog(Patience::Check).await?;
-            self.backend().query(Patience::Check, Statement::new("SELECT 'up'", [])).await
-        };
-        self.0.own.call(&self.0.durations.ping, asked).await.map(drop)
+        let result = self.0.own.call(&self.0.durations.ping, self.look_up(String::new())).await.map(drop);
+        let mut own_reads = lock(&self.0.own_reads);
+        own_reads.ping_failed = result.is_err();
+        if result.is_ok() {
+            own_reads.answered_at = Some(Instant::now());
+        }
+        result
+    }
+
+    /// The highest cost among the hashes of active keys; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`StoreError`] with what stands against it.
+    pub async fn highest_cost(&self) -> Result<Option<u32>, StoreError> {
+        let catalog = self.catalog(Patience::Check).await?;
+        let statement = Statement::new(catalog.select_costs(), []);
+        // It reads every row: one look-up fewer meanwhile.
+        let _turn = self.turn().await;
+        let rows = self.backend().query(Patience::Person, statement).await?;
+        let costs = rows.iter().filter_map(|cells| cells.first()?.as_deref()?.parse().ok());
+        Ok(costs.filter(|cost| KeyHash::COSTS.contains(cost)).max())
     }
 
     /// Calls that may still be made at the same time, and connections that are open.
@@ -172,7 +204,45 @@ impl Database {
             Operation::Changes => (own, &durations.changes),
             Operation::Usage => (gate, &durations.usage),
         };
-        gate.call(duration, self.backend().query(Patience::Check, statement)).await
+        let result = gate.call(duration, self.backend().query(Patience::Check, statement)).await;
+        if matches!(operation, Operation::Changes) {
+            lock(&self.0.own_reads).changes_failed = result.is_err();
+        }
+        result
+    }
+
+    /// The rows with this prefix, and the tables that they were read from.
+    async fn look_up(&self, prefix: String) -> Result<(Rows, Arc<Catalog>), StoreError> {
+        let read = || async {
+            let catalog = self.catalog(Patience::Check).await?;
+            let statement = Statement::new(Arc::clone(&catalog.records), [Some(prefix.clone())]);
+            Ok((self.backend().query(Patience::Check, statement).await?, catalog))
+        };
+        match read().await {
+            // A column may have gone since the tables were looked at.
+            Err(StoreError::Unfit(_)) => {
+                self.forget_tables();
+                read().await
+            }
+            read => read,
+        }
+    }
+
+    /// What the failure of a look-up that began `since` is to its caller. It is an outage only if a look-up of
+    /// Keystile's own fails as well: callers can make the database slow, and some may have found a way to make their own
+    /// look-ups fail.
+    async fn judge(&self, error: StoreError, since: Instant) -> StoreError {
+        if matches!(error, StoreError::Busy) || self.is_lost() {
+            return error;
+        }
+        if lock(&self.0.own_reads).answered_at.is_some_and(|at| at > since) {
+            return StoreError::Busy;
+        }
+        let database = self.clone();
+        match self.0.probes.join((), || async move { database.ping().await }).await {
+            Ok(Err(_)) => error,
+            Ok(Ok(())) | Err(_) => StoreError::Busy,
+        }
     }
 
     /// A turn among look-ups, for what is to take no connection beside them.
@@ -227,23 +297,12 @@ pub(super) enum Operation {
 
 impl KeyStore for Database {
     async fn records(&self, prefix: Prefix, _: Moment) -> Result<Arc<Found>, StoreError> {
-        let read = || async {
-            let catalog = self.catalog(Patience::Check).await?;
-            let statement = Statement::new(Arc::clone(&catalog.records), [Some(prefix.as_str().to_owned())]);
-            let rows = self.backend().query(Patience::Check, statement).await?;
-            Ok((rows, catalog))
+        let since = Instant::now();
+        let look_up = self.look_up(prefix.as_str().to_owned());
+        let (rows, catalog) = match self.0.gate.call(&self.0.durations.records, look_up).await {
+            Ok(read) => read,
+            Err(error) => return Err(self.judge(error, since).await),
         };
-        let read = async {
-            match read().await {
-                // A column may have gone since the tables were looked at.
-                Err(StoreError::Unfit(_)) => {
-                    self.forget_tables();
-                    read().await
-                }
-                read => read,
-            }
-        };
-        let (rows, catalog) = self.0.gate.call(&self.0.durations.records, read).await?;
         let seen = rows.first().and_then(|cells| cells.get(row::COLUMNS.len())?.as_deref());
         let seen = seen.and_then(|text| change_log::position(text, &catalog)).map(Arc::new);
         let lag = rows.first().and_then(|cells| cells.get(row::COLUMNS.len() + 1)?.as_deref()?.parse().ok());
@@ -253,5 +312,10 @@ impl KeyStore for Database {
         let (records, rows) = self.decode(prefix, rows);
         let found = Found::fresh(records, Tier::Database);
         Ok(Arc::new(Found { age, seen, rows: rows.into(), ..found }))
+    }
+
+    fn is_lost(&self) -> bool {
+        let own_reads = lock(&self.0.own_reads);
+        own_reads.ping_failed || own_reads.changes_failed
     }
 }

@@ -135,6 +135,10 @@ impl<S: KeyStore> KeyStore for Memory<S> {
             _ => Box::pin(self.load(prefix, true, now)).await,
         }
     }
+
+    fn is_lost(&self) -> bool {
+        self.0.next.is_lost()
+    }
 }
 
 impl<S: KeyStore> Memory<S> {

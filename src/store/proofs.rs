@@ -97,6 +97,10 @@ impl KeyStore for ProvenDatabase {
         }
         Ok(Arc::new(Found { proofs, ..Arc::unwrap_or_clone(found) }))
     }
+
+    fn is_lost(&self) -> bool {
+        self.database.is_lost()
+    }
 }
 
 /// An expression for the stored proofs of the key `k`: a JSON array with an array of three texts for each. NULL

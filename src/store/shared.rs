@@ -108,9 +108,13 @@ impl<S: KeyStore> Shared<S> {
     }
 
     /// Tells the others what was proven here. Nobody waits for it.
-    pub fn share(&self, prefix: Prefix, claim: Claim, now: Moment) {
+    /// It counts for `longest` at most, however often it is used.
+    pub fn share(&self, prefix: Prefix, claim: Claim, longest: Duration, now: Moment) {
         let (name, field) = (proofs_name(prefix), claim.digest.to_text());
-        let Some(entry) = self.0.entries.proof(&field_name(&name, &field), &claim, now.wall) else { return };
+        let name_of_field = field_name(&name, &field);
+        let Some(entry) = self.0.entries.proof(&name_of_field, &claim, now.wall, now.wall + longest) else {
+            return;
+        };
         let inner = Arc::clone(&self.0);
         self.0.in_background(async move { inner.write_proof(name, field, entry).await });
     }
@@ -134,6 +138,10 @@ impl<S: KeyStore> KeyStore for Shared<S> {
     /// Asked of what is in Redis already, so there is nothing to share.
     async fn hashed(&self, prefix: Prefix, now: Moment) -> Result<Arc<Found>, StoreError> {
         self.0.next.hashed(prefix, now).await
+    }
+
+    fn is_lost(&self) -> bool {
+        self.0.next.is_lost()
     }
 }
 

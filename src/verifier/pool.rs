@@ -1,87 +1,292 @@
-//! Threads that do nothing but bcrypt, behind a short queue.
+//! Threads that do nothing but bcrypt, and the one that keeps the simulation's time.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    time::Instant,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use metrics::{Gauge, Histogram};
 use tokio::sync::oneshot;
 
-use crate::metrics::Metrics;
+use super::{
+    Caller,
+    marks::{Class, Source},
+    networks::Networks,
+    pace::Pace,
+    queue::{Attempt, Computed, Outcome, Queue, QueueConfig},
+    watch::FloodWatch,
+};
+use crate::{
+    config::FailedAttempts,
+    credential::Prefix,
+    metrics::{FirstProofs, Metrics},
+    mutex::lock,
+};
 
-/// Jobs that may wait for each thread: at bcrypt cost 12, about as long as a check may take.
-const QUEUE_PER_THREAD: usize = 8;
+/// Attempts that may wait: enough for a good key to be proven at cost 12 before a thousand made-up keys a second have
+/// taken its place, and with all look-ups that may wait well below the 1,024 requests that Envoy's circuit breaker
+/// lets through to a cluster.
+const WAITING: usize = 384;
 
-/// Added to the niceness of these threads: against a fifth of their weight, checks that need no bcrypt
-/// come first in a flood of wrong keys, and a new key is still proven in time on a busy machine.
+/// Added to the niceness of the bcrypt threads: against a fifth of their weight, checks that need no bcrypt come first in
+/// a flood of wrong keys, and a new key is still proven in time on a busy machine.
 const NICENESS: i32 = 7;
 
-/// A fixed number of threads and a bounded queue. The threads end when it is dropped.
-pub(super) struct Pool {
-    jobs: Sender<Job>,
-    waiting: Gauge,
-    duration: Histogram,
+/// How old the last measurement may be while made-up keys come: the machine may have become slower since.
+const MEASURE_AGAIN: Duration = Duration::from_secs(1);
+/// How much cheaper than the imitated cost a measurement is, as a power of two, so that it takes no time worth
+/// mentioning: 16 ms at cost 12.
+const MEASURE_CHEAPER: u32 = 4;
+
+/// Proves credentials, a few at a time, and refuses made-up ones in the same time. The threads end when it is dropped.
+pub(super) struct Pool(Arc<Shared>);
+
+/// What there is to compute.
+pub(super) struct Job {
+    /// Of the last hash that is tried.
+    pub(super) cost: u32,
+    /// The record that matches, by its place.
+    pub(super) compute: Box<dyn FnOnce() -> Option<usize> + Send>,
 }
 
-/// The queue is full.
-#[derive(Debug)]
-pub(super) struct Full;
+struct Shared {
+    state: Mutex<State>,
+    /// Wakes the bcrypt threads.
+    jobs: Condvar,
+    /// Wakes the clock.
+    events: Condvar,
+    metrics: PoolMetrics,
+}
 
-type Job = Box<dyn FnOnce() + Send>;
+struct State {
+    queue: Queue<Job, oneshot::Sender<Outcome>>,
+    pace: Pace,
+    /// The cost that refusals imitate.
+    cost: u32,
+    measured: Option<Instant>,
+    made_up: Option<Instant>,
+    flood: FloodWatch,
+    closed: bool,
+}
 
-struct Worker {
-    queue: Receiver<Job>,
-    waiting: Gauge,
+struct PoolMetrics {
+    waiting_jobs: Gauge,
+    duration: Histogram,
+    waiting: [Gauge; 4],
+    outcomes: FirstProofs,
 }
 
 impl Pool {
-    pub(super) fn start(threads: usize, metrics: &Metrics) -> Self {
-        let (jobs, queue) = bounded::<Job>(threads * QUEUE_PER_THREAD);
+    pub(super) fn start(
+        threads: usize,
+        cost: u32,
+        failed_attempts: Option<FailedAttempts>,
+        metrics: &Metrics,
+    ) -> Self {
+        let pace = Pace::default();
+        let config = QueueConfig { threads, waiting: WAITING, failed_attempts };
+        let state = State {
+            queue: Queue::new(config, pace.duration(cost)),
+            pace,
+            cost,
+            measured: None,
+            made_up: None,
+            flood: FloodWatch::default(),
+            closed: false,
+        };
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            jobs: Condvar::new(),
+            events: Condvar::new(),
+            metrics: PoolMetrics {
+                waiting_jobs: metrics.bcrypt_waiting(),
+                duration: metrics.bcrypt_duration(),
+                waiting: Class::ALL.map(|class| metrics.first_proofs_waiting(class.name())),
+                outcomes: metrics.first_proofs(),
+            },
+        });
         for n in 0..threads {
-            let worker = Worker { queue: queue.clone(), waiting: metrics.bcrypt_waiting() };
-            let thread = std::thread::Builder::new().name(format!("bcrypt-{n}"));
-            // Without its threads the process could prove nothing: better to say so at the start.
-            thread.spawn(move || worker.run()).expect("the system starts a thread");
+            start_thread(format!("bcrypt-{n}"), &shared, move |shared| shared.compute(n == 0));
         }
-        Self { jobs, waiting: metrics.bcrypt_waiting(), duration: metrics.bcrypt_duration() }
+        start_thread("bcrypt-clock".to_owned(), &shared, Shared::keep_time);
+        Self(shared)
     }
 
-    /// Queues `compute`; what it returns comes through the receiver, which fails if it panicked.
-    pub(super) fn run<T: Send + 'static>(
+    /// Takes an attempt in; `job` is `None` for a prefix that does not exist. How it ended comes through the receiver.
+    pub(super) fn submit(
         &self,
-        compute: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<oneshot::Receiver<T>, Full> {
-        let (sender, answer) = oneshot::channel();
-        let duration = self.duration.clone();
-        let job = Box::new(move || {
-            let started = Instant::now();
-            let value = compute();
-            duration.record(started.elapsed());
-            // Nobody may be waiting any more; what was computed is remembered all the same.
-            let _ = sender.send(value);
-        });
-        match self.jobs.try_send(job) {
-            Ok(()) => {
-                self.waiting.set(self.jobs.len() as f64);
-                Ok(answer)
-            }
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(Full),
+        prefix: Prefix,
+        caller: &Caller,
+        job: Option<Job>,
+    ) -> oneshot::Receiver<Outcome> {
+        let (sender, receiver) = oneshot::channel();
+        let networks = caller.client.map(Networks::around).unwrap_or_default();
+        let source = Source { prefix, networks };
+        let now = Instant::now();
+        let mut state = lock(&self.0.state);
+        if job.is_none() {
+            state.made_up = Some(now);
         }
+        let next_event = state.queue.next_event();
+        state.queue.arrive(Attempt { source, deadline: caller.deadline, job, answer_to: sender }, now);
+        if state.queue.next_event() != next_event {
+            self.0.events.notify_one();
+        }
+        self.0.after_change(&mut state, now);
+        receiver
+    }
+
+    /// From now on refusals take the time of this cost.
+    pub(super) fn imitate(&self, cost: u32) {
+        let mut state = lock(&self.0.state);
+        state.cost = cost;
+        state.follow_pace();
     }
 }
 
-impl Worker {
-    fn run(self) {
+impl Drop for Pool {
+    fn drop(&mut self) {
+        lock(&self.0.state).closed = true;
+        self.0.jobs.notify_all();
+        self.0.events.notify_all();
+    }
+}
+
+fn start_thread(name: String, shared: &Arc<Shared>, run: impl FnOnce(&Shared) + Send + 'static) {
+    let shared = Arc::clone(shared);
+    let thread = std::thread::Builder::new().name(name);
+    // Without its threads the process could prove nothing: better to say so at the start.
+    thread.spawn(move || run(&shared)).expect("the system starts a thread");
+}
+
+impl Shared {
+    /// A bcrypt thread.
+    fn compute(&self, measures: bool) {
         // Refused by some sandboxes; the queue bounds the load all the same.
         if let Err(error) = rustix::process::nice(NICENESS) {
             tracing::debug!(%error, "bcrypt threads keep their priority");
         }
-        for job in &self.queue {
-            self.waiting.set(self.queue.len() as f64);
-            // A panic is the answer's problem, which its dropped sender reports; the thread lives on.
-            let _ = catch_unwind(AssertUnwindSafe(job));
+        let mut state = lock(&self.state);
+        while !state.closed {
+            let now = Instant::now();
+            state.queue.advance(now);
+            if let Some((arrival, job)) = state.queue.next_job() {
+                self.after_change(&mut state, now);
+                drop(state);
+                let (computed, took) = run(job.compute);
+                self.metrics.duration.record(took);
+                state = lock(&self.state);
+                state.learn(job.cost, took);
+                let now = Instant::now();
+                state.queue.finish(arrival, computed, now);
+                self.after_change(&mut state, now);
+            } else if measures && state.needs_measurement(now) {
+                let cost = state.cost.saturating_sub(MEASURE_CHEAPER).max(4);
+                drop(state);
+                let started = Instant::now();
+                std::hint::black_box(bcrypt::bcrypt(cost, [0; 16], b"how long does it take?"));
+                let took = started.elapsed();
+                state = lock(&self.state);
+                state.learn(cost, took);
+            } else {
+                state = wait(&self.jobs, state);
+            }
         }
     }
+
+    /// The thread that moves the simulation on.
+    fn keep_time(&self) {
+        let mut state = lock(&self.state);
+        while !state.closed {
+            let now = Instant::now();
+            state.queue.advance(now);
+            self.after_change(&mut state, now);
+            state = match state.queue.next_event() {
+                None => wait(&self.events, state),
+                Some(at) => {
+                    let pause = at.saturating_duration_since(Instant::now());
+                    self.events.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+
+    /// Sends what was answered, and wakes the threads if there is work.
+    fn after_change(&self, state: &mut State, now: Instant) {
+        for (answer_to, outcome) in state.queue.take_answers() {
+            self.metrics.count(outcome);
+            // Its caller may have left.
+            let _ = answer_to.send(outcome);
+        }
+        let jobs = state.queue.waiting_jobs();
+        if jobs > 0 || state.needs_measurement(now) {
+            self.jobs.notify_all();
+        }
+        self.metrics.waiting_jobs.set(jobs as f64);
+        for (gauge, count) in self.metrics.waiting.iter().zip(state.queue.waiting()) {
+            gauge.set(count as f64);
+        }
+        if let Some(flood) = state.flood.look(state.queue.turned_away(), now) {
+            tracing::warn!(
+                turned_away = flood.count,
+                network = flood.network.map(tracing::field::display),
+                "more credentials are shown for the first time than can be proven: those without recent failures come first"
+            );
+        }
+    }
+}
+
+impl PoolMetrics {
+    fn count(&self, outcome: Outcome) {
+        let outcomes = &self.outcomes;
+        let counter = match outcome {
+            Outcome::Match(_) => &outcomes.proven,
+            Outcome::Mismatch => &outcomes.mismatch,
+            Outcome::Overloaded => &outcomes.overloaded,
+            Outcome::TooManyAttempts(_) => &outcomes.too_many_attempts,
+            Outcome::Abandoned => &outcomes.abandoned,
+        };
+        counter.increment(1);
+    }
+}
+
+impl State {
+    fn learn(&mut self, cost: u32, took: Duration) {
+        self.measured = Some(Instant::now());
+        self.pace.learn(cost, took);
+        self.follow_pace();
+    }
+
+    fn follow_pace(&mut self) {
+        self.queue.set_turn_time(self.pace.duration(self.cost));
+    }
+
+    /// Whether it must be measured how long bcrypt takes: at the start, and while it is imitated but not run.
+    fn needs_measurement(&self, now: Instant) -> bool {
+        match (self.measured, self.made_up) {
+            (None, _) => true,
+            (Some(measured), Some(made_up)) => {
+                now.saturating_duration_since(measured) > MEASURE_AGAIN
+                    && now.saturating_duration_since(made_up) < MEASURE_AGAIN
+            }
+            (Some(_), None) => false,
+        }
+    }
+}
+
+/// Runs a computation. A panic is the answer's problem; the thread lives on.
+fn run(compute: impl FnOnce() -> Option<usize>) -> (Computed, Duration) {
+    let started = Instant::now();
+    let computed = match catch_unwind(AssertUnwindSafe(compute)) {
+        Ok(Some(record)) => Computed::Match(record),
+        Ok(None) => Computed::Mismatch,
+        Err(_) => Computed::Panicked,
+    };
+    (computed, started.elapsed())
+}
+
+/// Waits to be woken, also after a panic of the last holder of the lock.
+fn wait<'a>(condition: &Condvar, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    condition.wait(state).unwrap_or_else(PoisonError::into_inner)
 }

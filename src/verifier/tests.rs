@@ -11,10 +11,16 @@ use crate::{
     record::{KeyId, sample},
 };
 
+/// Somebody without an address that Envoy vouches for, who waits for a minute.
+fn caller(now: Moment) -> Caller {
+    Caller { client: None, now, deadline: Instant::now() + Duration::from_secs(60) }
+}
+
 fn config() -> VerifierConfig {
     VerifierConfig {
         threads: 2,
-        cost: 4,
+        cost: BcryptCost::Fixed(4),
+        failed_attempts: None,
         capacity: 100,
         proof_ttl: Duration::from_secs(3600),
         negative_ttl: Duration::from_secs(10),
@@ -30,7 +36,7 @@ impl Bench {
     fn new(config: VerifierConfig) -> Self {
         let metrics = Metrics::new().expect("builds");
         Self {
-            verifier: Verifier::new(CacheSecrets::one(CacheSecret::random()), config, |_, _| (), &metrics),
+            verifier: Verifier::new(CacheSecrets::one(CacheSecret::random()), config, |_, _, _| (), &metrics),
             metrics,
         }
     }
@@ -48,7 +54,7 @@ impl Bench {
         let credential = Credential::parse(text.as_bytes()).expect("well-formed");
         let now = Moment { monotonic: now, ..Moment::now() };
         let found = Found::fresh(records, Tier::Database);
-        self.verifier.prove(&credential, &found, now).await.map(|record| record.id)
+        self.verifier.prove(&credential, &found, &caller(now)).await.map(|record| record.id)
     }
 
     /// How many times bcrypt has run.
@@ -113,21 +119,34 @@ async fn wrong_secret_is_remembered_for_the_negative_ttl() {
 }
 
 #[tokio::test]
-async fn unknown_prefix_takes_the_path_of_a_wrong_secret() {
-    let bench = Bench::new(config());
+async fn unknown_prefix_is_refused_in_the_time_of_a_wrong_secret_without_bcrypt_and_remembered_alike() {
+    let bench = Bench::new(VerifierConfig { cost: BcryptCost::Fixed(8), ..config() });
+    let begun = Instant::now();
+    assert_eq!(bench.prove("zz_unknown", &[]).await, Err(ProofError::Mismatch));
+    // No machine computes cost 8 faster.
+    assert!(begun.elapsed() > Duration::from_millis(3), "{:?}", begun.elapsed());
     for _ in 0..2 {
         assert_eq!(bench.prove("zz_unknown", &[]).await, Err(ProofError::Mismatch));
     }
-    assert_eq!(bench.computations(), 1);
+    assert_eq!((bench.computations(), bench.verifier.len()), (0, (0, 1)));
 }
 
 #[tokio::test]
-async fn decoy_follows_the_costliest_hash_seen() {
-    let bench = Bench::new(config());
+async fn imitated_cost_is_the_highest_of_the_database_and_of_what_was_seen() {
+    let bench = Bench::new(VerifierConfig { cost: BcryptCost::Auto, ..config() });
+    let cost = || bench.verifier.0.cost.load(Ordering::Relaxed);
+    assert_eq!(cost(), 12);
+    bench.verifier.learn_cost(Some(5));
+    assert_eq!(cost(), 5);
     let costly = bcrypt::hash("ks_samplCostly", 6).expect("hashes").parse().expect("accepted");
     let costly = Arc::new(KeyRecord { hash: costly, ..sample::record() });
     bench.prove("ks_samplCostly", &[costly]).await.expect("proven");
-    assert_eq!(bench.verifier.0.decoy.hash().cost(), 6);
+    assert_eq!(cost(), 6);
+    bench.verifier.learn_cost(None);
+    assert_eq!(cost(), 12);
+    let fixed = Bench::new(config());
+    fixed.verifier.learn_cost(Some(12));
+    assert_eq!(fixed.verifier.0.cost.load(Ordering::Relaxed), 4);
 }
 
 #[tokio::test]
@@ -145,16 +164,21 @@ async fn each_record_with_the_prefix_is_tried() {
 #[tokio::test]
 async fn computation_that_ended_meanwhile_is_not_run_again() {
     let bench = Bench::new(config());
-    for (text, matches) in [(sample::CREDENTIAL, true), ("ks_samplWrong", false)] {
+    let answers = [(sample::CREDENTIAL, Ok(0)), ("ks_samplWrong", Err(ProofError::Mismatch))];
+    for (text, expected) in answers {
         let credential = Credential::parse(text.as_bytes()).expect("well formed");
-        let (now, record) = (Instant::now(), good().remove(0));
-        let digest = credential.digest(bench.verifier.0.secrets.newest());
-        let claim = Claim { digest, key: Some(record.id), hash: record.hash.tag() };
+        let (caller, record) = (caller(Moment::now()), good().remove(0));
+        let mut attempt = Attempt {
+            digest: credential.digest(bench.verifier.0.secrets.newest()),
+            records: [None; MAX_RECORDS],
+        };
+        attempt.records[0] = Some((record.id, record.hash.tag()));
         let before = bench.computations();
         for _ in 0..2 {
             let inner = Arc::clone(&bench.verifier.0);
-            let answer = inner.compute(claim, credential.clone(), record.hash.clone(), now).await;
-            assert_eq!((answer, bench.computations()), (Ok(matches), before + 1));
+            let answer =
+                inner.first_proof(attempt, credential.clone(), vec![record.hash.clone()], caller).await;
+            assert_eq!((answer, bench.computations()), (expected, before + 1));
         }
     }
 }
@@ -175,21 +199,25 @@ async fn a_thousand_callers_cost_one_computation() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn queue_is_short_and_says_overloaded() {
-    let bench = Arc::new(Bench::new(VerifierConfig { threads: 1, cost: 10, ..config() }));
-    let callers: Vec<_> = (0..100)
-        .map(|n| {
-            let bench = Arc::clone(&bench);
-            tokio::spawn(async move { bench.prove(&format!("zz_flood{n}"), &[]).await })
-        })
-        .collect();
-    let mut overloaded = 0;
-    for caller in callers {
-        let answer = caller.await.expect("no panic").expect_err("unknown");
-        overloaded += usize::from(answer == ProofError::Overloaded);
+async fn queue_is_bounded_for_prefixes_that_exist_and_for_others() {
+    for prefix in ["ks_sampl", "zz_other"] {
+        let bench = Arc::new(Bench::new(VerifierConfig { cost: BcryptCost::Fixed(12), ..config() }));
+        let callers: Vec<_> = (0..600)
+            .map(|n| {
+                let bench = Arc::clone(&bench);
+                let records = if prefix == "ks_sampl" { good() } else { Vec::new() };
+                tokio::spawn(async move { bench.prove(&format!("{prefix}{n}"), &records).await })
+            })
+            .collect();
+        let mut overloaded = 0;
+        for caller in callers {
+            // Those that wait for more than a second wait still.
+            let answer = tokio::time::timeout(Duration::from_secs(1) / 300, caller).await;
+            let answer = answer.map(|answer| answer.expect("no panic").expect_err("unknown"));
+            overloaded += usize::from(answer == Ok(ProofError::Overloaded));
+        }
+        assert!((190..=216).contains(&overloaded), "{prefix}: {overloaded} of 600, and 384 may wait");
     }
-    assert!(overloaded > 0, "a hundred proofs fitted into a queue of eight");
-    assert_eq!(bench.computations(), 100 - overloaded);
 }
 
 #[tokio::test]
@@ -223,27 +251,30 @@ async fn proven_by_another(ours: &[&[u8]], theirs: &[&[u8]]) -> (Bench, Found) {
     let shared = Arc::new(Mutex::new(Vec::new()));
     let share = {
         let shared = Arc::clone(&shared);
-        move |credential: &Credential, claim| {
+        move |credential: &Credential, claim, _| {
             shared.lock().expect("no panic").push((credential.prefix(), claim));
         }
     };
     let another = Verifier::new(secrets(theirs), config(), share, &metrics);
     let credential = Credential::parse(sample::CREDENTIAL.as_bytes()).expect("well-formed");
     let found = Found::fresh(good(), Tier::Database);
-    another.prove(&credential, &found, Moment::now()).await.expect("proven");
+    another.prove(&credential, &found, &caller(Moment::now())).await.expect("proven");
     let (prefix, claim) = shared.lock().expect("no panic").pop().expect("shared");
     assert_eq!(prefix, credential.prefix());
     let hash = KeyHash::parse_redacted(&sample::record().hash.redacted()).expect("read");
     let record = Arc::new(KeyRecord { hash, ..sample::record() });
     let until = Moment::now().wall + Duration::from_secs(60);
-    let found = Found { proofs: Arc::from([Proof { claim, until }]), ..Found::fresh([record], Tier::Redis) };
+    let found = Found {
+        proofs: Arc::from([Proof { claim, until, ends: until }]),
+        ..Found::fresh([record], Tier::Redis)
+    };
     let metrics = Metrics::new().expect("builds");
-    (Bench { verifier: Verifier::new(secrets(ours), config(), |_, _| (), &metrics), metrics }, found)
+    (Bench { verifier: Verifier::new(secrets(ours), config(), |_, _, _| (), &metrics), metrics }, found)
 }
 
 async fn recall(bench: &Bench, text: &str, found: &Found, now: Moment) -> Result<KeyId, ProofError> {
     let credential = Credential::parse(text.as_bytes()).expect("well-formed");
-    bench.verifier.prove(&credential, found, now).await.map(|record| record.id)
+    bench.verifier.prove(&credential, found, &caller(now)).await.map(|record| record.id)
 }
 
 #[tokio::test]
@@ -258,7 +289,7 @@ async fn proof_of_another_process_counts_without_bcrypt_for_as_long_as_it_says()
     };
     let without = Found { proofs: Arc::default(), ..found.clone() };
     assert_eq!(
-        recall(&bench, sample::CREDENTIAL, &without, later(59)).await,
+        recall(&bench, sample::CREDENTIAL, &without, later(10)).await,
         Ok(KeyId(7)),
         "it is remembered"
     );

@@ -227,7 +227,7 @@ fn wrong_usage_ends_with_status_2_and_names_flag_value_and_mend() {
         (key("--allowed-endpoint", "v1/chat"), ["--allowed-endpoint", "v1/chat", "/v1/**"]),
         (key("--allowed-model", "a*b"), ["--allowed-model", "a*b", "claude-*"]),
         (key("--brand", "toolong_"), ["--brand", "toolong_", "at most 4"]),
-        (key("--cost", "15"), ["--cost", "15", "4..=14"]),
+        (key("--cost", "15"), ["--cost", "15", "auto nor a cost from 4 to 14"]),
         (key("--rate-limit-per-day", "-1"), ["--rate-limit-per-day", "-1", "from 0 to"]),
         (key("--budget-type", "total"), ["--budget-limit-cents", "required", "Usage"]),
         (key("--database-url", "mysql://x"), ["--database-url", "(not shown)", "postgres://"]),

@@ -15,6 +15,7 @@ mod explain;
 mod feed_faults;
 mod feed_generator;
 mod fence_schedules;
+mod first_proofs;
 mod gateway;
 mod header_bounds;
 mod injector;

@@ -42,7 +42,10 @@ async fn admin_tells_liveness_readiness_and_metrics() {
         "keystile_checks_total{decision=\"deny\",reason=\"invalid_credential\"} 1",
         "keystile_check_duration_seconds_count{tier=\"memory\"} 1",
         "keystile_cache_lookups_total{tier=\"memory\",kind=\"proofs\",result=\"hit\"} 1",
-        "keystile_bcrypt_duration_seconds_count 2",
+        // None for the key that does not exist.
+        "keystile_bcrypt_duration_seconds_count 1",
+        "keystile_first_proofs_total{outcome=\"proven\"} 1",
+        "keystile_first_proofs_total{outcome=\"mismatch\"} 1",
         "keystile_store_up{store=\"sqlite\"} 1",
     ] {
         assert!(metrics.contains(line), "{line} in:\n{metrics}");

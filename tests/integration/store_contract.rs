@@ -41,6 +41,7 @@ contract! {
         migrating_again_changes_nothing
         database_that_fits_answers_a_ping
         calls_are_measured
+        costliest_hash_of_an_active_key_is_found
     ]
 }
 
@@ -351,4 +352,18 @@ async fn absent_columns_read_as_null(place: &Place) {
     let record = only_record(place).await;
     assert_eq!((record.allowed.agents, record.user.lock), (AllowList::Any, Lock::Open));
     assert_eq!((record.name, record.expiry), (None, Expiry::Never));
+}
+
+async fn costliest_hash_of_an_active_key_is_found(place: &Place) {
+    let database = place.database();
+    assert_eq!(database.highest_cost().await.expect("answers"), None);
+    place.user().await;
+    let hash = |cost: u32| format!("$2b${cost:02}$N9qo8uLOickgx2ZMRZoMyeIjZAgcfl7p92ldGxad68LJZdL17lhWy");
+    for (id, cost, active) in [("1", 6, "1"), ("2", 10, "1"), ("3", 13, "0"), ("4", 31, "1")] {
+        let changes = [("key_hash", Some(hash(cost))), ("is_active", Some(active.to_owned()))];
+        let changes: Vec<_> = changes.iter().map(|(name, value)| (*name, value.as_deref())).collect();
+        place.key(id, &changes).await;
+    }
+    place.key("5", &[("key_hash", Some("not a hash"))]).await;
+    assert_eq!(database.highest_cost().await.expect("answers"), Some(10));
 }

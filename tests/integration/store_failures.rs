@@ -82,7 +82,7 @@ async fn answer_after_a_timeout_is_nobody_elses() {
     let holder = lock_keys(&place).await;
     let error = database.records(prefix(), Moment::now()).await.expect_err("locked");
     assert!(matches!(error, StoreError::Timeout(_)), "{error}");
-    database.ping().await.expect("another connection");
+    database.read(None).await.expect("another connection");
     holder.batch_execute("COMMIT").await.expect("unlocks");
     let found = database.records(prefix(), Moment::now()).await.expect("unlocked");
     assert_eq!(found.records.len(), 1);
@@ -104,6 +104,31 @@ async fn what_was_given_up_does_not_pile_up_in_the_server() {
         place.value(waiting).await.as_deref() == Some("0")
     })
     .await;
+}
+
+/// Whether a look-up that failed is told as an outage depends on a look-up of Keystile's own.
+#[tokio::test]
+async fn failed_look_up_is_an_outage_only_if_keystiles_own_fails_too() {
+    let place = Place::postgres().await;
+    place.user().await;
+    place.key("1", &[]).await;
+    let database = store(&place.url(), 300);
+    database.ping().await.expect("up");
+    // A look-up of one prefix alone that takes too long: something that a caller may have found.
+    let slow = format!(
+        "ALTER TABLE api_keys RENAME TO keys_of_all;
+        CREATE VIEW api_keys AS SELECT * FROM keys_of_all
+            WHERE key_prefix <> '{}' OR (SELECT pg_sleep(5)) IS NOT NULL",
+        prefix()
+    );
+    place.execute(&slow).await;
+    let error = database.records(prefix(), Moment::now()).await.expect_err("slow");
+    assert!(matches!(error, StoreError::Busy), "{error}");
+    assert!(!database.is_lost());
+    place.execute("DROP VIEW api_keys").await;
+    let error = database.records(prefix(), Moment::now()).await.expect_err("gone");
+    assert!(!matches!(error, StoreError::Busy), "{error}");
+    assert!(database.is_lost());
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::Output;
 use crate::{
-    config::DatabaseOptions,
+    config::{BcryptCost, DatabaseOptions},
     credential::generate::Brand,
     record::{Limits, endpoint::Endpoint, model::ModelPattern, network::Network},
     store::NewKey,
@@ -67,9 +67,9 @@ pub(in crate::cli) struct Create {
     /// What the key begins with: at most 4 characters.
     #[arg(long, env = "KEYSTILE_KEY_BRAND", default_value = "ks_", help_heading = "Making")]
     pub(super) brand: Brand,
-    /// bcrypt cost of its hash: each step doubles the work of proving it once, and of guessing.
-    #[arg(long, env = "KEYSTILE_BCRYPT_COST", default_value = "12", value_parser = clap::value_parser!(u32).range(4..=14), help_heading = "Making")]
-    pub(super) cost: u32,
+    /// bcrypt cost of its hash: each step doubles the work of proving it once, and of guessing; `auto` is 12.
+    #[arg(long, env = "KEYSTILE_BCRYPT_COST", default_value = "auto", help_heading = "Making")]
+    pub(super) cost: BcryptCost,
 
     #[command(flatten)]
     pub(super) output: Output,

@@ -226,7 +226,10 @@ fn client_is_whom_envoy_names_and_else_the_peer() {
         told.map(|told| metadata.insert("x-client-ip", told.parse().expect("a value")));
         metadata.insert("x-forwarded-for", "2.2.2.2".parse().expect("a value"));
         let reading = Reading { client_address, ..reading() };
-        read(&CheckRequest { attributes: Some(context) }, &metadata, reading).attributes.client
+        let attributes = read(&CheckRequest { attributes: Some(context) }, &metadata, reading).attributes;
+        let is_envoys_word = told.is_some() && client_address == ClientAddress::Auto;
+        assert_eq!(attributes.vouched_client, attributes.client.filter(|_| is_envoys_word));
+        attributes.client
     };
     let address = |text: &str| Some(text.parse::<IpAddr>().expect("an address"));
     assert_eq!(client(Some("203.0.113.9"), ClientAddress::Auto), address("203.0.113.9"));

@@ -84,7 +84,7 @@ impl ProofSeals {
         }
         let left = Duration::from_millis(left.unsigned_abs()).min(MAX_AGE);
         let claim = Claim { digest, key: Some(record.id), hash };
-        Ok(Proof { claim, until: now + left })
+        Ok(Proof { claim, until: now + left, ends: now + left })
     }
 }
 

@@ -23,6 +23,7 @@ fn is_allowed(cells: &[Cell]) -> bool {
     let settings = [("keystile.chatbot", "segment:1"), ("keystile.agent", "segment:2")];
     let route = RouteSettings::parse(settings).expect("readable");
     let attributes = Attributes {
+        vouched_client: None,
         credential: Ok(Credential::parse(CREDENTIAL.as_bytes()).expect("well-formed")),
         request_id: "",
         stream_id: "",

@@ -15,7 +15,7 @@ use super::super::{Found, Row, row};
 use crate::{
     credential::{CacheSecrets, Digest},
     decision::Tier,
-    proof::{Claim, Proof},
+    proof::{Claim, MAX_AGE as MAX_PROOF_AGE, Proof},
     record::{HashTag, KeyId},
     revocation::LogPosition,
 };
@@ -73,7 +73,10 @@ struct Records {
 /// That a credential belongs to a record; its digest is the name that the entry has.
 #[derive(Debug, Serialize, Deserialize)]
 struct Proven {
+    /// When it was proven or last used, in milliseconds since 1970.
     at: i64,
+    /// When it ends however often it is used.
+    ends: i64,
     key: i64,
     hash: String,
 }
@@ -135,8 +138,15 @@ impl Entries {
     }
 
     /// That this was proven, as an entry of this name.
-    pub fn proof(&self, name: &str, claim: &Claim, proven_at: OffsetDateTime) -> Option<String> {
-        let proven = Proven { at: millis(proven_at), key: claim.key?.0, hash: claim.hash.to_text() };
+    pub fn proof(
+        &self,
+        name: &str,
+        claim: &Claim,
+        used_at: OffsetDateTime,
+        ends: OffsetDateTime,
+    ) -> Option<String> {
+        let hash = claim.hash.to_text();
+        let proven = Proven { at: millis(used_at), ends: millis(ends), key: claim.key?.0, hash };
         Some(self.seal(name, &proven))
     }
 
@@ -152,14 +162,17 @@ impl Entries {
         now: OffsetDateTime,
         ttl: Duration,
     ) -> Result<Proof, Odd> {
-        let Proven { at, key, hash } = self.open(name, entry)?;
+        let Proven { at, ends, key, hash } = self.open(name, entry)?;
         let age = age(at, now, SKEW)?;
         if age >= ttl {
             return Err(Odd::Age);
         }
         let hash = HashTag::parse(&hash).ok_or(Odd::Content)?;
         let claim = Claim { digest, key: Some(KeyId(key)), hash };
-        Ok(Proof { claim, until: now + (ttl - age) })
+        // What another instance could not know of its clock, this one does not add: an end later than any is cut.
+        let left = u64::try_from(ends.saturating_sub(millis(now))).map_err(|_| Odd::Age)?;
+        let ends = now + Duration::from_millis(left).min(MAX_PROOF_AGE);
+        Ok(Proof { claim, until: (now + (ttl - age)).min(ends), ends })
     }
 
     fn seal(&self, name: &str, content: &impl Serialize) -> String {

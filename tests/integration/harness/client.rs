@@ -34,7 +34,16 @@ pub async fn ask(channel: &Channel, credential: &str) -> CheckResponse {
     ask_about(channel, &Asked { credential, method: "GET", path: "/v1/models", ..Asked::default() }).await
 }
 
+/// The same, where the call itself may fail.
+pub async fn try_ask(channel: &Channel, credential: &str) -> Result<CheckResponse, tonic::Status> {
+    try_ask_about(channel, &Asked { credential, method: "GET", path: "/v1/models", ..Asked::default() }).await
+}
+
 pub async fn ask_about(channel: &Channel, asked: &Asked<'_>) -> CheckResponse {
+    try_ask_about(channel, asked).await.unwrap()
+}
+
+pub async fn try_ask_about(channel: &Channel, asked: &Asked<'_>) -> Result<CheckResponse, tonic::Status> {
     let http = HttpRequest {
         headers: [("x-api-key".to_owned(), asked.credential.to_owned())].into(),
         method: asked.method.to_owned(),
@@ -52,7 +61,7 @@ pub async fn ask_about(channel: &Channel, asked: &Asked<'_>) -> CheckResponse {
     };
     let mut request = tonic::Request::new(CheckRequest { attributes: Some(attributes) });
     asked.client.map(|client| request.metadata_mut().insert("x-client-ip", client.parse().unwrap()));
-    AuthorizationClient::new(channel.clone()).check(request).await.unwrap().into_inner()
+    AuthorizationClient::new(channel.clone()).check(request).await.map(tonic::Response::into_inner)
 }
 
 /// HTTP status of an answer, 200 for an allow.

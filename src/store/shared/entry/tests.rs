@@ -101,17 +101,21 @@ fn proof_is_of_one_credential_for_one_record_with_one_hash() {
     let record = sample::record();
     let digest = Digest::parse(&"ab".repeat(32)).expect("a digest");
     let claim = Claim { digest, key: Some(record.id), hash: record.hash.tag() };
-    let entry = entries.proof("p:ab", &claim, NOW).expect("of a record");
+    let entry = entries.proof("p:ab", &claim, NOW, NOW + TTL * 2).expect("of a record");
     let later = NOW + Duration::from_secs(100);
     let proof = entries.read_proof("p:ab", digest, &entry, later, TTL).expect("good");
-    assert_eq!(proof, Proof { claim, until: NOW + TTL });
+    assert_eq!(proof, Proof { claim, until: NOW + TTL, ends: NOW + TTL * 2 });
     assert_eq!(entries.read_proof("p:cd", digest, &entry, NOW, TTL), Err(Odd::Seal));
     for (time, expected) in
         [(NOW + TTL, false), (NOW - SKEW, true), (NOW - SKEW - Duration::from_secs(1), false)]
     {
         assert_eq!(entries.read_proof("p:ab", digest, &entry, time, TTL).is_ok(), expected, "{time}");
     }
-    assert_eq!(entries.proof("p:ab", &Claim { key: None, ..claim }, NOW), None, "nobody's record is proven");
+    assert_eq!(
+        entries.proof("p:ab", &Claim { key: None, ..claim }, NOW, NOW + TTL),
+        None,
+        "nobody's record is proven"
+    );
 }
 
 #[test]
@@ -120,6 +124,6 @@ fn entry_of_another_kind_is_not_read_as_this_one() {
     let record = sample::record();
     let digest = Digest::parse(&"ab".repeat(32)).expect("a digest");
     let claim = Claim { digest, key: Some(record.id), hash: record.hash.tag() };
-    let proof = entries.proof(NAME, &claim, NOW).expect("of a record");
+    let proof = entries.proof(NAME, &claim, NOW, NOW + TTL).expect("of a record");
     assert_eq!(entries.read_records(NAME, &proof, at(NOW), TTL).map(drop), Err(Odd::Content));
 }

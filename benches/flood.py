@@ -1,0 +1,134 @@
+"""Floods of made-up keys and wrong secrets: what good keys notice of them, and what the sender can learn."""
+
+import json
+import subprocess
+import time
+
+import cold
+import direct
+import running
+from results import log
+
+COST = 10
+# Of the database: one that is known, those at whose prefixes somebody guesses, and good ones that were never used.
+HOT, GUESSED, GOOD = 1, 20, 100
+# Numbers from here on are of no key.
+MADE_UP = 600_000
+HOT_RATE = 500
+FLOODS = {
+    "flood-addresses": ("from three addresses", "203.0.113.9,198.51.100.7,192.0.2.3"),
+    "flood-64s": ("from a new IPv6 /64 each", "2001:db8:1:{}::1"),
+}
+
+
+def run(programs, results, scratch, extent):
+    """Each flood has a Keystile that knows none of the keys."""
+    results.subject("flood-bcrypt", f"bcrypt alone, cost {COST}")
+    database = running.make_database(programs, scratch / "flood.db", HOT + GUESSED + GOOD, COST)
+    good = min(GOOD, extent.flood_keys)
+    for name, (where, clients) in FLOODS.items():
+        label = f"first use of {good} good keys, one each half second, in a flood {where}"
+        results.subject(name, label, "flood-bcrypt")
+        results.add("flood-bcrypt", **cold.bcrypt(programs, COST, 40))
+        keystile = running.Keystile(programs, scratch, database, name, {"KEYSTILE_BCRYPT_COST": "auto"})
+        try:
+            results.add(name, **flood(programs, keystile, clients, good))
+        finally:
+            keystile.stop()
+        log(f"  {label}")
+    results.subject("alike", "made-up prefixes against wrong secrets of prefixes that exist")
+    alike(programs, results, scratch, extent)
+
+
+def flood(programs, keystile, clients, good):
+    """1,000 made-up keys and 200 wrong secrets a second, while a known key goes on and good ones are used."""
+    seconds = good / 2 + 4
+    start = lambda *options: subprocess.Popen(command(programs, keystile, *options), stdout=subprocess.PIPE)
+    hot = ("--rate", HOT_RATE, "--first", 0, "--keys", HOT)
+    direct.warm(programs, keystile, HOT)
+    alone = running.load(programs, keystile.unix, *hot, "--count", HOT_RATE * 4, check=direct.LEAN)
+    senders = ("--clients", clients, "--expect", "deny", "--in-turn")
+    made_up = start("--rate", 1000, "--first", MADE_UP, "--keys", 400_000, "--count", int(1000 * seconds), *senders)
+    guesses = ("--rate", 200, "--first", HOT, "--keys", GUESSED, "--wrong", 1, "--count", int(200 * seconds))
+    wrong = start(*guesses, *senders)
+    # The first seconds are for Keystile to notice who fails.
+    time.sleep(2)
+    first = start(
+        *("--rate", 2, "--first", HOT + GUESSED, "--keys", good, "--count", good, "--in-turn"),
+        *("--clients", "100.64.{}.5", "--latencies"),
+    )
+    meanwhile = running.load(programs, keystile.unix, *hot, "--count", int(HOT_RATE * good / 2), check=direct.LEAN)
+    report = json.loads(first.communicate()[0])
+    for process in (made_up, wrong):
+        answers = json.loads(process.communicate()[0])
+        if process.returncode or answers["unexpected"]:
+            raise RuntimeError(f"a wrong key got in, or no answer: {answers}")
+    return {
+        "denied": report["unexpected"],
+        "p50_us": report["p50_us"],
+        "p99_us": report["p99_us"],
+        "hot_p99_ratio": meanwhile["p99_us"] / alone["p99_us"],
+    }
+
+
+def alike(programs, results, scratch, extent):
+    """How well the time of an answer tells a prefix that exists: the area under the curve of the best threshold.
+    0.5 is not at all, and 1.0 or 0.0 always."""
+    keys = 50
+    database = running.make_database(programs, scratch / "alike.db", keys, extent.alike_cost)
+    settings = {"KEYSTILE_BCRYPT_COST": "auto", "KEYSTILE_FAILED_ATTEMPTS": "off"}
+    keystile = running.Keystile(programs, scratch, database, "alike", settings)
+    time.sleep(1)
+    for load in ("idle", "busy"):
+        hot = ("--rate", HOT_RATE, "--first", 0, "--count", 1_000_000)
+        busy = load == "busy" and subprocess.Popen(command(programs, keystile, *hot), stdout=subprocess.DEVNULL)
+        try:
+            for burst in (1, 10):
+                real, made_up = sample(programs, keystile, extent, keys, burst)
+                results.add("alike", **{f"auc_{load}_{burst}": area(real, made_up)})
+                results.add("alike", **{f"samples_{load}_{burst}": min(len(real), len(made_up))})
+        finally:
+            if busy:
+                busy.terminate()
+                busy.wait()
+        log(f"  made-up prefixes and wrong secrets, {load}")
+    keystile.stop()
+
+
+def sample(programs, keystile, extent, keys, burst):
+    """Both kinds in turns of some dozens, so that what else the machine does falls out of it. A burst is on one prefix
+    or two: that of another burst is another."""
+    latencies = {"real": [], "made_up": []}
+    turns, count = 20, max(burst * 2, extent.alike // 20)
+    for turn in range(turns):
+        for kind in ("real", "made_up") if turn % 2 else ("made_up", "real"):
+            sample.runs += 1
+            first = MADE_UP + keys * sample.runs if kind == "made_up" else 0
+            options = ("--first", first, "--keys", keys if burst == 1 else 2, "--wrong", sample.runs, "--in-turn")
+            pace = ("--rate", extent.alike_rate, "--burst", burst) if burst > 1 else ("--streams", 1)
+            report = running.load(
+                programs, keystile.unix, *options, *pace, "--count", count, "--latencies", "--expect", "deny", check=direct.LEAN
+            )
+            latencies[kind] += report["latencies_us"]
+    return latencies["real"], latencies["made_up"]
+
+
+sample.runs = 0
+
+
+def area(real, made_up):
+    """The share of pairs in which the real one took longer; of ties, the half."""
+    ordered = sorted([(value, 1) for value in real] + [(value, 0) for value in made_up])
+    ranks, at = 0.0, 0
+    while at < len(ordered):
+        end = at
+        while end < len(ordered) and ordered[end][0] == ordered[at][0]:
+            end += 1
+        ranks += sum(kind for _, kind in ordered[at:end]) * (at + 1 + end) / 2
+        at = end
+    return (ranks - len(real) * (len(real) + 1) / 2) / (len(real) * len(made_up))
+
+
+def command(programs, keystile, *options):
+    words = [programs.load, "--target", keystile.unix, "--check", direct.LEAN, *options]
+    return [str(word) for word in words]

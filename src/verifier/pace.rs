@@ -1,0 +1,76 @@
+//! How long bcrypt takes on this machine at present, learned from what it has computed. Pure.
+
+use std::{collections::VecDeque, time::Duration};
+
+/// The time that a computation takes, by cost.
+///
+/// Simulated computations take this long, and a real mismatch is told no earlier. So it has to be a time within which
+/// nearly every real one is done: what is not done by then could be told from a simulated one.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    /// The last computations, in seconds a round: two to the power of the cost is the number of rounds.
+    recent: VecDeque<f64>,
+    seconds_per_round: f64,
+}
+
+/// Computations that are remembered.
+const RECENT: usize = 64;
+/// Of these so many may have taken longer: a machine that stood still for a moment is no measure.
+const OUTLIERS: usize = 2;
+/// Above the slowest of the rest.
+const MARGIN: f64 = 1.1;
+/// Before the first computation: what it takes on an ordinary machine, 60 ms at cost 10.
+const ORDINARY: f64 = 60e-6;
+
+impl Pace {
+    /// Takes the time of one computation into account.
+    pub(super) fn learn(&mut self, cost: u32, took: Duration) {
+        if self.recent.len() == RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(took.as_secs_f64() / rounds(cost));
+        let mut sorted: Vec<_> = self.recent.iter().copied().collect();
+        sorted.sort_unstable_by(f64::total_cmp);
+        // Few are no sample: all of them count.
+        let outliers = OUTLIERS * sorted.len() / RECENT;
+        self.seconds_per_round = sorted.iter().rev().nth(outliers).copied().unwrap_or(ORDINARY) * MARGIN;
+    }
+
+    /// A time within which nearly every computation of this cost is done.
+    pub(super) fn duration(&self, cost: u32) -> Duration {
+        let seconds = if self.recent.is_empty() { ORDINARY } else { self.seconds_per_round };
+        Duration::from_secs_f64(seconds * rounds(cost))
+    }
+}
+
+fn rounds(cost: u32) -> f64 {
+    f64::from(1_u32 << cost.min(31))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cheap_computations_tell_how_long_dear_ones_take() {
+        let mut pace = Pace::default();
+        pace.learn(4, Duration::from_millis(1));
+        let expected = Duration::from_millis(64).mul_f64(MARGIN);
+        assert!(pace.duration(10).abs_diff(expected) < Duration::from_micros(1), "{:?}", pace.duration(10));
+    }
+
+    #[test]
+    fn slow_ones_are_covered_and_a_machine_that_stood_still_is_forgotten() {
+        let mut pace = Pace::default();
+        for n in 0..RECENT as u64 {
+            pace.learn(10, Duration::from_millis(60 + n % 20));
+        }
+        assert!(pace.duration(10) >= Duration::from_millis(79));
+        pace.learn(10, Duration::from_secs(30));
+        assert!(pace.duration(10) < Duration::from_millis(100));
+        for _ in 0..RECENT {
+            pace.learn(10, Duration::from_millis(200));
+        }
+        assert!(pace.duration(10) >= Duration::from_millis(200), "a machine that became slower");
+    }
+}

@@ -1,0 +1,169 @@
+//! What has been proven, and until when that is believed. Pure: the time is passed in.
+
+use std::time::{Duration, Instant};
+
+use metrics::Gauge;
+
+use crate::{
+    cache::{Cache, cache},
+    proof::{Claim, MAX_AGE},
+};
+
+/// Remembered proofs.
+pub(super) struct Proofs {
+    held: Cache<Claim, Held>,
+    ttl: Duration,
+    count: Gauge,
+}
+
+/// What is known of a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Recall {
+    /// Nothing that still holds.
+    Miss,
+    /// It is proven.
+    Proven,
+    /// It is proven, and was just extended because it is in use. It counts for so long at most.
+    Extended(Duration),
+}
+
+/// One proof. Times differ from proof to proof, so that those made together neither end nor are extended together.
+#[derive(Clone, Copy)]
+struct Held {
+    until: Instant,
+    /// A use after this extends it.
+    extend_after: Instant,
+    /// No use extends it beyond this.
+    ends: Instant,
+}
+
+impl Proofs {
+    /// None yet; one that is not used is believed for `ttl` at most.
+    pub(super) fn new(capacity: usize, ttl: Duration, count: Gauge) -> Self {
+        Self { held: cache(capacity), ttl, count }
+    }
+
+    /// Whether the claim is proven, by a use now.
+    pub(super) fn recall(&self, claim: &Claim, now: Instant) -> Recall {
+        match self.held.get(claim) {
+            Some(held) if now < held.extend_after => Recall::Proven,
+            // Apart, so that the usual case stays small.
+            Some(held) if now < held.until => self.extend(claim, held, now),
+            _ => Recall::Miss,
+        }
+    }
+
+    /// Remembers a proof that was just made.
+    pub(super) fn insert(&self, claim: Claim, now: Instant) {
+        let longest = MAX_AGE.max(self.ttl);
+        self.hold(claim, now + jittered(self.ttl), now + jittered(longest), now);
+    }
+
+    /// Remembers a proof that another process made. It holds for `left` unless it is used here, and for `longest` at
+    /// most.
+    pub(super) fn insert_for(&self, claim: Claim, left: Duration, longest: Duration, now: Instant) {
+        let left = left.min(self.ttl).min(longest);
+        self.hold(claim, now + left, now + longest, now);
+    }
+
+    /// Proofs that are remembered.
+    pub(super) fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    #[cold]
+    fn extend(&self, claim: &Claim, held: Held, now: Instant) -> Recall {
+        let until = (now + jittered(self.ttl)).min(held.ends);
+        if until <= held.until {
+            return Recall::Proven;
+        }
+        self.hold(*claim, until, held.ends, now);
+        Recall::Extended(held.ends - now)
+    }
+
+    fn hold(&self, claim: Claim, until: Instant, ends: Instant, now: Instant) {
+        let half = (until - now).mul_f64(0.4 + 0.2 * rand::random::<f64>());
+        // At its end it is extended no more.
+        let extend_after = if until < ends { now + half } else { until };
+        self.held.insert(claim, Held { until, extend_after, ends });
+        self.count.set(self.held.len() as f64);
+    }
+}
+
+/// Up to a tenth less.
+fn jittered(duration: Duration) -> Duration {
+    duration.mul_f64(1.0 - rand::random::<f64>() / 10.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        credential::{CacheSecret, Credential},
+        metrics::Metrics,
+        record::{KeyId, sample},
+    };
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn proofs() -> Proofs {
+        Proofs::new(10_000, HOUR, Metrics::new().expect("builds").cache_entries("proofs"))
+    }
+
+    fn claim(id: i64) -> Claim {
+        let credential = Credential::parse(sample::CREDENTIAL.as_bytes()).expect("well-formed");
+        let digest = credential.digest(&CacheSecret::new(b"secret"));
+        Claim { digest, key: Some(KeyId(id)), hash: sample::record().hash.tag() }
+    }
+
+    #[test]
+    fn unused_proof_ends_with_its_ttl_and_a_used_one_goes_on_for_a_week() {
+        let (proofs, now) = (proofs(), Instant::now());
+        proofs.insert(claim(1), now);
+        proofs.insert(claim(2), now);
+        let last = |uses: &mut dyn Iterator<Item = u32>| {
+            uses.take_while(|n| proofs.recall(&claim(1), now + *n * HOUR / 4) != Recall::Miss).last()
+        };
+        let hours = last(&mut (0..10_000)).expect("some") / 4;
+        assert!((24 * 6..=24 * 7).contains(&hours), "{hours}");
+        assert_eq!(proofs.recall(&claim(2), now + HOUR), Recall::Miss);
+    }
+
+    #[test]
+    fn proofs_made_together_and_in_use_end_spread_over_hours() {
+        let (proofs, now) = (proofs(), Instant::now());
+        let step = Duration::from_secs(15 * 60);
+        let mut held: Vec<_> = (0..300).collect();
+        held.iter().for_each(|id| proofs.insert(claim(*id), now));
+        let mut most = 0;
+        for n in 0..4 * 24 * 8_u32 {
+            let before = held.len();
+            held.retain(|id| proofs.recall(&claim(*id), now + n * step) != Recall::Miss);
+            most = most.max(before - held.len());
+        }
+        assert_eq!(held.len(), 0);
+        assert!(most < 30, "{most} within a quarter of an hour");
+    }
+
+    #[test]
+    fn proofs_made_together_and_used_once_do_not_end_in_one_second() {
+        let (proofs, now) = (proofs(), Instant::now());
+        (0..1000).for_each(|id| proofs.insert(claim(id), now));
+        let held = |id: &i64| proofs.held.get(&claim(*id)).expect("held").until;
+        let first = (0..1000).map(|id| held(&id)).min().expect("some");
+        let within = (0..1000).filter(|id| held(id) < first + Duration::from_secs(1)).count();
+        assert!(within < 50, "{within}");
+    }
+
+    #[test]
+    fn proof_of_another_process_is_extended_by_use_alone() {
+        let (proofs, now) = (proofs(), Instant::now());
+        let (left, before) = (HOUR / 4, HOUR / 5);
+        proofs.insert_for(claim(1), left, 24 * HOUR, now);
+        proofs.insert_for(claim(2), left, left, now);
+        assert_eq!(proofs.recall(&claim(1), now + before), Recall::Extended(24 * HOUR - before));
+        assert_eq!(proofs.recall(&claim(2), now + before), Recall::Proven, "at its end, no use extends it");
+        assert_eq!(proofs.recall(&claim(1), now + HOUR / 2), Recall::Proven);
+        assert_eq!(proofs.recall(&claim(2), now + left), Recall::Miss);
+    }
+}
