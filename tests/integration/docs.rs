@@ -69,6 +69,29 @@ fn readme_lists_every_metric() {
     compare("README.md", "metrics", "| metric | kind | meaning |\n|---|---|---|", rows);
 }
 
+#[test]
+fn every_test_that_the_security_page_names_exists() {
+    let page = std::fs::read_to_string(file("SECURITY.md")).unwrap();
+    let is_test =
+        |word: &&str| word.len() > 20 && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    let rows = page.lines().filter(|line| line.starts_with("| ")).collect::<String>();
+    let named: Vec<_> = rows.split('`').skip(1).step_by(2).filter(is_test).collect();
+    assert!(named.len() > 10, "{named:?}");
+    let tests = sources(&file("tests/integration"));
+    for name in named {
+        assert!(tests.contains(&format!("fn {name}(")), "{name}");
+    }
+}
+
+/// The text of all files below a folder.
+fn sources(folder: &Path) -> String {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .filter(|path| path.is_dir() || path.extension().is_some_and(|extension| extension == "rs"))
+        .map(|path| if path.is_dir() { sources(&path) } else { std::fs::read_to_string(&path).unwrap() })
+        .collect()
+}
+
 fn compare_settings(document: &str, name: &str, command: &Command) {
     let rows = command.get_arguments().map(|argument| {
         let variable = argument.get_env().expect("every flag has a variable").to_string_lossy().into_owned();
