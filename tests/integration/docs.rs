@@ -13,6 +13,7 @@ use keystile::{
     decision::Reason,
     ext_authz::{headers, metadata},
     metrics::{self, Kind},
+    revocation::Cause,
 };
 
 #[test]
@@ -67,6 +68,21 @@ fn readme_lists_every_metric() {
         format!("| `{}` | {kind} | {} |", metric.name, metric.help)
     });
     compare("README.md", "metrics", "| metric | kind | meaning |\n|---|---|---|", rows);
+}
+
+#[test]
+fn every_cause_of_a_degraded_change_feed_is_documented() {
+    let causes = Cause::ALL.map(Cause::name);
+    let runbook = std::fs::read_to_string(file("docs/runbook.md")).unwrap();
+    let sections: Vec<_> = runbook.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+    assert_eq!(sections, causes, "docs/runbook.md has a section for each, in their order");
+    let walk = std::fs::read_to_string(file("ARCHITECTURE.md")).unwrap();
+    let (_, table) = walk.split_once("| cause | condition |").unwrap();
+    let rows: Vec<_> =
+        table.lines().skip(2).map_while(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    assert_eq!(rows, causes, "ARCHITECTURE.md has a row for each, in their order");
+    let metric = metrics::TABLE.iter().find(|metric| metric.name == "keystile_change_feed_degraded").unwrap();
+    assert!(metric.help.contains(&causes.join(", ")), "{}", metric.help);
 }
 
 #[test]
