@@ -13,6 +13,7 @@ use keystile::{
     decision::Reason,
     ext_authz::{headers, metadata},
     metrics::{self, Kind},
+    revocation::Cause,
 };
 
 #[test]
@@ -67,6 +68,44 @@ fn readme_lists_every_metric() {
         format!("| `{}` | {kind} | {} |", metric.name, metric.help)
     });
     compare("README.md", "metrics", "| metric | kind | meaning |\n|---|---|---|", rows);
+}
+
+#[test]
+fn every_cause_of_a_degraded_change_feed_is_documented() {
+    let causes = Cause::ALL.map(Cause::name);
+    let runbook = std::fs::read_to_string(file("docs/runbook.md")).unwrap();
+    let sections: Vec<_> = runbook.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+    assert_eq!(sections, causes, "docs/runbook.md has a section for each, in their order");
+    let walk = std::fs::read_to_string(file("ARCHITECTURE.md")).unwrap();
+    let (_, table) = walk.split_once("| cause | condition |").unwrap();
+    let rows: Vec<_> =
+        table.lines().skip(2).map_while(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    assert_eq!(rows, causes, "ARCHITECTURE.md has a row for each, in their order");
+    let metric = metrics::TABLE.iter().find(|metric| metric.name == "keystile_change_feed_degraded").unwrap();
+    assert!(metric.help.contains(&causes.join(", ")), "{}", metric.help);
+}
+
+#[test]
+fn every_test_that_the_security_page_names_exists() {
+    let page = std::fs::read_to_string(file("SECURITY.md")).unwrap();
+    let is_test =
+        |word: &&str| word.len() > 20 && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    let rows = page.lines().filter(|line| line.starts_with("| ")).collect::<String>();
+    let named: Vec<_> = rows.split('`').skip(1).step_by(2).filter(is_test).collect();
+    assert!(named.len() > 10, "{named:?}");
+    let tests = sources(&file("tests/integration"));
+    for name in named {
+        assert!(tests.contains(&format!("fn {name}(")), "{name}");
+    }
+}
+
+/// The text of all files below a folder.
+fn sources(folder: &Path) -> String {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .filter(|path| path.is_dir() || path.extension().is_some_and(|extension| extension == "rs"))
+        .map(|path| if path.is_dir() { sources(&path) } else { std::fs::read_to_string(&path).unwrap() })
+        .collect()
 }
 
 fn compare_settings(document: &str, name: &str, command: &Command) {
