@@ -121,7 +121,10 @@ impl Schema {
         let key = |layout: Layout| if layout == Layout::Plain { " PRIMARY KEY" } else { " NOT NULL" };
         let active = match self.is_generated {
             true => {
-                format!("status text, is_active {flag} GENERATED ALWAYS AS ({}) STORED", self.from_status())
+                format!(
+                    "status text, is_active {flag} GENERATED ALWAYS AS ({}) STORED",
+                    self.flag_of_status()
+                )
             }
             false => format!("is_active {flag}"),
         };
@@ -150,7 +153,7 @@ impl Schema {
         sql + &additions
     }
 
-    fn from_status(&self) -> &'static str {
+    fn flag_of_status(&self) -> &'static str {
         if self.types.flag == "boolean" {
             "status = 'on'"
         } else {
