@@ -86,10 +86,13 @@ impl Database {
     /// Runs a script on it.
     pub async fn execute(&self, sql: &str) -> Result<(), String> {
         match self {
-            Self::Postgres(server) => {
-                let client = connect(&server.primary).await?;
-                client.batch_execute(sql).await.map_err(|error| format!("{error:?} in {sql}"))
-            }
+            Self::Postgres(server) => loop {
+                match connect(&server.primary).await?.batch_execute(sql).await {
+                    Ok(()) => return Ok(()),
+                    Err(error) if is_conflict(&error) => {}
+                    Err(error) => return Err(format!("{error:?} in {sql}")),
+                }
+            },
             Self::File(file) => file.open()?.execute_batch(sql).map_err(|error| format!("{error} in {sql}")),
         }
     }
@@ -108,7 +111,9 @@ impl Database {
                 Ok(())
             }
             // It ended with its server.
-            Err(error) if error.is_closed() || is_shutdown(&error) => self.execute(sql).await,
+            Err(error) if error.is_closed() || is_shutdown(&error) || is_conflict(&error) => {
+                self.execute(sql).await
+            }
             Err(error) => Err(format!("{error:?} in {sql}")),
         }
     }
@@ -147,6 +152,11 @@ impl Database {
             Self::File(file) => Some(file),
         }
     }
+}
+
+/// Two writers met under repeatable read, of whom one counts how often keys are used: to be repeated.
+pub fn is_conflict(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&tokio_postgres::error::SqlState::T_R_SERIALIZATION_FAILURE)
 }
 
 fn is_shutdown(error: &tokio_postgres::Error) -> bool {

@@ -123,7 +123,7 @@ impl Schema {
             true => {
                 format!(
                     "status text, is_active {flag} GENERATED ALWAYS AS ({}) STORED",
-                    self.active_by_status()
+                    self.flag_of_status()
                 )
             }
             false => format!("is_active {flag}"),
@@ -153,7 +153,7 @@ impl Schema {
         sql + &additions
     }
 
-    fn active_by_status(&self) -> &'static str {
+    fn flag_of_status(&self) -> &'static str {
         if self.types.flag == "boolean" {
             "status = 'on'"
         } else {

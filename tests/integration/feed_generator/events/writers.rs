@@ -7,7 +7,7 @@ use tokio_postgres::NoTls;
 
 use super::Event;
 use crate::{
-    feed_generator::{changes, schema::chance, world::World},
+    feed_generator::{changes, database::is_conflict, schema::chance, world::World},
     harness::keystile,
 };
 
@@ -100,7 +100,12 @@ async fn open(world: &mut World) -> Result<(), String> {
     world.watch.note(&format!("open: {script}"));
     let begin = if chance(&mut world.rng, 30) { "BEGIN ISOLATION LEVEL REPEATABLE READ" } else { "BEGIN" };
     let began = format!("{begin}; {script}");
-    client.batch_execute(&began).await.map_err(|error| format!("{error:?} in {began}"))?;
+    while let Err(error) = client.batch_execute(&began).await {
+        if !is_conflict(&error) {
+            return Err(format!("{error:?} in {began}"));
+        }
+        client.batch_execute("ROLLBACK").await.map_err(|error| error.to_string())?;
+    }
     others(world, change.user).await?;
     world
         .commit("COMMIT of what was open", async |_| {
