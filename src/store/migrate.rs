@@ -14,7 +14,7 @@ use super::{
     sqlite,
     watched::watched,
 };
-use crate::revocation::verify;
+use crate::revocation::{Cause, Problem, verify};
 
 const SQLITE: &str = include_str!("migrations/sqlite.sql");
 const POSTGRES: &str = include_str!("migrations/postgres.sql");
@@ -75,7 +75,7 @@ impl Database {
         let has_proofs = catalog.has_table(proofs::TABLE);
         let refusal = if has_proofs { None } else { self.create_proofs(LOCK).await? };
         self.forget_tables();
-        let mut warnings = Vec::new();
+        let mut warnings = self.doubts().await?;
         if let Some(reason) = &refusal {
             warnings.push(format!(
                 "no table of proofs: {reason}; until it is there, a restart without Redis costs one bcrypt for each \
@@ -111,6 +111,25 @@ impl Database {
             }
             false => Ok(()),
         }
+    }
+
+    /// What still keeps instances from relying on the log, though it was made.
+    async fn doubts(&self) -> Result<Vec<String>, StoreError> {
+        let catalog = Catalog::read(self.backend(), Patience::Person).await?.fit()?;
+        if !catalog.has_log() {
+            return Ok(Vec::new());
+        }
+        let problems = match self.read_log(&catalog, None).await {
+            Ok(reading) => verify(&reading.evidence, None).problems,
+            Err(error) => vec![Cause::Unreadable.with(error.to_string())],
+        };
+        let doubt = |problem: Problem| {
+            format!(
+                "{problem}: a changed or revoked key is noticed within 30 s at the latest; {}",
+                problem.fix
+            )
+        };
+        Ok(problems.into_iter().map(doubt).collect())
     }
 
     /// Makes the database log its changes. A refusal is no failure: there are other ways to notice.

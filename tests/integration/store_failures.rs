@@ -9,7 +9,7 @@ use keystile::{
     credential::Prefix,
     metrics::Metrics,
     moment::Moment,
-    revocation::ChangeLog,
+    revocation::{ChangeLog, LogRead, Since},
     store::{Database, KeyStore, Log, StoreError, UsageStore, UsageTable},
 };
 
@@ -78,11 +78,13 @@ async fn answer_after_a_timeout_is_nobody_elses() {
     place.user().await;
     place.key("1", &[]).await;
     let database = store(&place.url(), 300);
-    database.ping().await.expect("up");
+    let LogRead::Read(reading) = database.read(None).await.expect("up") else { panic!("no log") };
+    let anchor = reading.evidence.anchor;
+    let since = reading.position.map(|position| Since { position, anchor });
     let holder = lock_keys(&place).await;
     let error = database.records(prefix(), Moment::now()).await.expect_err("locked");
     assert!(matches!(error, StoreError::Timeout(_)), "{error}");
-    database.read(None).await.expect("another connection");
+    database.read(since).await.expect("another connection");
     holder.batch_execute("COMMIT").await.expect("unlocks");
     let found = database.records(prefix(), Moment::now()).await.expect("unlocked");
     assert_eq!(found.records.len(), 1);

@@ -104,6 +104,9 @@ pub(in crate::store) fn read(catalog: &Catalog, watched: &[Watched], limit: usiz
             UNION ALL SELECT format('rule or trigger %s on keystile_changes', COALESCE(t.tgname, ''))
             FROM log l LEFT JOIN pg_trigger t ON t.tgrelid = l.oid AND NOT t.tgisinternal AND t.tgname <> 'keystile_notify'
             WHERE l.relhasrules OR t.oid IS NOT NULL OR l.relkind <> 'r'
+            -- Without it, a change that could not be logged leaves no trace.
+            UNION ALL SELECT 'sequence keystile_changes_lost' FROM log l
+            WHERE to_regclass(format('%I.%I', l.nspname, 'keystile_changes_lost')) IS NULL
         ), unwatched (problem) AS (
             SELECT DISTINCT format('%s.%s', n.name, w.name)
             FROM needed n CROSS JOIN LATERAL unnest(n.columns) AS w (name) JOIN members m ON m.name = n.name
@@ -127,7 +130,10 @@ pub(in crate::store) fn read(catalog: &Catalog, watched: &[Watched], limit: usiz
             'untriggered', (SELECT COALESCE(json_agg(problem ORDER BY problem), '[]') FROM untriggered),
             'unwatched', (SELECT COALESCE(json_agg(problem ORDER BY problem), '[]') FROM unwatched),
             'hides_rows', (SELECT row_security_active(oid) OR (relrowsecurity AND relforcerowsecurity
-                AND NOT (SELECT rolsuper OR rolbypassrls FROM pg_roles r WHERE r.oid = log.relowner)) FROM log),
+                AND NOT (SELECT rolsuper OR rolbypassrls FROM pg_roles r WHERE r.oid = log.relowner))
+                -- Newer servers answer NULL for its value without this right, as they do for no lost change.
+                OR NOT COALESCE(has_sequence_privilege(to_regclass(format('%I.%I', nspname,
+                    'keystile_changes_lost')), 'SELECT'), true) FROM log),
             'lost_writes', COALESCE((SELECT pg_sequence_last_value(to_regclass(format('%I.%I', nspname,
                 'keystile_changes_lost'))) FROM log), 0) > 0,
             'notifies', EXISTS (SELECT 1 FROM pg_trigger t JOIN log ON t.tgrelid = log.oid

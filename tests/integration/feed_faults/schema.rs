@@ -284,6 +284,29 @@ async fn trigger_that_is_disabled_or_dropped_is_noticed() {
     }
 }
 
+/// A change that a trigger could not log leaves its trace in a sequence.
+#[tokio::test(flavor = "multi_thread")]
+async fn log_without_its_count_of_lost_changes_is_noticed() {
+    let server = Cluster::start();
+    let [key] = keys::<1>(&server.url());
+    let instance = warm(&server.url(), std::slice::from_ref(&key)).await;
+    server.execute("DROP SEQUENCE keystile_changes_lost").await;
+    expect_cause(&instance, TRIGGERS).await;
+    migrate(&server.url());
+    instance.wait_until_up().await;
+    denied_after(&server, &revoke(&key), &instance, &key).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn change_that_no_trigger_could_log_is_noticed() {
+    let server = Cluster::start();
+    let [key] = keys::<1>(&server.url());
+    let instance = warm(&server.url(), std::slice::from_ref(&key)).await;
+    server.execute("ALTER TABLE keystile_changes ADD CHECK (source = 'command') NOT VALID").await;
+    denied_after(&server, &revoke(&key), &instance, &key).await;
+    expect_cause(&instance, &["writes_lost"]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn log_whose_rows_this_role_does_not_see_is_noticed() {
     let server = Cluster::start();
