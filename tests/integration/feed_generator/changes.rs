@@ -27,7 +27,11 @@ pub fn denials(schema: &Schema, facts: &Facts, hash: &str) -> Vec<String> {
         denials.push(format!("DELETE FROM {{users}} WHERE {user}"));
         denials.push(format!("UPDATE {{users}} SET id = id + 1000 WHERE {user}"));
     }
-    denials.extend(if schema.is_postgres { merges(schema, &key) } else { replacements(&key, &user) });
+    if !schema.is_postgres {
+        denials.extend(replacements(&key, &user));
+    } else if !schema.is_view {
+        denials.extend(merges(schema, &key));
+    }
     let optional = [
         ("api_keys", "deleted_at", set("deleted_at = '2026-01-01 00:00:00'".into())),
         ("api_keys", "expires_at", set("expires_at = '2020-01-01 00:00:00'".into())),

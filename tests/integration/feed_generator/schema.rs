@@ -6,6 +6,8 @@ use rand::{Rng, RngExt, rngs::StdRng, seq::IndexedRandom};
 #[derive(Debug, Clone)]
 pub struct Schema {
     pub is_postgres: bool,
+    /// Whether `api_keys` was replaced by a view, which no MERGE takes.
+    pub is_view: bool,
     /// Where the tables are made; `public` when absent.
     pub namespace: Option<&'static str>,
     pub keys: Layout,
@@ -81,6 +83,7 @@ impl Schema {
         let choose = |rng: &mut StdRng, from: &[&'static str]| *from.choose(rng).unwrap();
         let mut schema = Self {
             is_postgres,
+            is_view: false,
             namespace: None,
             keys: Layout::Plain,
             users: Layout::Plain,

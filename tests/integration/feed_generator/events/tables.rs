@@ -26,6 +26,7 @@ pub async fn happen(event: Event, world: &mut World) -> Result<Aftermath, String
         Event::MoveAll => (move_tables(world, &["api_keys", "users"]), Aftermath::Lasting),
         Event::SwapTable => (swap_table(world).await?, Aftermath::Lasting),
         Event::View => {
+            world.schema.is_view = true;
             world.mends.push("DROP VIEW api_keys; ALTER TABLE kept_keys RENAME TO api_keys".into());
             let sql = "BEGIN; ALTER TABLE api_keys RENAME TO kept_keys;
                 CREATE VIEW api_keys AS SELECT * FROM kept_keys; COMMIT";
