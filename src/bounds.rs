@@ -1,7 +1,7 @@
 //! How much peers can make the process hold, and for how long: connections, memory of calls, descriptors.
 //!
 //! Each bound gives way in the same order: the oldest that does nothing, or has not ended, makes room for the newest.
-//! So peers that hold on to what they have keep nobody else out, and what ends quickly is never touched.
+//! So idle or slow peers cannot keep others out, and calls that end quickly are never affected.
 
 use std::{io, time::Duration};
 
@@ -42,7 +42,7 @@ pub fn raise_descriptor_limit() -> u64 {
     let raised = Rlimit { current: maximum, maximum };
     match setrlimit(Resource::Nofile, raised) {
         Ok(()) => maximum.unwrap_or(u64::MAX),
-        // It goes on with what there is.
+        // The process continues with the limit that it has.
         Err(_) => current.unwrap_or(u64::MAX),
     }
 }
@@ -54,7 +54,7 @@ pub fn is_exhausted(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| errors.iter().any(|errno| errno.raw_os_error() == code))
 }
 
-/// How many connections of Envoys fit beside all else that needs a descriptor.
+/// Maximum number of gRPC connections, after the descriptors that everything else needs.
 pub fn grpc_connections(descriptors: u64, database_connections: u32) -> usize {
     let others = ADMIN_CONNECTIONS + OTHER_DESCRIPTORS + database_connections as usize;
     let left = usize::try_from(descriptors).unwrap_or(usize::MAX).saturating_sub(others);

@@ -21,7 +21,7 @@ const AT: Timestamps = Timestamps { instance: NOW, redis: NOW };
 const TTL: Duration = Duration::from_secs(300);
 
 fuzz_target!(|text: &str| {
-    assert!(ENTRIES.read_records(NAME, text, AT, TTL).is_err(), "nobody sealed it");
+    assert!(ENTRIES.read_records(NAME, text, AT, TTL).is_err(), "it was never sealed");
     let entry = sealed(text);
     assert!(ENTRIES.read_records("keystile:{ks_other}:records", &entry, AT, TTL).is_err(), "it was moved");
     if let Ok(found) = ENTRIES.read_records(NAME, &entry, AT, TTL) {

@@ -83,7 +83,7 @@ pub struct Slot {
 /// Time in units of [`TICK`].
 type Ticks = u64;
 
-/// How long a connection may be written to in vain.
+/// How long a write to a connection may make no progress.
 const STALLED: Ticks = 40;
 
 /// How long a connection that is to end may take when none of its calls is being decided.

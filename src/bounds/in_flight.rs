@@ -176,7 +176,7 @@ impl InFlight {
         }
     }
 
-    /// Ends what nobody reads, and at the end of the process what nobody decides.
+    /// Ends answers that their peer does not read and, while the process stops, calls that are not decided.
     fn look(&self) {
         let mut ledger = lock(&self.0.ledger);
         let is_ending = match &mut ledger.draining {
