@@ -1,5 +1,7 @@
 //! How long bcrypt takes by itself: verifies one key again and again in some threads, and says how many a second.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the rules of the library")]
+
 use std::{thread, time::Instant};
 
 use clap::Parser;

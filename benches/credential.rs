@@ -1,6 +1,8 @@
 //! The made-up keys of the benchmarks: the key of a number, so that nobody has to list them. The recorded
 //! checks carry that of 0.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the rules of the library")]
+
 /// Bytes in each of them, as many as in a key that Keystile makes.
 const LEN: usize = 38;
 

@@ -4,6 +4,8 @@
 //! none of them but the first, and stand in Redis as if another sidecar had proven each: a Keystile with the same
 //! cache secret then believes them without bcrypt, as it does after a restart.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the rules of the library")]
+
 use std::{
     io::{BufWriter, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
@@ -14,14 +16,14 @@ use std::{
 use anyhow::Context;
 use clap::Parser;
 use keystile::{
+    clock::Timestamps,
     config::{DatabaseOptions, DatabaseUrl},
     credential::{CacheSecret, CacheSecrets, Credential},
     metrics::Metrics,
-    moment::Moment,
-    proof::Claim,
+    proof::ProofKey,
     store::{
         Database, KeyStore,
-        entry::{Entries, Timestamps},
+        entry::{Entries, RedisTimestamps},
     },
 };
 use rusqlite::{Connection, params};
@@ -136,19 +138,19 @@ async fn prove(options: &Options, redis: SocketAddr, secret: CacheSecret) -> any
     let mut commands = BufWriter::new(&socket);
     for number in options.first..options.first + options.count {
         let credential = Credential::parse(credential(number).as_bytes())?;
-        let (prefix, now) = (credential.prefix(), Moment::now());
+        let (prefix, now) = (credential.prefix(), Timestamps::now());
         let found = database.hashed(prefix, now).await?;
         let record = found.records.first().context("no such row")?;
         let digest = credential.digest(&secret);
-        let claim = Claim { digest, key: Some(record.id), hash: record.hash.tag() };
+        let proof_key = ProofKey { digest, key: Some(record.id), hash: record.hash.tag() };
         let (name, field) = (format!("keystile:{{{prefix}}}:proofs"), digest.to_text());
         let proof = entries
-            .proof(&format!("{name}:{field}"), &claim, now.wall, now.wall + keystile::proof::MAX_AGE)
+            .proof(&format!("{name}:{field}"), &proof_key, now.wall, now.wall + keystile::proof::MAX_AGE)
             .context("no proof")?;
         command(&mut commands, &["APPEND", &name, &format!("{field} {proof}\n")])?;
         let name = format!("keystile:{{{prefix}}}:records");
         // Redis runs on this machine, by the same clock.
-        let read_at = Timestamps { instance: now.wall, redis: now.wall };
+        let read_at = RedisTimestamps { instance: now.wall, redis: now.wall };
         command(&mut commands, &["SET", &name, &entries.records(&name, &found, read_at)])?;
     }
     commands.flush()?;

@@ -2,6 +2,8 @@
 //!
 //! What Keystile costs is measured against it. Its argument is where it listens: `ADDRESS:PORT` or `unix:/PATH`, one or more.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the rules of the library")]
+
 use envoy_types::{
     ext_authz::v3::pb::{
         Authorization, AuthorizationServer, CheckRequest, CheckResponse, HttpResponse, OkHttpResponse,

@@ -9,11 +9,10 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::Mutex,
     time::{Duration, Instant},
 };
 
-use crate::mutex::lock;
+use parking_lot::Mutex;
 
 /// Finds the addresses of a host.
 pub trait Lookup: Send + Sync {
@@ -54,25 +53,25 @@ impl<T: Clone + Eq + Hash> Failures<T> {
     /// Puts `items` in the order in which they are tried: first those without a failure, in the order given, then
     /// those whose failure is longest ago.
     pub(crate) fn sort_by_key<I>(&self, items: &mut [I], now: Instant, key: impl Fn(&I) -> T) {
-        let failures = lock(&self.0);
+        let failures = self.0.lock();
         items.sort_by_key(|item| failures.get(&key(item)).copied().filter(|at| is_remembered(*at, now)));
     }
 
     /// Whether `item` failed lately.
     pub(crate) fn contains(&self, item: &T, now: Instant) -> bool {
-        lock(&self.0).get(item).is_some_and(|at| is_remembered(*at, now))
+        self.0.lock().get(item).is_some_and(|at| is_remembered(*at, now))
     }
 
     /// Remembers a failure. What is older than that is forgotten, so that names with ever new addresses fill nothing.
     pub(crate) fn add(&self, item: T, now: Instant) {
-        let mut failures = lock(&self.0);
+        let mut failures = self.0.lock();
         failures.retain(|_, at| is_remembered(*at, now));
         failures.insert(item, now);
     }
 
     /// Forgets a failure: it works again.
     pub(crate) fn remove(&self, item: &T) {
-        lock(&self.0).remove(item);
+        self.0.lock().remove(item);
     }
 }
 

@@ -6,11 +6,11 @@ use tokio::time::error::Elapsed;
 
 use crate::{
     attributes::Attributes,
+    clock::Timestamps,
     credential::Credential,
     decision::{Denial, Permit, Proven, Reason},
     limiter::{RateLimiter, Refusal},
     limits::Bill,
-    moment::Moment,
     policy::{self, Facts},
     store::{Found, KeyStore, StoreError},
     verifier::{Caller, ProofError, Verifier},
@@ -37,7 +37,7 @@ impl<S: KeyStore, L: RateLimiter> Authorizer<S, L> {
     pub async fn check(
         &self,
         attributes: &Attributes<'_>,
-        now: Moment,
+        now: Timestamps,
         deadline: Instant,
     ) -> Result<Permit, Denial> {
         // 0 route: a restriction that cannot be read must not be missed.
@@ -69,7 +69,7 @@ impl<S: KeyStore, L: RateLimiter> Authorizer<S, L> {
             return Ok(proven);
         }
         // Not the time of arrival: a first proof takes a while, and windows end meanwhile.
-        let charge = self.limiter.charge(bill, Moment::now());
+        let charge = self.limiter.charge(bill, Timestamps::now());
         match before(deadline, charge).await {
             Ok(Ok(standing)) => Ok(Proven { standing, ..proven }),
             Ok(Err(Refusal::Limited(standing))) => Err(proven.limit(standing, bill.cost())),
@@ -158,7 +158,7 @@ impl From<ProofError> for Denial {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gate::Turned;
+    use crate::resilience::Rejected;
 
     #[test]
     fn only_a_store_can_be_unavailable() {
@@ -170,7 +170,7 @@ mod tests {
         }
         assert_eq!(Denial::from(StoreError::Timeout(std::time::Duration::ZERO)).reason, Reason::Unavailable);
         assert_eq!(
-            Denial::from(StoreError::from(Turned::Full)).reason,
+            Denial::from(StoreError::from(Rejected::QueueFull)).reason,
             Reason::Overloaded,
             "a flood can fill it"
         );

@@ -9,13 +9,12 @@ use clap::{
 };
 
 use crate::{
-    config::{DatabaseOptions, InjectOptions, LogFormat, ServeOptions},
-    metrics::Metrics,
-    serve,
-    store::{Database, ManageError},
-    telemetry,
+    config::{InjectOptions, LogFormat, ServeOptions},
+    serve, telemetry,
 };
 
+mod argument;
+mod database;
 mod explain;
 mod import;
 mod inject;
@@ -25,6 +24,7 @@ mod migrate;
 mod output;
 mod probe;
 mod users;
+mod wait;
 
 /// API-key authorization service for Envoy.
 #[derive(Debug, Parser)]
@@ -114,21 +114,4 @@ async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let json = options.log_format == LogFormat::Json;
     telemetry::start(&options.log, json).with_context(|| format!("--log {}", options.log))?;
     serve::run(options, serve::stop_signal()?).await
-}
-
-/// The database that a command works on. What it has to say about rows goes to stderr.
-fn open(options: &DatabaseOptions) -> anyhow::Result<Database> {
-    telemetry::start_for_commands();
-    let metrics = Metrics::new().context("setting up metrics")?;
-    Ok(Database::connect(options, &metrics)?)
-}
-
-/// Adds the database's name to what went wrong with it; a refusal speaks for itself.
-fn name(options: &DatabaseOptions, error: ManageError) -> anyhow::Error {
-    match error {
-        ManageError::Store(error) => {
-            anyhow::Error::new(error).context(format!("--database-url {}", options.database_url))
-        }
-        ManageError::Refused(text) => anyhow::Error::msg(text),
-    }
 }

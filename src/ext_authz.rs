@@ -16,11 +16,11 @@ use tracing::{debug, error, warn};
 use crate::{
     attributes::Attributes,
     authorizer::Authorizer,
+    clock::Timestamps,
     config::{DenyFormat, Mode, OnFailure, RateLimitFields},
     decision::{Denial, Permit, Proven, Reason},
     limiter::RateLimiter,
     metrics::{Metrics, RefusedMessages as Refused},
-    moment::Moment,
     store::KeyStore,
     usage::Usage,
 };
@@ -154,7 +154,7 @@ impl<S: KeyStore, L: RateLimiter> ExtAuthz<S, L> {
 
 impl<S: KeyStore, L: RateLimiter> Inner<S, L> {
     async fn handle(&self, metadata: &HeaderMap, message: &[u8], waited: Duration) -> Result<Bytes, Status> {
-        let now = Moment::now();
+        let now = Timestamps::now();
         let deadline = now.monotonic + self.allowed_time(metadata).saturating_sub(waited);
         let parsed = match Parsed::read(message, metadata, &self.config.reading) {
             Ok(parsed) => parsed,

@@ -6,13 +6,18 @@
 //!   no network, no clock, no metrics;
 //! - logic: [`authorizer`] is the five steps of a check, [`verifier`] proves credentials, [`revocation`] follows
 //!   the log of changes and drops what changed, [`usage`] counts what was used, [`proof_writer`] stores proofs for the
-//!   next start, [`flight`] does shared work once, [`bounds`] keeps peers from holding too much, [`moment`] is the time
-//!   that is passed in, [`health`] the state of the process;
+//!   next start, [`resilience`] guards calls to dependencies, [`bounds`] keeps peers from holding too much, [`clock`]
+//!   is the time that is passed in, [`health`] the state of the process;
 //! - adapters: [`store`] (memory, Redis, SQLite, Postgres), [`limiter`] (memory, Redis), [`redis`], [`addresses`] of
-//!   hosts and [`gate`] before every call, [`ext_authz`] (gRPC), [`admin`] (HTTP), [`injector`] (Kubernetes'
+//!   hosts, [`ext_authz`] (gRPC), [`admin`] (HTTP), [`injector`] (Kubernetes'
 //!   admission webhook);
 //! - the house: [`serve`] wires it and drains it, [`cli`] has every command, [`config`] every setting,
 //!   [`metrics`] every metric, [`telemetry`] the log.
+
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "tests make their own times")
+)]
 
 pub mod attributes;
 pub mod credential;
@@ -26,12 +31,10 @@ pub mod addresses;
 pub mod authorizer;
 pub mod bounds;
 mod cache;
-pub mod flight;
-pub mod gate;
+pub mod clock;
 pub mod health;
-pub mod moment;
-mod mutex;
 pub mod proof_writer;
+pub mod resilience;
 pub mod revocation;
 pub mod usage;
 pub mod verifier;

@@ -6,8 +6,8 @@
 use std::future::Future;
 
 use crate::{
+    clock::Timestamps,
     limits::{Bill, Standing},
-    moment::Moment,
 };
 
 mod counts;
@@ -32,7 +32,7 @@ pub trait RateLimiter: Send + Sync + 'static {
     fn charge(
         &self,
         bill: Bill,
-        now: Moment,
+        now: Timestamps,
     ) -> impl Future<Output = Result<Option<Standing>, Refusal>> + Send;
 }
 
@@ -81,7 +81,7 @@ impl RateLimiter for Limiter {
         !matches!(self, Self::Off)
     }
 
-    async fn charge(&self, bill: Bill, now: Moment) -> Result<Option<Standing>, Refusal> {
+    async fn charge(&self, bill: Bill, now: Timestamps) -> Result<Option<Standing>, Refusal> {
         match self {
             Self::Off => Ok(None),
             Self::Local(local) => local.charge(bill, now).await,

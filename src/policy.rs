@@ -2,31 +2,16 @@
 //!
 //! `keystile explain` runs this very list.
 
-use time::OffsetDateTime;
-
 use crate::{
-    attributes::{
-        Attributes,
-        route::{PathSegment, RouteSettings},
-    },
+    attributes::{Attributes, route::PathSegment},
     decision::Reason,
-    record::{AllowList, KeyRecord, path::NormalPath},
+    record::{AllowList, path::NormalPath},
 };
 
 mod budget;
+mod facts;
 
-/// All that a check may look at.
-#[derive(Debug, Clone, Copy)]
-pub struct Facts<'a> {
-    /// The key.
-    pub record: &'a KeyRecord,
-    /// The request.
-    pub attributes: &'a Attributes<'a>,
-    /// What the request's route asks for.
-    pub route: &'a RouteSettings,
-    /// The time.
-    pub now: OffsetDateTime,
-}
+pub use facts::Facts;
 
 /// One thing that can stand against a key.
 #[derive(Debug, Clone, Copy)]

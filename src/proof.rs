@@ -16,7 +16,7 @@ pub const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 ///
 /// Nothing short of the whole credential has this digest, and a key whose hash changed has another tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Claim {
+pub struct ProofKey {
     /// Of the whole credential.
     pub digest: Digest,
     /// The record; `None` for one that nobody has.
@@ -25,11 +25,11 @@ pub struct Claim {
     pub hash: HashTag,
 }
 
-/// A claim that bcrypt has confirmed.
+/// A proof key that bcrypt has confirmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Proof {
     /// What was proven.
-    pub claim: Claim,
+    pub proof_key: ProofKey,
     /// How long that is believed, unless a use extends it.
     pub until: OffsetDateTime,
     /// How long it is believed at most, however often it is used.

@@ -10,10 +10,11 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use crate::{
+    clock,
     config::DurableProofs,
     credential::{CacheSecrets, Credential},
     metrics::{DurableProofCounts, Metrics},
-    proof::Claim,
+    proof::ProofKey,
     store::{Database, ProofSeals, StoreError, StoredProof},
 };
 
@@ -90,11 +91,11 @@ pub fn proof_writer(
 
 impl ProofQueue {
     /// Has a proof stored, if its key is one of those that are. `proven_at` is the time of the bcrypt run.
-    pub fn put(&self, credential: &Credential, claim: &Claim, proven_at: OffsetDateTime) {
+    pub fn put(&self, credential: &Credential, proof_key: &ProofKey, proven_at: OffsetDateTime) {
         if !self.covered.covers(credential) {
             return;
         }
-        let Some(proof) = self.seals.seal(claim, proven_at) else { return };
+        let Some(proof) = self.seals.seal(proof_key, proven_at) else { return };
         if self.queue.try_send(proof).is_err() {
             self.counts.lost.increment(1);
         }
@@ -185,7 +186,7 @@ impl ProofWriter {
     }
 
     async fn prune(&mut self) {
-        let prune = timeout(DEADLINE, self.database.prune_proofs(OffsetDateTime::now_utc()));
+        let prune = timeout(DEADLINE, self.database.prune_proofs(clock::wall()));
         match prune.await.unwrap_or(Err(StoreError::Timeout(DEADLINE))) {
             Ok(()) => {
                 self.prune_fails = false;

@@ -4,7 +4,6 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use fred::{
     clients::Client,
-    error::ErrorKind,
     interfaces::ClientLike,
     types::{
         InfoKind, RespVersion,
@@ -17,11 +16,14 @@ use tokio::{sync::watch, task::AbortHandle};
 use crate::{
     addresses::{Failures, Lookup, SystemLookup},
     config::RedisUrl,
-    gate::{CallError, Gate, PLACES, Turned},
     metrics::Metrics,
+    resilience::{CAPACITY, DependencyGuard},
 };
 
 mod connection;
+mod error;
+
+pub use error::{RedisError, STORE};
 
 use connection::{Connection, Connector, State};
 
@@ -32,25 +34,8 @@ pub struct Redis(Arc<Inner>);
 struct Inner {
     state: watch::Receiver<State>,
     connector: AbortHandle,
-    gate: Gate,
+    guard: DependencyGuard,
     ping: Histogram,
-}
-
-/// Why Redis has no answer. Its text names what an operator can mend, and no secret.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum RedisError {
-    /// The call was not made, or not waited for.
-    #[error(transparent)]
-    Turned(#[from] Turned),
-    /// Redis cannot be reached, or broke off.
-    #[error("{0}")]
-    Unavailable(Arc<str>),
-    /// Redis answers, but is not the server to ask: a replica, or one that is not ready. It is left for another.
-    #[error("{0}")]
-    NotServing(Arc<str>),
-    /// Redis answers, and refuses.
-    #[error("it refuses: {0}")]
-    Refused(Arc<str>),
 }
 
 /// What Redis says of itself.
@@ -63,12 +48,6 @@ pub struct ServerUsage {
     /// `evicted_keys` since it started.
     pub evicted_keys: u64,
 }
-
-/// The name in metrics.
-pub const STORE: &str = "redis";
-
-/// How a server says that it is not the one to ask.
-const NOT_SERVING: [&str; 3] = ["READONLY", "LOADING", "MASTERDOWN"];
 
 /// A connection that owes an answer for this long is given up and made anew.
 const UNRESPONSIVE: Duration = Duration::from_millis(500);
@@ -113,9 +92,9 @@ impl Redis {
         let failures = Failures::default();
         let connector = Connector { config, connection, performance, lookup, failures, state: sender };
         let connector = tokio::spawn(connector.run()).abort_handle();
-        let gate = Gate::new(STORE, limit, PLACES, metrics);
+        let guard = DependencyGuard::new(STORE, limit, CAPACITY, metrics);
         let ping = metrics.store_duration(STORE, "ping");
-        Ok(Self(Arc::new(Inner { state, connector, gate, ping })))
+        Ok(Self(Arc::new(Inner { state, connector, guard, ping })))
     }
 
     /// Makes a guarded call, counted under `duration`. Where the server says that it is not the one to ask, it is
@@ -136,7 +115,7 @@ impl Redis {
             }
             result
         };
-        self.0.gate.call(duration, call).await
+        self.0.guard.call(duration, call).await
     }
 
     /// The connection of this moment. Waits for an attempt that has just begun.
@@ -181,31 +160,5 @@ impl Redis {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.connector.abort();
-    }
-}
-
-impl From<fred::error::Error> for RedisError {
-    fn from(error: fred::error::Error) -> Self {
-        let words: Arc<str> = error.details().into();
-        // Before version 7, a script's error has what it says behind words of its own and a hyphen.
-        if words.split([' ', '-']).any(|word| NOT_SERVING.contains(&word)) {
-            return Self::NotServing(words);
-        }
-        match error.kind() {
-            // What the server says of a command, rather than of itself.
-            ErrorKind::InvalidCommand
-            | ErrorKind::InvalidArgument
-            | ErrorKind::Parse
-            | ErrorKind::NotFound
-            | ErrorKind::Unknown => Self::Refused(words),
-            ErrorKind::Timeout => Self::Unavailable("no answer in time".into()),
-            _ => Self::Unavailable(words),
-        }
-    }
-}
-
-impl CallError for RedisError {
-    fn is_outage(&self) -> bool {
-        !matches!(self, Self::Refused(_))
     }
 }

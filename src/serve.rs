@@ -19,14 +19,14 @@ use crate::{
     admin::{self, Stats},
     authorizer::Authorizer,
     bounds::{self, Connections, InFlight},
+    clock::{self, Timestamps},
     config::{DurableProofs, RateLimit, RedisOptions, ServeOptions},
     credential::Credential,
     ext_authz::{self, Chosen, ExtAuthz, ExtAuthzConfig, Reading, headers, metadata},
     health::Health,
     limiter::{self, Limiter},
     metrics::Metrics,
-    moment::Moment,
-    proof::{Claim, MAX_AGE},
+    proof::{MAX_AGE, ProofKey},
     proof_writer::{ProofQueue, proof_writer},
     redis::Redis,
     revocation::{ChangeFeed, FeedState, Fence},
@@ -58,9 +58,6 @@ const ADMIN_IDLE: Duration = Duration::from_secs(90);
 /// first use.
 const COST_INTERVAL: Duration = Duration::from_secs(300);
 
-/// What answers checks.
-type Checks = ExtAuthz<Memory<Below>, Limiter>;
-
 /// Serves until `shutdown` resolves, then drains.
 ///
 /// # Errors
@@ -74,7 +71,7 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
 
     let database = Database::connect(&options.database, &metrics)?;
     let redis = connect_redis(&options.redis, &metrics)?;
-    let fence = Arc::new(Fence::new());
+    let fence = Arc::new(Fence::new(clock::monotonic()));
     let shared = redis.clone().map(|redis| {
         let config = SharedConfig { record_ttl: options.record_ttl, proof_ttl: options.proof_ttl };
         Shared::new(database.clone(), redis, secrets.clone(), config, Arc::clone(&fence), &metrics)
@@ -296,18 +293,18 @@ fn connect_redis(options: &RedisOptions, metrics: &Metrics) -> anyhow::Result<Op
 fn share_by(
     shared: Option<Shared<Database>>,
     proofs: ProofQueue,
-) -> impl Fn(&Credential, Claim, verifier::Shared) + Send + Sync {
-    move |credential, claim, why| {
-        let now = Moment::now();
+) -> impl Fn(&Credential, ProofKey, verifier::Shared) + Send + Sync {
+    move |credential, proof_key, why| {
+        let now = Timestamps::now();
         let longest = match why {
             verifier::Shared::Proven => {
                 // What is stored lasts from here to its end.
-                proofs.put(credential, &claim, now.wall);
+                proofs.put(credential, &proof_key, now.wall);
                 MAX_AGE
             }
             verifier::Shared::Extended(left) => left,
         };
-        shared.iter().for_each(|shared| shared.share(credential.prefix(), claim, longest, now));
+        shared.iter().for_each(|shared| shared.share(credential.prefix(), proof_key, longest, now));
     }
 }
 

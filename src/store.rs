@@ -7,12 +7,12 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use crate::{
+    clock::Timestamps,
     credential::Prefix,
     decision::{Proven, Tier},
-    gate::{CallError, Turned},
-    moment::Moment,
     proof::Proof,
     record::KeyRecord,
+    resilience::{CallError, Rejected},
     revocation::LogPosition,
 };
 
@@ -55,14 +55,14 @@ pub trait KeyStore: Send + Sync + 'static {
     fn records(
         &self,
         prefix: Prefix,
-        now: Moment,
+        now: Timestamps,
     ) -> impl Future<Output = Result<Arc<Found>, StoreError>> + Send;
 
     /// The same, with the hash in every record, which bcrypt needs: no tier outside the process has them.
     fn hashed(
         &self,
         prefix: Prefix,
-        now: Moment,
+        now: Timestamps,
     ) -> impl Future<Output = Result<Arc<Found>, StoreError>> + Send {
         self.records(prefix, now)
     }
@@ -143,15 +143,15 @@ pub enum StoreError {
     Locked(Arc<str>),
     /// The work was abandoned half-way.
     #[error(transparent)]
-    Abandoned(#[from] crate::flight::Abandoned),
+    Abandoned(#[from] crate::resilience::Abandoned),
 }
 
-impl From<Turned> for StoreError {
-    fn from(turned: Turned) -> Self {
-        match turned {
-            Turned::Late(limit) => Self::Timeout(limit),
-            Turned::Full => Self::Busy,
-            Turned::Open(_) => Self::Unavailable(turned.to_string().into()),
+impl From<Rejected> for StoreError {
+    fn from(rejected: Rejected) -> Self {
+        match rejected {
+            Rejected::Timeout(limit) => Self::Timeout(limit),
+            Rejected::QueueFull => Self::Busy,
+            Rejected::BreakerOpen(_) => Self::Unavailable(rejected.to_string().into()),
         }
     }
 }

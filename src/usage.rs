@@ -5,15 +5,17 @@ use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
+use parking_lot::Mutex;
+
 use metrics::Counter;
 use time::OffsetDateTime;
 
-use crate::{metrics::Metrics, mutex::lock, record::KeyId};
+use crate::{metrics::Metrics, record::KeyId};
 
 mod recent;
 mod refusals;
@@ -72,11 +74,11 @@ impl Usage {
         }
         if !stream.is_empty() {
             let id = self.0.hasher.hash_one(stream);
-            if !lock(&self.0.recent[id as usize % PARTS]).is_first(id) {
+            if !self.0.recent[id as usize % PARTS].lock().is_first(id) {
                 return;
             }
         }
-        let mut part = lock(&self.0.parts[own_part()]);
+        let mut part = self.0.parts[own_part()].lock();
         if part.len() >= KEYS && !part.contains_key(&key) {
             self.0.lost.increment(1);
             return;
@@ -88,7 +90,7 @@ impl Usage {
     pub fn take(&self) -> Batch {
         let mut all = Batch::new();
         for part in &self.0.parts {
-            for (key, used) in std::mem::take(&mut *lock(part)) {
+            for (key, used) in std::mem::take(&mut *part.lock()) {
                 add(&mut all, key, used);
             }
         }
@@ -99,7 +101,7 @@ impl Usage {
     pub fn put_back(&self, batch: Batch) {
         // Over all parts, since each is bounded.
         for (n, (key, used)) in batch.into_iter().enumerate() {
-            add(&mut lock(&self.0.parts[n % PARTS]), key, used);
+            add(&mut self.0.parts[n % PARTS].lock(), key, used);
         }
     }
 
@@ -110,7 +112,7 @@ impl Usage {
 
     /// Requests that are counted and not written yet.
     pub fn pending(&self) -> u64 {
-        let requests = |part: &Mutex<Batch>| lock(part).values().map(|used| used.requests).sum::<u64>();
+        let requests = |part: &Mutex<Batch>| part.lock().values().map(|used| used.requests).sum::<u64>();
         self.0.parts.iter().map(requests).sum()
     }
 }

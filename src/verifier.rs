@@ -8,7 +8,6 @@
 //! made-up key is refused at the time and with the answer of a wrong secret, is remembered alike, and costs no bcrypt.
 
 use std::{
-    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -21,16 +20,17 @@ use time::OffsetDateTime;
 
 use crate::{
     cache::{Cache, cache},
+    clock::Timestamps,
     config::{BcryptCost, DEFAULT_COST, FailedAttempts},
     credential::{CacheSecrets, Credential, Digest},
-    flight::Flights,
     metrics::{CacheLookups, Metrics},
-    moment::Moment,
-    proof::{Claim, Proof},
+    proof::{Proof, ProofKey},
     record::{HashTag, KeyHash, KeyId, KeyRecord},
+    resilience::Singleflight,
     store::{Found, MAX_RECORDS},
 };
 
+mod caller;
 mod marks;
 mod networks;
 mod order;
@@ -40,6 +40,7 @@ mod proofs;
 mod queue;
 mod watch;
 
+pub use caller::Caller;
 use pool::{Job, Pool};
 use proofs::{Proofs, Recall};
 use queue::Outcome;
@@ -63,17 +64,6 @@ pub struct VerifierConfig {
     pub proof_ttl: Duration,
     /// How long a wrong secret is known to be wrong.
     pub negative_ttl: Duration,
-}
-
-/// Who shows a credential.
-#[derive(Debug, Clone, Copy)]
-pub struct Caller {
-    /// The address, where Envoy vouches for it.
-    pub client: Option<IpAddr>,
-    /// When the check arrived.
-    pub now: Moment,
-    /// When its answer is waited for no longer.
-    pub deadline: Instant,
 }
 
 /// Why a credential was not proven.
@@ -104,18 +94,18 @@ struct Inner {
     /// The cost that refusals imitate.
     cost: AtomicU32,
     proofs: Proofs,
-    refusals: Cache<Claim, Instant>,
+    refusals: Cache<ProofKey, Instant>,
     /// Stands for the hash of a prefix that does not exist.
     no_hash: HashTag,
     /// Each credential is proven once at a time. The value is the place of its record.
-    flights: Flights<Attempt, Result<usize, ProofError>>,
+    singleflight: Singleflight<Attempt, Result<usize, ProofError>>,
     lookups: CacheLookups,
     refused: Gauge,
 }
 
-/// Told of each claim that was proven here, of its credential, and for how long a use may extend the proof; again
+/// Told of each proof key that was proven here, of its credential, and for how long a use may extend the proof; again
 /// whenever the proof was extended.
-type Share = dyn Fn(&Credential, Claim, Shared) + Send + Sync;
+type Share = dyn Fn(&Credential, ProofKey, Shared) + Send + Sync;
 
 /// Why a proof is shared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,7 +128,7 @@ impl Verifier {
     pub fn new(
         secrets: CacheSecrets,
         config: VerifierConfig,
-        share: impl Fn(&Credential, Claim, Shared) + Send + Sync + 'static,
+        share: impl Fn(&Credential, ProofKey, Shared) + Send + Sync + 'static,
         metrics: &Metrics,
     ) -> Self {
         let cost = config.cost.of_new_hashes();
@@ -151,7 +141,7 @@ impl Verifier {
             proofs: Proofs::new(config.capacity, config.proof_ttl, metrics.cache_entries("proofs")),
             refusals: cache(config.capacity),
             no_hash: HashTag::none(),
-            flights: Flights::default(),
+            singleflight: Singleflight::default(),
             lookups: metrics.cache_lookups("memory", "proofs"),
             refused: metrics.cache_entries("refusals"),
         }))
@@ -170,15 +160,15 @@ impl Verifier {
         let digest = credential.digest(self.0.secrets.newest());
         // Before any bcrypt: with several records, the proof may be that of the last.
         for record in found.records.iter() {
-            let claim = Claim { digest, key: Some(record.id), hash: record.hash.tag() };
-            if self.0.is_proven(&claim, credential, caller.now.monotonic) {
+            let proof_key = ProofKey { digest, key: Some(record.id), hash: record.hash.tag() };
+            if self.0.is_proven(&proof_key, credential, caller.now.monotonic) {
                 return Ok(Arc::clone(record));
             }
         }
         if let Some((record, proof)) = self.0.proven_elsewhere(credential, found, caller.now) {
-            let claim = Claim { digest, key: Some(record.id), hash: record.hash.tag() };
+            let proof_key = ProofKey { digest, key: Some(record.id), hash: record.hash.tag() };
             let left = |end: OffsetDateTime| Duration::try_from(end - caller.now.wall).unwrap_or_default();
-            self.0.proofs.insert_for(claim, left(proof.until), left(proof.ends), caller.now.monotonic);
+            self.0.proofs.insert_for(proof_key, left(proof.until), left(proof.ends), caller.now.monotonic);
             return Ok(Arc::clone(record));
         }
         // Apart, so that a check of a proven key is not the size of one that waits for bcrypt.
@@ -211,11 +201,11 @@ impl Verifier {
         let inner = &self.0;
         let now = caller.now.monotonic;
         let open = |record: &&Arc<KeyRecord>| {
-            let claim = Claim { digest, key: Some(record.id), hash: record.hash.tag() };
-            !inner.is_refused(&claim, now)
+            let proof_key = ProofKey { digest, key: Some(record.id), hash: record.hash.tag() };
+            !inner.is_refused(&proof_key, now)
         };
         let records: Vec<_> = found.records.iter().filter(open).take(MAX_RECORDS).cloned().collect();
-        let of_no_key = Claim { digest, key: None, hash: inner.no_hash };
+        let of_no_key = ProofKey { digest, key: None, hash: inner.no_hash };
         let known_wrong = match found.records.is_empty() {
             true => inner.is_refused(&of_no_key, now),
             false => records.is_empty(),
@@ -236,17 +226,17 @@ impl Verifier {
             let hashes = records.iter().map(|record| record.hash.clone()).collect();
             Arc::clone(inner).first_proof(attempt, credential.clone(), hashes, *caller)
         };
-        let proven = inner.flights.join(attempt, work).await.unwrap_or(Err(ProofError::Abandoned))?;
+        let proven = inner.singleflight.join(attempt, work).await.unwrap_or(Err(ProofError::Abandoned))?;
         records.into_iter().nth(proven).ok_or(ProofError::Abandoned)
     }
 }
 
 impl Inner {
-    fn is_proven(&self, claim: &Claim, credential: &Credential, now: Instant) -> bool {
-        match self.proofs.recall(claim, now) {
+    fn is_proven(&self, proof_key: &ProofKey, credential: &Credential, now: Instant) -> bool {
+        match self.proofs.recall(proof_key, now) {
             Recall::Miss => return false,
             Recall::Proven => {}
-            Recall::Extended(left) => (self.share)(credential, *claim, Shared::Extended(left)),
+            Recall::Extended(left) => (self.share)(credential, *proof_key, Shared::Extended(left)),
         }
         self.lookups.hit.increment(1);
         true
@@ -257,7 +247,7 @@ impl Inner {
         &self,
         credential: &Credential,
         found: &'a Found,
-        now: Moment,
+        now: Timestamps,
     ) -> Option<(&'a Arc<KeyRecord>, &'a Proof)> {
         if found.proofs.is_empty() {
             return None;
@@ -265,7 +255,7 @@ impl Inner {
         let digests: Vec<_> = self.secrets.iter().map(|secret| credential.digest(secret)).collect();
         let proof = |record: &KeyRecord| {
             let held = |proof: &&Proof| {
-                let Claim { digest, key, hash } = proof.claim;
+                let ProofKey { digest, key, hash } = proof.proof_key;
                 now.wall < proof.until
                     && digests.contains(&digest)
                     && key == Some(record.id)
@@ -276,8 +266,8 @@ impl Inner {
         found.records.iter().find_map(|record| Some((record, proof(record)?)))
     }
 
-    fn is_refused(&self, claim: &Claim, now: Instant) -> bool {
-        self.refusals.get(claim).is_some_and(|until| now < until)
+    fn is_refused(&self, proof_key: &ProofKey, now: Instant) -> bool {
+        self.refusals.get(proof_key).is_some_and(|until| now < until)
     }
 
     /// Waits for the credential's turn. `hashes` are those of the attempt's records; none, where the prefix does not
@@ -304,8 +294,8 @@ impl Inner {
             let compute = Box::new(move || {
                 let place = hashes.iter().position(|hash| matches(&credential, hash))?;
                 // At once, and here: its caller may have been turned away by then.
-                let claim = attempt.claim(place)?;
-                inner.proofs.insert(claim, now);
+                let proof_key = attempt.proof_key(place)?;
+                inner.proofs.insert(proof_key, now);
                 Some(place)
             });
             Job { cost: highest, compute }
@@ -313,8 +303,8 @@ impl Inner {
         let outcome = self.pool.submit(prefix, &caller, job).await;
         match outcome.map_err(|_| ProofError::Abandoned)? {
             Outcome::Match(place) => {
-                if let Some(claim) = attempt.claim(place) {
-                    (self.share)(&proven, claim, Shared::Proven);
+                if let Some(proof_key) = attempt.proof_key(place) {
+                    (self.share)(&proven, proof_key, Shared::Proven);
                 }
                 Ok(place)
             }
@@ -331,38 +321,38 @@ impl Inner {
     /// How the attempt has ended, if it has before.
     fn remembered(&self, attempt: &Attempt, now: Instant) -> Option<Result<usize, ProofError>> {
         let proven = |place: &usize| {
-            let claim = attempt.claim(*place);
-            claim.is_some_and(|claim| self.proofs.recall(&claim, now) != Recall::Miss)
+            let proof_key = attempt.proof_key(*place);
+            proof_key.is_some_and(|proof_key| self.proofs.recall(&proof_key, now) != Recall::Miss)
         };
         if let Some(place) = (0..MAX_RECORDS).find(proven) {
             return Some(Ok(place));
         }
-        let refused = self.claims(attempt).iter().all(|claim| self.is_refused(claim, now));
+        let refused = self.proof_keys(attempt).iter().all(|proof_key| self.is_refused(proof_key, now));
         refused.then_some(Err(ProofError::Mismatch))
     }
 
     /// In a place of its own: a flood of wrong secrets evicts no proof.
     fn remember_refusal(&self, attempt: &Attempt, now: Instant) {
-        for claim in self.claims(attempt) {
-            self.refusals.insert(claim, now + self.config.negative_ttl);
+        for proof_key in self.proof_keys(attempt) {
+            self.refusals.insert(proof_key, now + self.config.negative_ttl);
         }
         self.refused.set(self.refusals.len() as f64);
     }
 
-    /// What an attempt claims: to be the key of each of its records, or of a prefix that does not exist.
-    fn claims(&self, attempt: &Attempt) -> Vec<Claim> {
-        let claims: Vec<_> = (0..MAX_RECORDS).filter_map(|place| attempt.claim(place)).collect();
-        match claims.is_empty() {
-            true => vec![Claim { digest: attempt.digest, key: None, hash: self.no_hash }],
-            false => claims,
+    /// What an attempt may prove: to be the key of each of its records, or of a prefix that does not exist.
+    fn proof_keys(&self, attempt: &Attempt) -> Vec<ProofKey> {
+        let proof_keys: Vec<_> = (0..MAX_RECORDS).filter_map(|place| attempt.proof_key(place)).collect();
+        match proof_keys.is_empty() {
+            true => vec![ProofKey { digest: attempt.digest, key: None, hash: self.no_hash }],
+            false => proof_keys,
         }
     }
 }
 
 impl Attempt {
-    fn claim(&self, place: usize) -> Option<Claim> {
+    fn proof_key(&self, place: usize) -> Option<ProofKey> {
         let (id, hash) = self.records.get(place).copied().flatten()?;
-        Some(Claim { digest: self.digest, key: Some(id), hash })
+        Some(ProofKey { digest: self.digest, key: Some(id), hash })
     }
 }
 

@@ -3,6 +3,8 @@
 //! At a fixed rate each request has a time at which it is due, whether or not the ones before it have been answered, and its
 //! latency counts from then: a server that stalls is charged for everybody who would have waited.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the rules of the library")]
+
 use std::{
     collections::VecDeque,
     io,

@@ -24,7 +24,7 @@ use keystile::{
     ext_authz::{Chosen, ExtAuthz, ExtAuthzConfig, Reading},
     limiter::Limiter,
     metrics::Metrics,
-    moment::Moment,
+    clock::Timestamps,
     store::{Found, KeyStore, StoreError},
     usage::Usage,
     verifier::{Verifier, VerifierConfig},
@@ -53,7 +53,7 @@ struct Service {
 struct Empty;
 
 impl KeyStore for Empty {
-    async fn records(&self, _: Prefix, _: Moment) -> Result<Arc<Found>, StoreError> {
+    async fn records(&self, _: Prefix, _: Timestamps) -> Result<Arc<Found>, StoreError> {
         Ok(Arc::new(Found::fresh([], Tier::Database)))
     }
 }

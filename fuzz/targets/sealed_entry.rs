@@ -31,7 +31,7 @@ fuzz_target!(|text: &str| {
     let digest = Digest::parse(&"ab".repeat(32)).expect("a digest");
     if let Ok(proof) = ENTRIES.read_proof(NAME, digest, &entry, NOW, TTL) {
         assert!(proof.until > NOW && proof.until <= NOW + TTL);
-        assert!(proof.claim.digest == digest && proof.claim.key.is_some());
+        assert!(proof.proof_key.digest == digest && proof.proof_key.key.is_some());
     }
 });
 

@@ -5,7 +5,7 @@ use std::{
     future::{Future, poll_fn},
     pin::pin,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{
             AtomicU8, AtomicU64, AtomicUsize,
             Ordering::{Relaxed, SeqCst},
@@ -15,14 +15,13 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
+
 use futures_util::task::AtomicWaker;
 use tokio::{sync::Notify, time::interval};
 
 use super::TICK;
-use crate::{
-    metrics::{ConnectionMetrics, Metrics},
-    mutex::lock,
-};
+use crate::metrics::{ConnectionMetrics, Metrics};
 
 /// The connections of one listener, or of several together. Cheap to clone.
 #[derive(Clone)]
@@ -109,7 +108,7 @@ impl Connections {
     pub fn open(&self) -> Slot {
         let Inner { limit, clock, metrics, .. } = &*self.0;
         let now = clock.load(Relaxed);
-        let mut open = lock(&self.0.open);
+        let mut open = self.0.open.lock();
         if open.connections.len() >= *limit {
             metrics.no_room.increment(1);
             open.make_room(*limit);
@@ -136,7 +135,7 @@ impl Connections {
     /// Closes the connection that is missed least: the process is out of descriptors.
     pub fn make_room(&self) {
         self.0.metrics.no_room.increment(1);
-        lock(&self.0.open).make_room(0);
+        self.0.open.lock().make_room(0);
     }
 
     /// Looks after the connections for as long as the process lives.
@@ -151,14 +150,14 @@ impl Connections {
     /// Closes all of them, and those that come later, and waits for their end.
     pub async fn drain(&self) {
         let close = || {
-            let mut open = lock(&self.0.open);
+            let mut open = self.0.open.lock();
             open.is_draining = true;
             open.connections.values().for_each(|connection| connection.turn(State::Closing));
         };
         close();
         loop {
             let ended = self.0.ended.notified();
-            if lock(&self.0.open).connections.is_empty() {
+            if self.0.open.lock().connections.is_empty() {
                 return;
             }
             ended.await;
@@ -169,7 +168,7 @@ impl Connections {
     fn look(&self) {
         let Inner { idle, open, clock, metrics, .. } = &*self.0;
         let now = clock.fetch_add(1, Relaxed) + 1;
-        for connection in lock(open).connections.values() {
+        for connection in open.lock().connections.values() {
             let blocked_since = connection.blocked_since.load(Relaxed);
             if blocked_since != 0 && now - blocked_since > STALLED {
                 metrics.stalled.increment(1);
@@ -275,7 +274,7 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         let Inner { open, ended, metrics, .. } = &*self.connections.0;
-        let mut open = lock(open);
+        let mut open = open.lock();
         open.connections.remove(&self.connection.id);
         metrics.open.set(open.connections.len() as f64);
         ended.notify_waiters();

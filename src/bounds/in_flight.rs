@@ -9,7 +9,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{
             AtomicBool, AtomicU64,
             Ordering::{Relaxed, SeqCst},
@@ -18,12 +18,14 @@ use std::{
     task::{Context, Poll},
 };
 
+use parking_lot::Mutex;
+
 use futures_util::task::AtomicWaker;
 use metrics::Gauge;
 use tokio::time::interval;
 
 use super::{Connection, TICK};
-use crate::{metrics::Metrics, mutex::lock};
+use crate::metrics::Metrics;
 
 /// The calls that wait. Cheap to clone.
 #[derive(Clone)]
@@ -141,7 +143,7 @@ impl InFlight {
         connection: &Arc<Connection>,
         work: Pin<Box<dyn Future<Output = ()> + Send>>,
     ) -> Tracked {
-        let mut ledger = lock(&self.0.ledger);
+        let mut ledger = self.0.ledger.lock();
         let id = ledger.next;
         ledger.next += 1;
         let call = Arc::new(Call {
@@ -164,7 +166,7 @@ impl InFlight {
 
     /// Has calls end that need not be waited for once the process is to end.
     pub fn drain(&self) {
-        lock(&self.0.ledger).draining.get_or_insert(0);
+        self.0.ledger.lock().draining.get_or_insert(0);
     }
 
     /// Looks after the calls for as long as the process lives.
@@ -178,7 +180,7 @@ impl InFlight {
 
     /// Ends answers that their peer does not read and, while the process stops, calls that are not decided.
     fn look(&self) {
-        let mut ledger = lock(&self.0.ledger);
+        let mut ledger = self.0.ledger.lock();
         let is_ending = match &mut ledger.draining {
             Some(looks) => {
                 *looks += 1;
@@ -258,7 +260,7 @@ impl Call {
         // The phase in the lowest bits.
         let now = (bytes as u64) << 2 | phase as u64;
         if self.bytes.swap(now, Relaxed) != now {
-            let mut ledger = lock(&self.in_flight.0.ledger);
+            let mut ledger = self.in_flight.0.ledger.lock();
             ledger.set(self, BASE + bytes, phase);
             self.in_flight.0.bytes.set(ledger.total as f64);
         }
@@ -281,6 +283,6 @@ impl Future for Tracked {
 
 impl Drop for Tracked {
     fn drop(&mut self) {
-        lock(&self.call.in_flight.0.ledger).remove(self.call.id);
+        self.call.in_flight.0.ledger.lock().remove(self.call.id);
     }
 }

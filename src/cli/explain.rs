@@ -8,14 +8,18 @@ use serde::Serialize;
 use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{keys::whole_key_is_no_argument, name, open, output::Output};
+use super::{
+    argument::refuse_whole_key,
+    database::{open, with_database_name},
+    output::Output,
+};
 use crate::{
     attributes::{Attributes, body::Body, route::RouteSettings},
+    clock::{self, Timestamps},
     config::{DatabaseOptions, Mode, RateLimit},
     credential::Prefix,
     decision::{Proven, Reason, Tier},
     limits::{Bill, Span},
-    moment::Moment,
     policy::{self, CHECKS, Check, Facts},
     store::{Database, KeyStore, MAX_RECORDS},
 };
@@ -78,7 +82,7 @@ struct Checked {
 }
 
 pub(super) async fn run(explain: Explain) -> anyhow::Result<()> {
-    whole_key_is_no_argument(&explain.key)?;
+    refuse_whole_key(&explain.key)?;
     let database = open(&explain.database)?;
     let proven = explain.key(&database).await?;
     let explanation = explain.explain(proven);
@@ -89,11 +93,12 @@ impl Explain {
     /// The key's record, read as `serve` reads it. Nothing is proven here: the caller is taken to
     /// hold the whole credential.
     async fn key(&self, database: &Database) -> anyhow::Result<Proven> {
-        let listed = database.find_key(&self.key).await.map_err(|error| name(&self.database, error))?;
+        let listed =
+            database.find_key(&self.key).await.map_err(|error| with_database_name(&self.database, error))?;
         let id = listed.text("id");
         let prefix = Prefix::parse(&listed.text("key_prefix"))
             .with_context(|| format!("key {id} has no prefix that a credential could begin with"))?;
-        let found = database.records(prefix, Moment::now()).await?;
+        let found = database.records(prefix, Timestamps::now()).await?;
         let record = found.records.iter().find(|record| record.id.0.to_string() == id);
         let record = record.with_context(|| {
             format!(
@@ -124,7 +129,7 @@ impl Explain {
             route,
         };
         let record = Arc::clone(&proven.record);
-        let now = self.at.unwrap_or_else(OffsetDateTime::now_utc);
+        let now = self.at.unwrap_or_else(clock::wall);
         let (checks, reason, shadow) = match &attributes.route {
             Ok(route) => {
                 let facts = Facts { record: &record, attributes: &attributes, route, now };

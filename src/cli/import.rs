@@ -12,7 +12,10 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
-use super::{name, open, output::print};
+use super::{
+    database::{open, with_database_name},
+    output::print,
+};
 use crate::{
     config::DatabaseOptions,
     store::{ImportError, ImportRow},
@@ -68,7 +71,7 @@ pub(super) async fn run(Import { file, format, database }: Import) -> anyhow::Re
     match imported {
         Ok(count) => print(&format!("imported {count} keys\n")),
         Err(ImportError::Lines(errors)) => Err(refusal(&errors)),
-        Err(ImportError::Manage(error)) => Err(name(&database, error)),
+        Err(ImportError::Manage(error)) => Err(with_database_name(&database, error)),
     }
 }
 

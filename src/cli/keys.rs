@@ -7,10 +7,11 @@ use clap::{Args, Subcommand};
 use zeroize::Zeroizing;
 
 use super::{
+    argument::refuse_whole_key,
+    database::{open, with_database_name},
     import::{self, Import},
-    invalidate::{Patience, wait_for_all},
-    name, open,
-    output::{Form, Output, json, print},
+    output::{Output, OutputFormat, json, print},
+    wait::{WaitArgs, wait_for_instances},
 };
 use crate::{
     config::DatabaseOptions,
@@ -71,7 +72,7 @@ pub(super) struct Revoke {
     #[arg(long)]
     wait: bool,
     #[command(flatten)]
-    patience: Patience,
+    wait_args: WaitArgs,
     #[command(flatten)]
     output: Output,
     #[command(flatten)]
@@ -94,15 +95,18 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
         Command::Create(args) => create(args).await,
         Command::List(List { user, all, output, database }) => {
             let keys = open(&database)?.list_keys(user.as_deref(), all).await;
-            let keys = keys.map_err(|error| name(&database, error))?;
+            let keys = keys.map_err(|error| with_database_name(&database, error))?;
             let none =
                 if all { "no keys" } else { "no active keys; --all lists revoked and deleted ones too" };
             output.rows(&keys, COLUMNS, none)
         }
         Command::Show(args) if args.key == "-" => identify(args).await,
         Command::Show(Show { key, output, database }) => {
-            whole_key_is_no_argument(&key)?;
-            let keys = open(&database)?.find_keys(&key).await.map_err(|error| name(&database, error))?;
+            refuse_whole_key(&key)?;
+            let keys = open(&database)?
+                .find_keys(&key)
+                .await
+                .map_err(|error| with_database_name(&database, error))?;
             match &keys[..] {
                 [] => bail!("no key has the id or prefix {key}; see `keystile keys list --all`"),
                 [key] => output.row(key),
@@ -114,16 +118,16 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
     }
 }
 
-async fn revoke(Revoke { key, wait, patience, output, database }: Revoke) -> anyhow::Result<()> {
-    whole_key_is_no_argument(&key)?;
+async fn revoke(Revoke { key, wait, wait_args, output, database }: Revoke) -> anyhow::Result<()> {
+    refuse_whole_key(&key)?;
     let opened = open(&database)?;
-    let key = opened.revoke_key(&key).await.map_err(|error| name(&database, error))?;
+    let key = opened.revoke_key(&key).await.map_err(|error| with_database_name(&database, error))?;
     if !wait {
         return output.row(&key);
     }
     let prefix = Prefix::parse(&key.text("key_prefix"));
     let prefix = prefix.context("the key is revoked; no credential has its prefix, so none remembers it")?;
-    let waited = wait_for_all(&opened, Some(prefix), patience, output).await;
+    let waited = wait_for_instances(&opened, Some(prefix), wait_args, output).await;
     waited.with_context(|| format!("key {} is revoked, but not confirmed everywhere", key.text("id")))
 }
 
@@ -132,8 +136,8 @@ async fn create(args: Box<Create>) -> anyhow::Result<()> {
     let (key, credential) = database
         .create_key(&args.new_key(), &args.brand, args.cost.of_new_hashes())
         .await
-        .map_err(|error| name(&args.database, error))?;
-    if args.output.output == Form::Json {
+        .map_err(|error| with_database_name(&args.database, error))?;
+    if args.output.output == OutputFormat::Json {
         return json(&key.with("credential", credential.expose()));
     }
     eprintln!(
@@ -157,7 +161,7 @@ async fn identify(Show { output, database, .. }: Show) -> anyhow::Result<()> {
         bail!("the key on stdin has a typo: its checksum does not hold; copy it again");
     }
     let opened = open(&database)?;
-    let key = opened.identify(&credential).await.map_err(|error| name(&database, error))?;
+    let key = opened.identify(&credential).await.map_err(|error| with_database_name(&database, error))?;
     match key {
         Some(key) => output.row(&key),
         None if is_ours => bail!("the key on stdin is well-formed, but no key in this database"),
@@ -167,16 +171,4 @@ async fn identify(Show { output, database, .. }: Show) -> anyhow::Result<()> {
             generate::LEN
         ),
     }
-}
-
-/// An argument stands in the shell's history and in the list of processes, so it is not repeated
-/// in the error as well.
-pub(super) fn whole_key_is_no_argument(key: &str) -> anyhow::Result<()> {
-    if key.len() > Prefix::LEN && key.parse::<i64>().is_err() {
-        bail!(
-            "ID|PREFIX is longer than a prefix of {} characters; `keystile keys show -` reads a whole key from stdin",
-            Prefix::LEN
-        );
-    }
-    Ok(())
 }

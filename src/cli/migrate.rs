@@ -2,7 +2,10 @@
 
 use clap::{Args, ValueEnum};
 
-use super::{name, open, output::print};
+use super::{
+    database::{open, with_database_name},
+    output::print,
+};
 use crate::{config::DatabaseOptions, store::Log};
 
 /// What to make.
@@ -25,7 +28,8 @@ enum Notify {
 pub(super) async fn run(args: Migrate) -> anyhow::Result<()> {
     let Migrate { notify, database: options } = args;
     let notify = notify.map(|notify| notify == Notify::On);
-    let migrated = open(&options)?.migrate(notify).await.map_err(|error| name(&options, error.into()))?;
+    let migrated =
+        open(&options)?.migrate(notify).await.map_err(|error| with_database_name(&options, error.into()))?;
     for table in migrated.created {
         print(&format!("created the table {table}\n"))?;
     }

@@ -12,14 +12,14 @@ use crate::store::Listed;
 /// How a command answers.
 #[derive(Debug, Clone, Copy, Args)]
 pub(super) struct Output {
-    /// Form of the answer on stdout.
+    /// OutputFormat of the answer on stdout.
     #[arg(long, short, env = "KEYSTILE_OUTPUT", default_value = "table", value_name = "FORM")]
-    pub(super) output: Form,
+    pub(super) output: OutputFormat,
 }
 
 /// The forms there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Form {
+pub(super) enum OutputFormat {
     /// For people.
     Table,
     /// For programs.
@@ -30,9 +30,9 @@ impl Output {
     /// Prints rows, of which a table shows only some columns: pairs of title and name.
     pub(super) fn rows(self, rows: &[Listed], columns: &[(&str, &str)], none: &str) -> anyhow::Result<()> {
         match self.output {
-            Form::Json => json(rows),
-            Form::Table if rows.is_empty() => note(none),
-            Form::Table => {
+            OutputFormat::Json => json(rows),
+            OutputFormat::Table if rows.is_empty() => note(none),
+            OutputFormat::Table => {
                 let mut table = empty_table();
                 table.set_header(columns.iter().map(|(title, _)| *title));
                 for row in rows {
@@ -46,8 +46,8 @@ impl Output {
     /// Prints one row, with everything that is set.
     pub(super) fn row(self, row: &Listed) -> anyhow::Result<()> {
         match self.output {
-            Form::Json => json(row),
-            Form::Table => {
+            OutputFormat::Json => json(row),
+            OutputFormat::Table => {
                 let mut table = empty_table();
                 for (name, value) in row.iter().filter(|(_, value)| !value.is_empty()) {
                     table.add_row([name, &printable(&value)]);
@@ -60,8 +60,8 @@ impl Output {
     /// Prints an answer that is a sequence of steps: a row each for people, the whole for programs.
     pub(super) fn explanation(self, whole: &impl Serialize, steps: &[[String; 3]]) -> anyhow::Result<()> {
         match self.output {
-            Form::Json => json(whole),
-            Form::Table => {
+            OutputFormat::Json => json(whole),
+            OutputFormat::Table => {
                 let mut table = empty_table();
                 table.set_header(["check", "result", "looked at"]);
                 for step in steps {

@@ -2,7 +2,10 @@
 
 use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 
-use super::{name, open, output::Output};
+use super::{
+    database::{open, with_database_name},
+    output::Output,
+};
 use crate::{config::DatabaseOptions, store::NewUser};
 
 #[derive(Debug, Subcommand)]
@@ -68,15 +71,16 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
             let Create { email, username, role, superuser, output, database } = args;
             let new = NewUser { email, username, role, superuser };
             let user = open(&database)?.create_user(&new).await;
-            output.row(&user.map_err(|error| name(&database, error))?)
+            output.row(&user.map_err(|error| with_database_name(&database, error))?)
         }
         Command::List(List { output, database }) => {
-            let users = open(&database)?.list_users().await.map_err(|error| name(&database, error))?;
+            let users =
+                open(&database)?.list_users().await.map_err(|error| with_database_name(&database, error))?;
             output.rows(&users, COLUMNS, "no users yet; make one with `keystile users create`")
         }
         Command::Disable(Disable { user, output, database }) => {
             let user = open(&database)?.disable_user(&user).await;
-            output.row(&user.map_err(|error| name(&database, error))?)
+            output.row(&user.map_err(|error| with_database_name(&database, error))?)
         }
     }
 }

@@ -15,6 +15,8 @@ use tonic::Status;
 use super::MAX_MESSAGE_SIZE;
 use crate::bounds::{self, NoRoom, Phase};
 
+use crate::clock;
+
 /// Before each message: whether it is compressed, and its length.
 pub(super) const PREFIX: usize = 5;
 
@@ -89,7 +91,7 @@ where
     let (ended, waited) = match come.await {
         Some(ended) => (ended, Duration::ZERO),
         None => {
-            let begun = Instant::now();
+            let begun = clock::monotonic();
             let ended = Box::pin(rest(&mut body, &mut partial, headers, begun + allowed())).await;
             (ended, begun.elapsed())
         }

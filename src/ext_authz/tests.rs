@@ -44,7 +44,7 @@ enum Behaviour {
 struct Scripted(Behaviour);
 
 impl KeyStore for Scripted {
-    async fn records(&self, prefix: Prefix, _: Moment) -> Result<Arc<Found>, StoreError> {
+    async fn records(&self, prefix: Prefix, _: Timestamps) -> Result<Arc<Found>, StoreError> {
         let mut record = sample::record();
         match self.0 {
             Behaviour::Know => {}

@@ -1,12 +1,14 @@
 //! Notes of values that are too long for a header: counted each time, logged once for a key.
 
-use std::{collections::HashSet, sync::Mutex};
+use std::collections::HashSet;
+
+use parking_lot::Mutex;
 
 use metrics::Counter;
 use tracing::warn;
 
 use super::headers::TABLE;
-use crate::{metrics::Metrics, mutex::lock, record::KeyRecord};
+use crate::{metrics::Metrics, record::KeyRecord};
 
 /// Who is told of them.
 pub(super) struct Truncation {
@@ -30,7 +32,7 @@ impl Truncation {
         for (_, counter) in self.counters.iter().filter(|(name, _)| headers.contains(name)) {
             counter.increment(1);
         }
-        let mut logged = lock(&self.logged);
+        let mut logged = self.logged.lock();
         if logged.len() >= MAX_LOGGED {
             logged.clear();
         }

@@ -16,11 +16,11 @@ use rustls::{
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
-use time::OffsetDateTime;
 use tokio::time::interval;
 use tracing::{info, warn};
 
 use crate::{
+    clock,
     config::InjectOptions,
     metrics::{InjectorCertificate, Metrics},
 };
@@ -139,7 +139,7 @@ fn server_config(pem: &Pem) -> anyhow::Result<(Arc<ServerConfig>, i64)> {
 
 /// A CA whose key is forgotten at once, and a certificate by it.
 fn make(names: &[String]) -> anyhow::Result<Source> {
-    let now = OffsetDateTime::now_utc();
+    let now = clock::wall();
     let params = |names: &[String], common_name: &str| -> anyhow::Result<CertificateParams> {
         let mut params = CertificateParams::new(names)?;
         params.distinguished_name.push(DnType::CommonName, common_name);

@@ -1,11 +1,6 @@
 //! The webhook's two paths over HTTP.
 
-use std::{
-    future::poll_fn,
-    pin::Pin,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{future::poll_fn, pin::Pin, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -28,6 +23,7 @@ use super::{
 };
 use crate::{
     bounds::{self, Connections, InFlight, NoRoom, Phase, Slot},
+    clock,
     metrics::{InjectorReviews, Metrics},
 };
 
@@ -77,7 +73,7 @@ impl Webhook {
     }
 
     fn answer(&self, scope: Scope, headers: &HeaderMap, body: &[u8]) -> Response {
-        let start = Instant::now();
+        let start = clock::monotonic();
         if !is_json(headers) {
             self.reviews.malformed.increment(1);
             return (StatusCode::UNSUPPORTED_MEDIA_TYPE, "send application/json\n").into_response();

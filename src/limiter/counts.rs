@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::{
+    clock::Timestamps,
     limits::{Bill, Counted, PerSpan, Span, Standing},
-    moment::Moment,
 };
 
 /// What one key has used.
@@ -21,7 +21,7 @@ struct Window {
 
 impl Counts {
     /// Charges every window that has a limit, or none.
-    pub(super) fn charge(&mut self, bill: &Bill, now: Moment) -> Result<Standing, Standing> {
+    pub(super) fn charge(&mut self, bill: &Bill, now: Timestamps) -> Result<Standing, Standing> {
         let limited = bill.limited();
         let fits = limited.clone().fold(true, |fits, (span, limit)| {
             let used = self.window(span, now).used;
@@ -35,14 +35,14 @@ impl Counts {
     }
 
     /// Whether every window is over, so that nothing is lost with them.
-    pub(super) fn are_over(&self, now: Moment) -> bool {
+    pub(super) fn are_over(&self, now: Timestamps) -> bool {
         self.0.iter().flatten().all(|window| now.monotonic >= window.over)
     }
 
     /// The present window of a span.
     ///
     /// A clock that is set back starts none: the one that was begun goes on to its end.
-    fn window(&mut self, span: Span, now: Moment) -> &mut Window {
+    fn window(&mut self, span: Span, now: Timestamps) -> &mut Window {
         let wall = since_epoch(now);
         let number = span.number(wall);
         let fresh = Window { number, used: 0, over: now.monotonic + span.ends_in(number, wall) };
@@ -54,7 +54,7 @@ impl Counts {
         window
     }
 
-    fn standing(&self, bill: &Bill, now: Moment) -> Standing {
+    fn standing(&self, bill: &Bill, now: Timestamps) -> Standing {
         bill.standing(Counted::Local, |span, limit| match self.0[span as usize] {
             Some(window) => {
                 let reset = window.over.saturating_duration_since(now.monotonic);
@@ -66,7 +66,7 @@ impl Counts {
 }
 
 /// Wall-clock time as a length; a clock before 1970 counts as at 1970.
-pub(super) fn since_epoch(now: Moment) -> Duration {
+pub(super) fn since_epoch(now: Timestamps) -> Duration {
     Duration::try_from(now.wall - time::OffsetDateTime::UNIX_EPOCH).unwrap_or_default()
 }
 
@@ -86,9 +86,9 @@ mod tests {
     }
 
     /// Moments on two clocks: so many seconds passed, and the wall clock is so far off.
-    fn moments() -> impl Fn(f64, f64) -> Moment {
+    fn moments() -> impl Fn(f64, f64) -> Timestamps {
         let begun = Instant::now();
-        move |passed, off| Moment {
+        move |passed, off| Timestamps {
             wall: START + time::Duration::seconds_f64(passed + off),
             monotonic: begun + Duration::from_secs_f64(passed),
         }

@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use super::{RateLimiter, Refusal, counts::Counts, shards::Shards};
 use crate::{
+    clock::Timestamps,
     limits::{Bill, Standing},
     metrics::{Metrics, RateLimits},
-    moment::Moment,
 };
 
 /// Counts for one process. Cheap to clone.
@@ -31,14 +31,14 @@ impl Local {
         let mut tick = tokio::time::interval(SWEEP);
         loop {
             tick.tick().await;
-            let now = Moment::now();
+            let now = Timestamps::now();
             self.0.keys.retain(|_, counts| !counts.are_over(now));
         }
     }
 }
 
 impl RateLimiter for Local {
-    async fn charge(&self, bill: Bill, now: Moment) -> Result<Option<Standing>, Refusal> {
+    async fn charge(&self, bill: Bill, now: Timestamps) -> Result<Option<Standing>, Refusal> {
         match self.0.keys.with(bill.key, |counts| counts.charge(&bill, now)) {
             Ok(standing) => {
                 self.0.results.allowed.increment(1);

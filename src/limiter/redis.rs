@@ -14,14 +14,14 @@ use super::{
     shards::Shards,
 };
 use crate::{
+    clock::{self, Timestamps},
     config::{RateLimitCharge, RateLimitOnLoss},
-    flight::Flights,
-    gate::Turned,
     limits::{Bill, Standing},
     metrics::{Metrics, RateLimits},
-    moment::Moment,
     record::KeyId,
     redis::{Redis, RedisError},
+    resilience::Rejected,
+    resilience::Singleflight,
 };
 
 mod keeper;
@@ -49,7 +49,7 @@ struct Inner {
     scripts: Scripts,
     keys: Shards<Slot>,
     /// One call for each key at a time, where shares are taken and settled.
-    flights: Flights<KeyId, Result<(), Missed>>,
+    singleflight: Singleflight<KeyId, Result<(), Missed>>,
     /// Calls at a time, where each check makes one.
     places: Semaphore,
     link: Link,
@@ -89,7 +89,7 @@ impl Shared {
             config,
             scripts: Scripts::new(redis, metrics),
             keys: Shards::new(),
-            flights: Flights::default(),
+            singleflight: Singleflight::default(),
             places: Semaphore::new(PLACES),
             link: Link::new(settling),
             clock: Clock::new(),
@@ -102,7 +102,7 @@ impl Shared {
 }
 
 impl RateLimiter for Shared {
-    async fn charge(&self, bill: Bill, now: Moment) -> Result<Option<Standing>, Refusal> {
+    async fn charge(&self, bill: Bill, now: Timestamps) -> Result<Option<Standing>, Refusal> {
         let inner = &self.0;
         let charged = match inner.config.charge {
             _ if bill.is_hopeless() => Err(inner.refuse(inner.standing(&bill, now.monotonic))),
@@ -125,8 +125,8 @@ impl Inner {
                 Taken::Ask => {}
             }
             self.keys.with(bill.key, |slot| slot.wait(bill));
-            let fetched = self.flights.join(bill.key, || Arc::clone(self).fetch(*bill)).await;
-            (now, allowed) = (Instant::now(), &self.results.allowed);
+            let fetched = self.singleflight.join(bill.key, || Arc::clone(self).fetch(*bill)).await;
+            (now, allowed) = (clock::monotonic(), &self.results.allowed);
             match fetched {
                 Ok(Ok(())) => {}
                 Ok(Err(Missed::Lost)) => return self.charge_part(bill, now),
@@ -151,7 +151,7 @@ impl Inner {
                     _ => Ok(counted(&self.results.allowed, standing)),
                 }
             }
-            Err(Missed::Lost) => self.charge_part(bill, Instant::now()),
+            Err(Missed::Lost) => self.charge_part(bill, clock::monotonic()),
             Err(Missed::Full) => Err(Refusal::Overloaded),
         }
     }
@@ -185,7 +185,7 @@ impl Inner {
 
     /// Takes the next share of a key. Runs to its end whoever leaves: what it brings is there for the next.
     async fn fetch(self: Arc<Self>, bill: Bill) -> Result<(), Missed> {
-        let (fleet, sent) = (self.others.fleet().unwrap_or(Fleet { count: 1, place: 0 }), Instant::now());
+        let (fleet, sent) = (self.others.fleet().unwrap_or(Fleet { count: 1, place: 0 }), clock::monotonic());
         let order = self.keys.with(bill.key, |slot| slot.order_share(&bill, fleet, sent));
         let reply = self.send(&order).await;
         self.keys.with(bill.key, |slot| match &reply {
@@ -202,7 +202,7 @@ impl Inner {
     /// Takes it into account that there is no answer.
     fn notice<T>(&self, answer: Result<T, RedisError>) -> Result<T, Missed> {
         answer.map_err(|error| match error {
-            RedisError::Turned(Turned::Full) => Missed::Full,
+            RedisError::Rejected(Rejected::QueueFull) => Missed::Full,
             error => {
                 self.link.lose(&error);
                 Missed::Lost

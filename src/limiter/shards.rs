@@ -1,8 +1,10 @@
 //! What is held for each key, behind many short locks instead of one.
 
-use std::{collections::HashMap, sync::Mutex};
+use std::collections::HashMap;
 
-use crate::{mutex::lock, record::KeyId};
+use parking_lot::Mutex;
+
+use crate::record::KeyId;
 
 /// A value for each key that was seen. Only proven keys are: nobody else can fill it.
 #[derive(Debug)]
@@ -20,13 +22,13 @@ impl<T: Default> Shards<T> {
     /// it had better be short.
     pub(super) fn with<R>(&self, key: KeyId, work: impl FnOnce(&mut T) -> R) -> R {
         let shard = key.0.unsigned_abs() % SHARDS;
-        work(lock(&self.0[shard as usize]).entry(key).or_default())
+        work(self.0[shard as usize].lock().entry(key).or_default())
     }
 
     /// Goes through all values, shard by shard, and drops those that are not to be kept.
     pub(super) fn retain(&self, mut keep: impl FnMut(KeyId, &mut T) -> bool) {
         for shard in &self.0 {
-            lock(shard).retain(|key, value| keep(*key, value));
+            shard.lock().retain(|key, value| keep(*key, value));
         }
     }
 }

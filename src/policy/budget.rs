@@ -1,6 +1,6 @@
 //! Whether a request may spend: the key's own budget, and those of a period that it is about.
 
-use super::Facts;
+use super::facts::Facts;
 use crate::record::{PeriodBudget, loose_path::LoosePath};
 
 /// Whether nothing that the request would be charged to stands against it.

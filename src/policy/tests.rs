@@ -4,12 +4,15 @@ use std::net::IpAddr;
 
 use time::{Duration, macros::datetime};
 
+use time::OffsetDateTime;
+
 use super::*;
 use crate::{
     attributes::body::Body,
     credential::Credential,
     record::{AllowList, Budget, Expiry, Lock, sample},
 };
+use crate::{attributes::route::RouteSettings, record::KeyRecord};
 
 mod budgets;
 

@@ -24,8 +24,10 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::{RedisError, STORE};
+use super::error::{RedisError, STORE};
 use crate::addresses::{Failures, Lookup};
+
+use crate::clock;
 
 /// What calls find.
 #[derive(Clone)]
@@ -82,7 +84,7 @@ impl Connector {
         loop {
             match self.attempt().await {
                 Ok((connection, mut router, first)) => {
-                    let (mut left, since) = (connection.leave.subscribe(), Instant::now());
+                    let (mut left, since) = (connection.leave.subscribe(), clock::monotonic());
                     self.state.send_replace(State::Connected(connection));
                     let left = async {
                         sleep(MIN_LIFE).await;
@@ -91,11 +93,11 @@ impl Connector {
                     tokio::select! {
                         _ = &mut router.0 => debug!(store = STORE, "connection lost"),
                         Some(reason) = left => {
-                            first.into_iter().for_each(|address| self.failures.add(address, Instant::now()));
+                            first.into_iter().for_each(|address| self.failures.add(address, clock::monotonic()));
                             if warned.is_none_or(|at| at.elapsed() > QUIET) {
                                 warn!(%reason, store = STORE, "leaving the server for another address of its name");
                             }
-                            warned = Some(Instant::now());
+                            warned = Some(clock::monotonic());
                         }
                     }
                     self.state.send_replace(State::Connecting);
@@ -127,7 +129,7 @@ impl Connector {
                 Ok((Arc::new(connection), Router(router), first))
             }
             Err(error) => {
-                first.into_iter().for_each(|address| self.failures.add(address, Instant::now()));
+                first.into_iter().for_each(|address| self.failures.add(address, clock::monotonic()));
                 Err(error.into())
             }
         }
@@ -187,7 +189,7 @@ impl Connector {
                 Err(error) => failure = error,
             }
         }
-        self.failures.sort_by_key(&mut found, Instant::now(), |(address, _)| *address);
+        self.failures.sort_by_key(&mut found, clock::monotonic(), |(address, _)| *address);
         if found.is_empty() { Err(RedisError::Unavailable(failure.into())) } else { Ok(found) }
     }
 }

@@ -31,6 +31,9 @@ pub struct Evidence {
     pub hides_rows: bool,
     /// Whether a trigger could not write the log since the last migration.
     pub lost_writes: bool,
+    /// Whether triggers compare columns that the tables no longer have. No change is missed by that, but every update
+    /// of a row counts as one.
+    pub compares_dropped: bool,
     /// Whether the database notifies readers of new entries.
     pub notifies: bool,
 }

@@ -21,7 +21,7 @@ use super::{
     log_position::LogPosition,
     status::{FeedState, Source, Status},
 };
-use crate::{credential::Prefix, metrics::Metrics};
+use crate::{clock, credential::Prefix, metrics::Metrics};
 
 /// Follows the changes of one database.
 pub struct ChangeFeed<L> {
@@ -111,7 +111,7 @@ impl<L: ChangeLog> ChangeFeed<L> {
     pub async fn run(mut self) -> Infallible {
         let status = Arc::clone(&self.status);
         let mut failures = 0_u32;
-        let mut pruned = Instant::now();
+        let mut pruned = clock::monotonic();
         loop {
             let up_until = self.up_until();
             let outcome = {
@@ -143,7 +143,7 @@ impl<L: ChangeLog> ChangeFeed<L> {
             }
             self.report(failures);
             if pruned.elapsed() > PRUNE && failures == 0 {
-                pruned = Instant::now();
+                pruned = clock::monotonic();
                 self.prune();
             }
             tokio::time::sleep(PAUSE).await;
@@ -162,11 +162,11 @@ impl<L: ChangeLog> ChangeFeed<L> {
         if let FeedPosition::Unlogged { looked_at, .. } = &mut self.position
             && looked_at.elapsed() > LOOK_FOR_LOG
         {
-            *looked_at = Instant::now();
+            *looked_at = clock::monotonic();
             self.log.forget_tables();
         }
         let is_new = since.is_some();
-        let started = Instant::now();
+        let started = clock::monotonic();
         match self.log.read(since).await? {
             LogRead::Missing => self.go_without(vec![Cause::LogMissing.with("")]).await,
             LogRead::Read(reading) => self.apply(*reading, is_new, started).await,
@@ -198,7 +198,7 @@ impl<L: ChangeLog> ChangeFeed<L> {
         if is_first || is_gap || reading.is_cut || !reading.logged.is_empty() {
             // What was cached before the first read was compared with nothing.
             let prefixes = prefixes.as_deref().filter(|_| !is_first);
-            self.fence.apply(changes, Instant::now(), || (self.forget)(prefixes));
+            self.fence.apply(changes, clock::monotonic(), || (self.forget)(prefixes));
         }
         if is_gap {
             self.status.gap();
@@ -226,12 +226,12 @@ impl<L: ChangeLog> ChangeFeed<L> {
         self.problems = problems;
         if !matches!(self.position, FeedPosition::Unlogged { .. }) {
             if matches!(self.position, FeedPosition::Log { .. }) {
-                self.fence.apply(Changes::EverythingUnlogged, Instant::now(), || (self.forget)(None));
+                self.fence.apply(Changes::EverythingUnlogged, clock::monotonic(), || (self.forget)(None));
                 self.status.gap();
             }
             self.listener.take().inspect(AbortHandle::abort);
             self.signals.set_listening(false);
-            self.position = FeedPosition::Unlogged { hints: HashSet::new(), looked_at: Instant::now() };
+            self.position = FeedPosition::Unlogged { hints: HashSet::new(), looked_at: clock::monotonic() };
         }
         let updated: HashSet<_> = self.log.hints(WINDOW).await?.into_iter().collect();
         let FeedPosition::Unlogged { hints, .. } = &mut self.position else { return Ok(()) };
@@ -239,7 +239,7 @@ impl<L: ChangeLog> ChangeFeed<L> {
         *hints = updated;
         if !new.is_empty() {
             self.status.hints(new.len());
-            self.fence.apply(Changes::Hints(new.clone()), Instant::now(), || (self.forget)(Some(&new)));
+            self.fence.apply(Changes::Hints(new.clone()), clock::monotonic(), || (self.forget)(Some(&new)));
         }
         Ok(())
     }
@@ -273,7 +273,7 @@ impl<L: ChangeLog> ChangeFeed<L> {
     fn up_until(&self) -> Option<Instant> {
         let FeedPosition::Log { read_at, .. } = &self.position else { return None };
         let until = *read_at + PROMISE;
-        (self.problems.is_empty() && Instant::now() < until).then_some(until)
+        (self.problems.is_empty() && clock::monotonic() < until).then_some(until)
     }
 
     fn is_notified(&self) -> bool {

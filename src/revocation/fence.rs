@@ -14,7 +14,7 @@ use std::{
 
 use super::{
     log_position::LogPosition,
-    sync::{AtomicU64, Mutex, MutexGuard, Ordering, PoisonError},
+    sync::{AtomicU64, Mutex, MutexGuard, Ordering},
 };
 
 /// The changes that were applied; shared by the feed and the cache tiers.
@@ -87,8 +87,8 @@ pub const CAPACITY: usize = 200_000;
 const CHANGES: usize = 16;
 
 impl<K: Copy + Eq + Hash> Fence<K> {
-    /// Nothing applied yet, and not up.
-    pub fn new() -> Self {
+    /// Nothing applied yet, and not up. `started` is the start of its clock: now or earlier.
+    pub fn new(started: Instant) -> Self {
         let invalidations = Invalidations {
             by_key: HashMap::new(),
             all: Invalidation::default(),
@@ -98,7 +98,7 @@ impl<K: Copy + Eq + Hash> Fence<K> {
         Self {
             applied: AtomicU64::new(0),
             up_until: AtomicU64::new(0),
-            started: Instant::now(),
+            started,
             invalidations: Mutex::new(invalidations),
         }
     }
@@ -206,13 +206,7 @@ impl<K: Copy + Eq + Hash> Fence<K> {
     }
 
     fn invalidations(&self) -> MutexGuard<'_, Invalidations<K>> {
-        self.invalidations.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<K: Copy + Eq + Hash> Default for Fence<K> {
-    fn default() -> Self {
-        Self::new()
+        self.invalidations.lock()
     }
 }
 

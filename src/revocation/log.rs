@@ -4,12 +4,13 @@ use std::{
     collections::BTreeSet,
     future::Future,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{conditions::Evidence, fence::Change, log_position::LogPosition};
@@ -123,7 +124,7 @@ impl Signals {
     /// Hands changes that were applied to the listener, which confirms them to those who wait.
     pub fn confirm(&self, changes: impl IntoIterator<Item = u64>) {
         if self.is_listening() {
-            self.confirmed.lock().unwrap_or_else(PoisonError::into_inner).extend(changes);
+            self.confirmed.lock().extend(changes);
             self.has_confirmed.notify_one();
         }
     }
@@ -131,8 +132,7 @@ impl Signals {
     /// Changes to confirm, as soon as there are any.
     pub async fn confirmed(&self) -> BTreeSet<u64> {
         loop {
-            let confirmed =
-                std::mem::take(&mut *self.confirmed.lock().unwrap_or_else(PoisonError::into_inner));
+            let confirmed = std::mem::take(&mut *self.confirmed.lock());
             if !confirmed.is_empty() {
                 return confirmed;
             }

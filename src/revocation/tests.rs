@@ -28,7 +28,7 @@ fn admits(fence: &Fence<u8>, key: u8, generation: Generation, seen: Option<&str>
 
 #[test]
 fn reading_that_began_before_a_change_was_heard_of_is_not_remembered() {
-    let fence = Fence::new();
+    let fence = Fence::new(Instant::now());
     let before = fence.generation();
     fence.apply(log(&[(Some(1), 10)], "11:11:"), Instant::now(), || ());
     assert!(!admits(&fence, 1, before, None));
@@ -40,7 +40,7 @@ fn reading_that_began_before_a_change_was_heard_of_is_not_remembered() {
 
 #[test]
 fn reading_of_a_server_that_lags_is_not_remembered() {
-    let fence = Fence::new();
+    let fence = Fence::new(Instant::now());
     fence.apply(log(&[(Some(1), 10)], "11:11:"), Instant::now(), || ());
     assert!(!admits(&fence, 1, fence.generation(), Some("10:10:")));
     assert!(admits(&fence, 1, fence.generation(), Some("11:11:")));
@@ -48,7 +48,7 @@ fn reading_of_a_server_that_lags_is_not_remembered() {
 
 #[test]
 fn another_process_is_believed_by_what_it_has_seen() {
-    let fence = Fence::new();
+    let fence = Fence::new(Instant::now());
     assert!(!fence.believes(1, Some(&position("90:90:"))), "before the log has been read");
     fence.apply(log(&[(Some(1), 10), (Some(1), 14)], "11:20:15"), Instant::now(), || ());
     fence.set_state(None, Some(7));
@@ -61,7 +61,7 @@ fn another_process_is_believed_by_what_it_has_seen() {
 
 #[test]
 fn after_a_gap_only_what_was_read_since_is_believed() {
-    let fence = Fence::<u8>::new();
+    let fence = Fence::<u8>::new(Instant::now());
     fence.apply(Changes::Everything(position("10:20:10")), Instant::now(), || ());
     fence.set_state(None, Some(7));
     assert!(!fence.believes(1, Some(&position("9:20:9,10"))));
@@ -70,7 +70,7 @@ fn after_a_gap_only_what_was_read_since_is_believed() {
 
 #[test]
 fn without_a_log_a_changed_key_is_not_believed() {
-    let fence = Fence::<u8>::new();
+    let fence = Fence::<u8>::new(Instant::now());
     assert!(fence.believes(1, None));
     fence.apply(Changes::Hints(vec![1]), Instant::now(), || ());
     assert_eq!((fence.believes(1, None), fence.believes(2, None)), (false, true));
@@ -78,7 +78,7 @@ fn without_a_log_a_changed_key_is_not_believed() {
 
 #[test]
 fn many_changes_cost_bounded_room_and_lose_nothing() {
-    let fence = Fence::<u8>::new();
+    let fence = Fence::<u8>::new(Instant::now());
     for id in 0..100 {
         fence.apply(log(&[(Some(1), id)], &format!("{0}:{0}:", id + 1)), Instant::now(), || ());
     }
@@ -90,7 +90,7 @@ fn many_changes_cost_bounded_room_and_lose_nothing() {
 
 #[test]
 fn changes_are_forgotten_in_time() {
-    let fence = Fence::<u8>::new();
+    let fence = Fence::<u8>::new(Instant::now());
     let now = Instant::now();
     fence.apply(log(&[(Some(1), 10)], "11:11:"), now, || ());
     fence.apply(log(&[(Some(2), 11)], "12:12:"), now + MEMORY, || ());
@@ -99,7 +99,7 @@ fn changes_are_forgotten_in_time() {
 
 #[test]
 fn read_from_another_epoch_or_a_standby_is_not_cached_where_there_is_a_log() {
-    let fence = Fence::<u8>::new();
+    let fence = Fence::<u8>::new(Instant::now());
     fence.apply(Changes::Everything(position("10:10:")), Instant::now(), || ());
     let admits = |seen: Option<&LogPosition>| fence.admit_read(1, fence.generation(), seen, || ());
     assert!(admits(Some(&position("10:10:"))));
@@ -110,7 +110,7 @@ fn read_from_another_epoch_or_a_standby_is_not_cached_where_there_is_a_log() {
 
 #[test]
 fn epoch_that_ends_without_a_gap_leaves_no_read_behind() {
-    let fence = Fence::<u8>::new();
+    let fence = Fence::<u8>::new(Instant::now());
     fence.apply(Changes::Everything(position("10:10:")), Instant::now(), || ());
     // As in SQLite, where each entry begins an epoch.
     fence.set_state(None, Some(8));
@@ -121,7 +121,7 @@ fn epoch_that_ends_without_a_gap_leaves_no_read_behind() {
 
 #[test]
 fn feed_that_does_not_report_is_not_up_for_long() {
-    let (fence, now) = (Fence::<u8>::new(), Instant::now());
+    let (fence, now) = (Fence::<u8>::new(Instant::now()), Instant::now());
     assert!(!fence.is_up(now));
     fence.set_state(Some(now + Duration::from_secs(1)), Some(7));
     assert!(fence.is_up(now) && fence.is_up(now + Duration::from_millis(999)));

@@ -9,18 +9,17 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
 };
 
+use parking_lot::Mutex;
+
 use hyper::rt::Executor;
 
-use crate::{
-    bounds::{Connection, InFlight, Slot, State},
-    mutex::lock,
-};
+use crate::bounds::{Connection, InFlight, Slot, State};
 
 /// Calls that were read from a connection and have not begun.
 #[derive(Clone, Default)]
@@ -36,7 +35,7 @@ struct Bell {
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Calls {
     fn execute(&self, call: F) {
-        lock(&self.0).push(Box::pin(call));
+        self.0.lock().push(Box::pin(call));
     }
 }
 
@@ -67,7 +66,7 @@ impl Calls {
             }
             loop {
                 let state = connection.as_mut().poll(&mut Context::from_waker(&waker));
-                let calls = std::mem::take(&mut *lock(&self.0));
+                let calls = std::mem::take(&mut *self.0.lock());
                 if calls.is_empty() {
                     return state.map(Some);
                 }

@@ -10,11 +10,16 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tonic::service::Routes;
 use tracing::debug;
 
-use super::{Checks, calls::Calls, other, stream::Polite};
+use super::{calls::Calls, other, stream::Polite};
 use crate::{
     bounds::{InFlight, Slot},
-    ext_authz::CHECK_PATH,
+    ext_authz::{CHECK_PATH, ExtAuthz},
+    limiter::Limiter,
+    store::{Below, Memory},
 };
+
+/// The service that answers checks.
+pub(super) type CheckService = ExtAuthz<Memory<Below>, Limiter>;
 
 /// Streams that one connection may have open. Envoy has one connection per worker, and by default lets no more than
 /// 1024 requests to a cluster be under way; past that it opens another connection.
@@ -40,8 +45,13 @@ const PREFACE_DEADLINE: Duration = Duration::from_secs(5);
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Serves a connection to its end.
-pub(super) async fn serve<T>(mut stream: T, checks: Checks, routes: Routes, slot: Slot, in_flight: InFlight)
-where
+pub(super) async fn serve<T>(
+    mut stream: T,
+    checks: CheckService,
+    routes: Routes,
+    slot: Slot,
+    in_flight: InFlight,
+) where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let begun = tokio::time::timeout(PREFACE_DEADLINE, preface(&mut stream));

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tracing::{debug, warn};
 
-use super::{Checks, connection};
+use super::connection::{self, CheckService};
 use crate::{
     bounds::{self, Connections, InFlight},
     config::Listen,
@@ -55,7 +55,7 @@ impl Listener {
     /// Serves until `stop`, then listens no more and lets the calls under way end.
     pub(super) async fn serve(
         self,
-        checks: Checks,
+        checks: CheckService,
         routes: Routes,
         connections: Connections,
         in_flight: InFlight,

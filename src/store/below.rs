@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Database, Found, KeyStore, ProvenDatabase, Shared, StoreError};
-use crate::{credential::Prefix, moment::Moment};
+use crate::{clock::Timestamps, credential::Prefix};
 
 /// The tiers that [`Memory`](super::Memory) asks.
 pub enum Below {
@@ -16,7 +16,7 @@ pub enum Below {
 }
 
 impl KeyStore for Below {
-    async fn records(&self, prefix: Prefix, now: Moment) -> Result<Arc<Found>, StoreError> {
+    async fn records(&self, prefix: Prefix, now: Timestamps) -> Result<Arc<Found>, StoreError> {
         match self {
             Self::Shared(shared) => shared.records(prefix, now).await,
             Self::Alone(database) => database.records(prefix, now).await,
@@ -24,7 +24,7 @@ impl KeyStore for Below {
         }
     }
 
-    async fn hashed(&self, prefix: Prefix, now: Moment) -> Result<Arc<Found>, StoreError> {
+    async fn hashed(&self, prefix: Prefix, now: Timestamps) -> Result<Arc<Found>, StoreError> {
         match self {
             Self::Shared(shared) => shared.hashed(prefix, now).await,
             Self::Alone(database) => database.hashed(prefix, now).await,

@@ -289,7 +289,7 @@ impl Database {
             Dialect::Sqlite => sqlite::change_log::prune(seconds),
         };
         // Not on the connection that look-ups leave to the feed.
-        let _turn = self.turn().await;
+        let _permit = self.permit().await;
         for sql in statements {
             self.backend().query(Patience::Person, Statement::new(sql, [])).await?;
         }

@@ -1,9 +1,11 @@
 //! The store at the bottom: SQLite or Postgres, read by one decoder.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
+
+use parking_lot::Mutex;
 
 use metrics::{Counter, Histogram};
 use tokio::sync::SemaphorePermit;
@@ -20,15 +22,14 @@ use super::{
 };
 use crate::{
     addresses::{Lookup, SystemLookup},
+    clock::{self, Timestamps},
     config::{DatabaseOptions, DatabaseUrl},
     credential::Prefix,
     decision::Tier,
-    flight::Flights,
-    gate::{Gate, PLACES},
     metrics::Metrics,
-    moment::Moment,
-    mutex::lock,
     record::{KeyHash, KeyRecord, UnreadableBudget},
+    resilience::Singleflight,
+    resilience::{CAPACITY, DependencyGuard},
 };
 
 /// Where the keys are. Cheap to clone.
@@ -39,11 +40,11 @@ struct Inner {
     backend: Backend,
     catalog: Mutex<Option<Arc<Catalog>>>,
     /// For checks, and what comes of them.
-    gate: Gate,
+    guard: DependencyGuard,
     /// For what has to go on while checks are too many: to hear of changes, and whether the database is there.
-    own: Gate,
+    own: DependencyGuard,
     own_reads: Mutex<OwnReads>,
-    probes: Flights<(), Result<(), StoreError>>,
+    probes: Singleflight<(), Result<(), StoreError>>,
     durations: Durations,
     undecodable: Counter,
 }
@@ -103,14 +104,14 @@ impl Database {
         let store = backend.dialect().name();
         let duration = |operation| metrics.store_duration(store, operation);
         // One connection is left over, where there is more than one.
-        let at_once = (connections as usize - 1).max(1);
+        let concurrency = (connections as usize - 1).max(1);
         Ok(Self(Arc::new(Inner {
             backend,
             catalog: Mutex::default(),
-            gate: Gate::new(store, timeout, at_once, metrics),
-            own: Gate::new(store, timeout, PLACES, metrics),
+            guard: DependencyGuard::new(store, timeout, concurrency, metrics),
+            own: DependencyGuard::new(store, timeout, CAPACITY, metrics),
             own_reads: Mutex::default(),
-            probes: Flights::default(),
+            probes: Singleflight::default(),
             durations: Durations {
                 records: duration("records"),
                 changes: duration("changes"),
@@ -127,10 +128,10 @@ impl Database {
     /// [`StoreError`] with what stands against it.
     pub async fn ping(&self) -> Result<(), StoreError> {
         let result = self.0.own.call(&self.0.durations.ping, self.look_up(String::new())).await.map(drop);
-        let mut own_reads = lock(&self.0.own_reads);
+        let mut own_reads = self.0.own_reads.lock();
         own_reads.ping_failed = result.is_err();
         if result.is_ok() {
-            own_reads.answered_at = Some(Instant::now());
+            own_reads.answered_at = Some(clock::monotonic());
         }
         result
     }
@@ -143,7 +144,7 @@ impl Database {
         let catalog = self.catalog(Patience::Check).await?;
         let statement = Statement::new(catalog.select_costs(), []);
         // It reads every row: one look-up fewer meanwhile.
-        let _turn = self.turn().await;
+        let _permit = self.permit().await;
         let rows = self.backend().query(Patience::Person, statement).await?;
         let costs = rows.iter().filter_map(|cells| cells.first()?.as_deref()?.parse().ok());
         Ok(costs.filter(|cost| KeyHash::COSTS.contains(cost)).max())
@@ -155,12 +156,12 @@ impl Database {
             Backend::Postgres(postgres) => postgres.connections(),
             Backend::Sqlite(sqlite) => sqlite.connections(),
         };
-        (self.0.gate.places(), connections)
+        (self.0.guard.free_capacity(), connections)
     }
 
     /// Looks at the tables anew, the next time that it matters: they were migrated.
     pub fn forget_tables(&self) {
-        *lock(&self.0.catalog) = None;
+        *self.0.catalog.lock() = None;
     }
 
     /// Its name in metrics.
@@ -183,7 +184,7 @@ impl Database {
 
     /// Read at the first success, and then kept.
     pub(super) async fn catalog(&self, patience: Patience) -> Result<Arc<Catalog>, StoreError> {
-        let kept = lock(&self.0.catalog).clone();
+        let kept = self.0.catalog.lock().clone();
         if let Some(catalog) = kept {
             return Ok(catalog);
         }
@@ -193,20 +194,20 @@ impl Database {
         let catalog = Catalog::read(self.backend(), patience).await?.fit();
         // Where they are found may have changed for new sessions alone: the search path of a role.
         let catalog = Arc::new(catalog.inspect_err(|_| self.backend().reconnect())?);
-        *lock(&self.0.catalog) = Some(Arc::clone(&catalog));
+        *self.0.catalog.lock() = Some(Arc::clone(&catalog));
         Ok(catalog)
     }
 
     /// Makes a call that nobody waits for: guarded, and counted under `operation`.
     pub(super) async fn check(&self, operation: Operation, statement: Statement) -> Result<Rows, StoreError> {
-        let Inner { gate, own, durations, .. } = &*self.0;
-        let (gate, duration) = match operation {
+        let Inner { guard, own, durations, .. } = &*self.0;
+        let (guard, duration) = match operation {
             Operation::Changes => (own, &durations.changes),
-            Operation::Usage => (gate, &durations.usage),
+            Operation::Usage => (guard, &durations.usage),
         };
-        let result = gate.call(duration, self.backend().query(Patience::Check, statement)).await;
+        let result = guard.call(duration, self.backend().query(Patience::Check, statement)).await;
         if matches!(operation, Operation::Changes) {
-            lock(&self.0.own_reads).changes_failed = result.is_err();
+            self.0.own_reads.lock().changes_failed = result.is_err();
         }
         result
     }
@@ -235,7 +236,7 @@ impl Database {
         if matches!(error, StoreError::Busy) || self.is_lost() {
             return error;
         }
-        if lock(&self.0.own_reads).answered_at.is_some_and(|at| at > since) {
+        if self.0.own_reads.lock().answered_at.is_some_and(|at| at > since) {
             return StoreError::Busy;
         }
         let database = self.clone();
@@ -246,15 +247,15 @@ impl Database {
     }
 
     /// A turn among look-ups, for what is to take no connection beside them.
-    pub(super) async fn turn(&self) -> SemaphorePermit<'_> {
-        self.0.gate.turn().await
+    pub(super) async fn permit(&self) -> SemaphorePermit<'_> {
+        self.0.guard.permit().await
     }
 
-    /// Makes a change that is not to be made twice. Not cut short by the gate, whose deadline would leave it
+    /// Makes a change that is not to be made twice. Not cut short by the guard, whose deadline would leave it
     /// unknown what became of it.
     pub(super) async fn write_once(&self, statement: Statement) -> Written {
-        let _turn = self.turn().await;
-        let started = Instant::now();
+        let _permit = self.permit().await;
+        let started = clock::monotonic();
         let written = self.backend().write_once(statement).await;
         self.0.durations.usage.record(started.elapsed());
         written
@@ -296,10 +297,10 @@ pub(super) enum Operation {
 }
 
 impl KeyStore for Database {
-    async fn records(&self, prefix: Prefix, _: Moment) -> Result<Arc<Found>, StoreError> {
-        let since = Instant::now();
+    async fn records(&self, prefix: Prefix, _: Timestamps) -> Result<Arc<Found>, StoreError> {
+        let since = clock::monotonic();
         let look_up = self.look_up(prefix.as_str().to_owned());
-        let (rows, catalog) = match self.0.gate.call(&self.0.durations.records, look_up).await {
+        let (rows, catalog) = match self.0.guard.call(&self.0.durations.records, look_up).await {
             Ok(read) => read,
             Err(error) => return Err(self.judge(error, since).await),
         };
@@ -315,7 +316,7 @@ impl KeyStore for Database {
     }
 
     fn is_lost(&self) -> bool {
-        let own_reads = lock(&self.0.own_reads);
+        let own_reads = self.0.own_reads.lock();
         own_reads.ping_failed || own_reads.changes_failed
     }
 }

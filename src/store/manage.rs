@@ -13,6 +13,8 @@ use super::{
 };
 use crate::record::{KeyId, UserId};
 
+use crate::clock;
+
 mod import;
 mod keys;
 mod users;
@@ -61,7 +63,7 @@ impl Database {
 
     /// Now, as this database keeps time.
     fn now(&self) -> Cell {
-        self.time(OffsetDateTime::now_utc())
+        self.time(clock::wall())
     }
 
     fn time(&self, time: OffsetDateTime) -> Cell {

@@ -10,11 +10,11 @@ use metrics::Gauge;
 use super::{Found, KeyStore, StoreError};
 use crate::{
     cache::{Cache, cache},
+    clock::Timestamps,
     credential::Prefix,
     decision::Tier,
-    flight::Flights,
     metrics::{CacheLookups, Metrics},
-    moment::Moment,
+    resilience::Singleflight,
     revocation::{Fence, Generation, WORST_CASE},
 };
 
@@ -46,7 +46,7 @@ struct Inner<S> {
     known: Cache<Prefix, Held>,
     unknown: Cache<Prefix, Term>,
     /// What is asked for now, and whether with hashes.
-    flights: Flights<(Prefix, bool), Result<Arc<Found>, StoreError>>,
+    singleflight: Singleflight<(Prefix, bool), Result<Arc<Found>, StoreError>>,
     lookups: CacheLookups,
     entries: Entries,
 }
@@ -81,7 +81,7 @@ impl<S: KeyStore> Memory<S> {
             fence,
             known: cache(config.capacity),
             unknown: cache(config.capacity),
-            flights: Flights::default(),
+            singleflight: Singleflight::default(),
             lookups: metrics.cache_lookups(Tier::Memory.name(), "records"),
             entries: Entries {
                 known: metrics.cache_entries("records"),
@@ -96,14 +96,14 @@ impl<S: KeyStore> Memory<S> {
         let Some(prefixes) = prefixes else {
             self.0.known.clear();
             self.0.unknown.clear();
-            self.0.flights.forget_all();
+            self.0.singleflight.forget_all();
             return self.0.count();
         };
         for prefix in prefixes {
             self.0.known.remove(prefix);
             self.0.unknown.remove(prefix);
-            self.0.flights.forget(&(*prefix, false));
-            self.0.flights.forget(&(*prefix, true));
+            self.0.singleflight.forget(&(*prefix, false));
+            self.0.singleflight.forget(&(*prefix, true));
         }
         self.0.count();
     }
@@ -121,7 +121,7 @@ impl<S> Clone for Memory<S> {
 }
 
 impl<S: KeyStore> KeyStore for Memory<S> {
-    async fn records(&self, prefix: Prefix, now: Moment) -> Result<Arc<Found>, StoreError> {
+    async fn records(&self, prefix: Prefix, now: Timestamps) -> Result<Arc<Found>, StoreError> {
         match self.0.recall(prefix, now.monotonic) {
             Some(found) => Ok(found),
             // Apart, so that a check that memory answers is not the size of one that asks further down.
@@ -129,7 +129,7 @@ impl<S: KeyStore> KeyStore for Memory<S> {
         }
     }
 
-    async fn hashed(&self, prefix: Prefix, now: Moment) -> Result<Arc<Found>, StoreError> {
+    async fn hashed(&self, prefix: Prefix, now: Timestamps) -> Result<Arc<Found>, StoreError> {
         match self.0.known.get(&prefix).filter(|held| self.0.is_fresh(held.term, now.monotonic)) {
             Some(held) if held.found.is_hashed() => Ok(held.found),
             _ => Box::pin(self.load(prefix, true, now)).await,
@@ -142,9 +142,12 @@ impl<S: KeyStore> KeyStore for Memory<S> {
 }
 
 impl<S: KeyStore> Memory<S> {
-    async fn load(&self, prefix: Prefix, hashed: bool, now: Moment) -> Result<Arc<Found>, StoreError> {
+    async fn load(&self, prefix: Prefix, hashed: bool, now: Timestamps) -> Result<Arc<Found>, StoreError> {
         let inner = Arc::clone(&self.0);
-        self.0.flights.join((prefix, hashed), || async move { inner.load(prefix, hashed, now).await }).await?
+        self.0
+            .singleflight
+            .join((prefix, hashed), || async move { inner.load(prefix, hashed, now).await })
+            .await?
     }
 }
 
@@ -166,7 +169,7 @@ impl<S: KeyStore> Inner<S> {
         now < if self.fence.is_up(now) { term.fresh_until } else { term.unheard_until }
     }
 
-    async fn load(&self, prefix: Prefix, hashed: bool, now: Moment) -> Result<Arc<Found>, StoreError> {
+    async fn load(&self, prefix: Prefix, hashed: bool, now: Timestamps) -> Result<Arc<Found>, StoreError> {
         let generation = self.fence.generation();
         let found = match hashed {
             true => self.next.hashed(prefix, now).await,

@@ -141,6 +141,7 @@ impl Database {
         let notifies = notify.or(evidence.as_ref().map(|evidence| evidence.notifies)).unwrap_or(true);
         if let Some(evidence) = evidence
             && verify(&evidence, None).problems.is_empty()
+            && !evidence.compares_dropped
             && (self.is_file() || evidence.notifies == notifies)
         {
             return Ok(Log::Kept);

@@ -16,9 +16,9 @@ use super::{
     sql::{Dialect, Outcome, Patience, Statement},
 };
 use crate::{
+    clock::Timestamps,
     credential::{CacheSecrets, Prefix},
     metrics::{CacheLookups, Metrics},
-    moment::Moment,
     proof::Proof,
     record::KeyRecord,
 };
@@ -89,7 +89,7 @@ impl ProvenDatabase {
 }
 
 impl KeyStore for ProvenDatabase {
-    async fn records(&self, prefix: Prefix, now: Moment) -> Result<Arc<Found>, StoreError> {
+    async fn records(&self, prefix: Prefix, now: Timestamps) -> Result<Arc<Found>, StoreError> {
         let found = self.database.records(prefix, now).await?;
         let proofs = self.read(&found, now.wall);
         if proofs.is_empty() {
@@ -214,9 +214,9 @@ impl Database {
         }
     }
 
-    /// Not through the gate: a table of proofs that fails says nothing about look-ups.
+    /// Not through the guard: a table of proofs that fails says nothing about look-ups.
     async fn change_proofs(&self, statements: Vec<Statement>) -> Result<(), StoreError> {
-        let _turn = self.turn().await;
+        let _permit = self.permit().await;
         match self.backend().transaction(statements, false, Box::new(|_| ())).await? {
             Outcome::Failed(_, error) => Err(error),
             Outcome::Committed | Outcome::Refused(_) => Ok(()),

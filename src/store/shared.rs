@@ -27,19 +27,19 @@ use tracing::{debug, warn};
 
 use super::{Found, KeyStore, StoreError};
 use crate::{
+    clock::Timestamps,
     credential::{CacheSecrets, Digest, Prefix},
     decision::Tier,
-    gate::CallError,
     metrics::{CacheLookups, Metrics},
-    moment::Moment,
-    proof::{Claim, Proof},
+    proof::{Proof, ProofKey},
     redis::{Redis, RedisError, STORE},
+    resilience::CallError,
     revocation::{Fence, MEMORY, WORST_CASE},
 };
 
 pub mod entry;
 
-use entry::{Entries, Odd, Timestamps};
+use entry::{Entries, Odd, RedisTimestamps};
 
 /// Shares what the next tier found. Cheap to clone.
 pub struct Shared<S>(Arc<Inner<S>>);
@@ -109,10 +109,11 @@ impl<S: KeyStore> Shared<S> {
 
     /// Tells the others what was proven here. Nobody waits for it.
     /// It counts for `longest` at most, however often it is used.
-    pub fn share(&self, prefix: Prefix, claim: Claim, longest: Duration, now: Moment) {
-        let (name, field) = (proofs_name(prefix), claim.digest.to_text());
+    pub fn share(&self, prefix: Prefix, proof_key: ProofKey, longest: Duration, now: Timestamps) {
+        let (name, field) = (proofs_name(prefix), proof_key.digest.to_text());
         let name_of_field = field_name(&name, &field);
-        let Some(entry) = self.0.entries.proof(&name_of_field, &claim, now.wall, now.wall + longest) else {
+        let Some(entry) = self.0.entries.proof(&name_of_field, &proof_key, now.wall, now.wall + longest)
+        else {
             return;
         };
         let inner = Arc::clone(&self.0);
@@ -127,7 +128,7 @@ impl<S> Clone for Shared<S> {
 }
 
 impl<S: KeyStore> KeyStore for Shared<S> {
-    async fn records(&self, prefix: Prefix, now: Moment) -> Result<Arc<Found>, StoreError> {
+    async fn records(&self, prefix: Prefix, now: Timestamps) -> Result<Arc<Found>, StoreError> {
         let (found, redis_now) = self.0.read(prefix, now).await;
         match found {
             Some(found) => Ok(Arc::new(found)),
@@ -136,7 +137,7 @@ impl<S: KeyStore> KeyStore for Shared<S> {
     }
 
     /// Asked of what is in Redis already, so there is nothing to share.
-    async fn hashed(&self, prefix: Prefix, now: Moment) -> Result<Arc<Found>, StoreError> {
+    async fn hashed(&self, prefix: Prefix, now: Timestamps) -> Result<Arc<Found>, StoreError> {
         self.0.next.hashed(prefix, now).await
     }
 
@@ -151,7 +152,7 @@ impl<S: KeyStore> Shared<S> {
     async fn fill(
         &self,
         prefix: Prefix,
-        now: Moment,
+        now: Timestamps,
         redis_now: Option<OffsetDateTime>,
     ) -> Result<Arc<Found>, StoreError> {
         let generation = self.0.fence.generation();
@@ -162,7 +163,7 @@ impl<S: KeyStore> Shared<S> {
             && admitted()
         {
             let name = records_name(prefix);
-            let entry = self.0.entries.records(&name, &found, Timestamps { instance: now.wall, redis });
+            let entry = self.0.entries.records(&name, &found, RedisTimestamps { instance: now.wall, redis });
             let inner = Arc::clone(&self.0);
             self.0.in_background(async move { inner.write_records(name, entry).await });
         }
@@ -172,10 +173,10 @@ impl<S: KeyStore> Shared<S> {
 
 impl<S: KeyStore> Inner<S> {
     /// What stands in Redis, if it is to be believed, and the time there. Redis lost is a miss, and nothing else.
-    async fn read(&self, prefix: Prefix, now: Moment) -> (Option<Found>, Option<OffsetDateTime>) {
+    async fn read(&self, prefix: Prefix, now: Timestamps) -> (Option<Found>, Option<OffsetDateTime>) {
         match self.fetch(prefix).await {
             Ok(Fetched { redis_now: Some(redis), records, proofs }) => {
-                let at = Timestamps { instance: now.wall, redis };
+                let at = RedisTimestamps { instance: now.wall, redis };
                 (self.believe(prefix, records, proofs, at, now.monotonic), Some(redis))
             }
             Ok(Fetched { redis_now: None, .. }) => {
@@ -198,7 +199,7 @@ impl<S: KeyStore> Inner<S> {
         prefix: Prefix,
         records: Option<Entry>,
         proofs: Option<Entry>,
-        now: Timestamps,
+        now: RedisTimestamps,
         monotonic: Instant,
     ) -> Option<Found> {
         let records =
@@ -246,7 +247,7 @@ impl<S: KeyStore> Inner<S> {
         &self,
         prefix: Prefix,
         entry: &str,
-        now: Timestamps,
+        now: RedisTimestamps,
         monotonic: Instant,
     ) -> Result<Found, Odd> {
         let unheard = if self.fence.is_up(monotonic) { Duration::MAX } else { WORST_CASE };

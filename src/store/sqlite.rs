@@ -5,11 +5,13 @@ use std::{
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, SystemTime},
 };
+
+use parking_lot::Mutex;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, params_from_iter, types::ValueRef};
 use tokio::sync::Semaphore;
@@ -19,7 +21,6 @@ use super::{
     cell::Cell,
     sql::{Outcome, Patience, Progress, Rows, Statement},
 };
-use crate::mutex::lock;
 
 pub(super) mod change_log;
 pub(super) mod triggers;
@@ -107,12 +108,12 @@ impl Sqlite {
 
     /// Closes the connections.
     pub(crate) fn reconnect(&self) {
-        lock(&self.0.idle).clear();
+        self.0.idle.lock().clear();
     }
 
     /// Connections that are open and idle.
     pub(crate) fn connections(&self) -> u32 {
-        let idle = lock(&self.0.idle);
+        let idle = self.0.idle.lock();
         u32::try_from(idle.len()).unwrap_or(u32::MAX)
     }
 
@@ -147,14 +148,14 @@ impl Inner {
         let mut open = self.idle().map_or_else(|| self.open(), Ok)?;
         // A connection that failed is closed: whatever state it was in goes with it.
         let result = work(&mut open.connection).map_err(|error| self.explain(&error))?;
-        lock(&self.idle).push(open);
+        self.idle.lock().push(open);
         Ok(result)
     }
 
     /// An idle connection to the file that is at the path now. Connections to a file that was there before are closed.
     fn idle(&self) -> Option<Open> {
         let file = file_at(&self.path).ok()?;
-        let mut idle = lock(&self.idle);
+        let mut idle = self.idle.lock();
         idle.retain(|open| open.file == file);
         idle.pop()
     }

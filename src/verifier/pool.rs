@@ -2,15 +2,17 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
+
+use parking_lot::{Condvar, Mutex};
 
 use metrics::{Gauge, Histogram};
 use tokio::sync::oneshot;
 
 use super::{
-    Caller,
+    caller::Caller,
     marks::{Class, Source},
     networks::Networks,
     pace::Pace,
@@ -18,10 +20,10 @@ use super::{
     watch::FloodWatch,
 };
 use crate::{
+    clock,
     config::FailedAttempts,
     credential::Prefix,
     metrics::{FirstProofs, Metrics},
-    mutex::lock,
 };
 
 /// Attempts that may wait: enough for a good key to be proven at cost 12 before a thousand made-up keys a second have
@@ -123,8 +125,8 @@ impl Pool {
         let (sender, receiver) = oneshot::channel();
         let networks = caller.client.map(Networks::around).unwrap_or_default();
         let source = Source { prefix, networks };
-        let now = Instant::now();
-        let mut state = lock(&self.0.state);
+        let now = clock::monotonic();
+        let mut state = self.0.state.lock();
         if job.is_none() {
             state.made_up = Some(now);
         }
@@ -139,7 +141,7 @@ impl Pool {
 
     /// From now on refusals take the time of this cost.
     pub(super) fn imitate(&self, cost: u32) {
-        let mut state = lock(&self.0.state);
+        let mut state = self.0.state.lock();
         state.cost = cost;
         state.follow_pace();
     }
@@ -147,7 +149,7 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        lock(&self.0.state).closed = true;
+        self.0.state.lock().closed = true;
         self.0.jobs.notify_all();
         self.0.events.notify_all();
     }
@@ -167,48 +169,45 @@ impl Shared {
         if let Err(error) = rustix::process::nice(NICENESS) {
             tracing::debug!(%error, "bcrypt threads keep their priority");
         }
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         while !state.closed {
-            let now = Instant::now();
+            let now = clock::monotonic();
             state.queue.advance(now);
             if let Some((arrival, job)) = state.queue.next_job() {
                 self.after_change(&mut state, now);
                 drop(state);
                 let (computed, took) = run(job.compute);
                 self.metrics.duration.record(took);
-                state = lock(&self.state);
+                state = self.state.lock();
                 state.learn(job.cost, took);
-                let now = Instant::now();
+                let now = clock::monotonic();
                 state.queue.finish(arrival, computed, now);
                 self.after_change(&mut state, now);
             } else if measures && state.needs_measurement(now) {
                 let cost = state.cost.saturating_sub(MEASURE_CHEAPER).max(4);
                 drop(state);
-                let started = Instant::now();
+                let started = clock::monotonic();
                 std::hint::black_box(bcrypt::bcrypt(cost, [0; 16], b"how long does it take?"));
                 let took = started.elapsed();
-                state = lock(&self.state);
+                state = self.state.lock();
                 state.learn(cost, took);
             } else {
-                state = wait(&self.jobs, state);
+                self.jobs.wait(&mut state);
             }
         }
     }
 
     /// The thread that moves the simulation on.
     fn keep_time(&self) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         while !state.closed {
-            let now = Instant::now();
+            let now = clock::monotonic();
             state.queue.advance(now);
             self.after_change(&mut state, now);
-            state = match state.queue.next_event() {
-                None => wait(&self.events, state),
-                Some(at) => {
-                    let pause = at.saturating_duration_since(Instant::now());
-                    self.events.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
+            match state.queue.next_event() {
+                None => self.events.wait(&mut state),
+                Some(at) => drop(self.events.wait_until(&mut state, at)),
+            }
         }
     }
 
@@ -253,7 +252,7 @@ impl PoolMetrics {
 
 impl State {
     fn learn(&mut self, cost: u32, took: Duration) {
-        self.measured = Some(Instant::now());
+        self.measured = Some(clock::monotonic());
         self.pace.learn(cost, took);
         self.follow_pace();
     }
@@ -277,16 +276,11 @@ impl State {
 
 /// Runs a computation. A panic is the answer's problem; the thread lives on.
 fn run(compute: impl FnOnce() -> Option<usize>) -> (Computed, Duration) {
-    let started = Instant::now();
+    let started = clock::monotonic();
     let computed = match catch_unwind(AssertUnwindSafe(compute)) {
         Ok(Some(record)) => Computed::Match(record),
         Ok(None) => Computed::Mismatch,
         Err(_) => Computed::Panicked,
     };
     (computed, started.elapsed())
-}
-
-/// Waits to be woken, also after a panic of the last holder of the lock.
-fn wait<'a>(condition: &Condvar, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-    condition.wait(state).unwrap_or_else(PoisonError::into_inner)
 }

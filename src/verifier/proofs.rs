@@ -6,17 +6,17 @@ use metrics::Gauge;
 
 use crate::{
     cache::{Cache, cache},
-    proof::{Claim, MAX_AGE},
+    proof::{MAX_AGE, ProofKey},
 };
 
 /// Remembered proofs.
 pub(super) struct Proofs {
-    held: Cache<Claim, Held>,
+    held: Cache<ProofKey, Held>,
     ttl: Duration,
     count: Gauge,
 }
 
-/// What is known of a claim.
+/// What is known of a proof key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Recall {
     /// Nothing that still holds.
@@ -43,27 +43,27 @@ impl Proofs {
         Self { held: cache(capacity), ttl, count }
     }
 
-    /// Whether the claim is proven, by a use now.
-    pub(super) fn recall(&self, claim: &Claim, now: Instant) -> Recall {
-        match self.held.get(claim) {
+    /// Whether the proof key is proven, by a use now.
+    pub(super) fn recall(&self, proof_key: &ProofKey, now: Instant) -> Recall {
+        match self.held.get(proof_key) {
             Some(held) if now < held.extend_after => Recall::Proven,
             // Apart, so that the usual case stays small.
-            Some(held) if now < held.until => self.extend(claim, held, now),
+            Some(held) if now < held.until => self.extend(proof_key, held, now),
             _ => Recall::Miss,
         }
     }
 
     /// Remembers a proof that was just made.
-    pub(super) fn insert(&self, claim: Claim, now: Instant) {
+    pub(super) fn insert(&self, proof_key: ProofKey, now: Instant) {
         let longest = MAX_AGE.max(self.ttl);
-        self.hold(claim, now + jittered(self.ttl), now + jittered(longest), now);
+        self.hold(proof_key, now + jittered(self.ttl), now + jittered(longest), now);
     }
 
     /// Remembers a proof that another process made. It holds for `left` unless it is used here, and for `longest` at
     /// most.
-    pub(super) fn insert_for(&self, claim: Claim, left: Duration, longest: Duration, now: Instant) {
+    pub(super) fn insert_for(&self, proof_key: ProofKey, left: Duration, longest: Duration, now: Instant) {
         let left = left.min(self.ttl).min(longest);
-        self.hold(claim, now + left, now + longest, now);
+        self.hold(proof_key, now + left, now + longest, now);
     }
 
     /// Proofs that are remembered.
@@ -72,20 +72,20 @@ impl Proofs {
     }
 
     #[cold]
-    fn extend(&self, claim: &Claim, held: Held, now: Instant) -> Recall {
+    fn extend(&self, proof_key: &ProofKey, held: Held, now: Instant) -> Recall {
         let until = (now + jittered(self.ttl)).min(held.ends);
         if until <= held.until {
             return Recall::Proven;
         }
-        self.hold(*claim, until, held.ends, now);
+        self.hold(*proof_key, until, held.ends, now);
         Recall::Extended(held.ends - now)
     }
 
-    fn hold(&self, claim: Claim, until: Instant, ends: Instant, now: Instant) {
+    fn hold(&self, proof_key: ProofKey, until: Instant, ends: Instant, now: Instant) {
         let half = (until - now).mul_f64(0.4 + 0.2 * rand::random::<f64>());
         // At its end it is extended no more.
         let extend_after = if until < ends { now + half } else { until };
-        self.held.insert(claim, Held { until, extend_after, ends });
+        self.held.insert(proof_key, Held { until, extend_after, ends });
         self.count.set(self.held.len() as f64);
     }
 }
@@ -110,23 +110,23 @@ mod tests {
         Proofs::new(10_000, HOUR, Metrics::new().expect("builds").cache_entries("proofs"))
     }
 
-    fn claim(id: i64) -> Claim {
+    fn proof_key(id: i64) -> ProofKey {
         let credential = Credential::parse(sample::CREDENTIAL.as_bytes()).expect("well-formed");
         let digest = credential.digest(&CacheSecret::new(b"secret"));
-        Claim { digest, key: Some(KeyId(id)), hash: sample::record().hash.tag() }
+        ProofKey { digest, key: Some(KeyId(id)), hash: sample::record().hash.tag() }
     }
 
     #[test]
     fn unused_proof_ends_with_its_ttl_and_a_used_one_goes_on_for_a_week() {
         let (proofs, now) = (proofs(), Instant::now());
-        proofs.insert(claim(1), now);
-        proofs.insert(claim(2), now);
+        proofs.insert(proof_key(1), now);
+        proofs.insert(proof_key(2), now);
         let last = |uses: &mut dyn Iterator<Item = u32>| {
-            uses.take_while(|n| proofs.recall(&claim(1), now + *n * HOUR / 4) != Recall::Miss).last()
+            uses.take_while(|n| proofs.recall(&proof_key(1), now + *n * HOUR / 4) != Recall::Miss).last()
         };
         let hours = last(&mut (0..10_000)).expect("some") / 4;
         assert!((24 * 6..=24 * 7).contains(&hours), "{hours}");
-        assert_eq!(proofs.recall(&claim(2), now + HOUR), Recall::Miss);
+        assert_eq!(proofs.recall(&proof_key(2), now + HOUR), Recall::Miss);
     }
 
     #[test]
@@ -134,11 +134,11 @@ mod tests {
         let (proofs, now) = (proofs(), Instant::now());
         let step = Duration::from_secs(15 * 60);
         let mut held: Vec<_> = (0..300).collect();
-        held.iter().for_each(|id| proofs.insert(claim(*id), now));
+        held.iter().for_each(|id| proofs.insert(proof_key(*id), now));
         let mut most = 0;
         for n in 0..4 * 24 * 8_u32 {
             let before = held.len();
-            held.retain(|id| proofs.recall(&claim(*id), now + n * step) != Recall::Miss);
+            held.retain(|id| proofs.recall(&proof_key(*id), now + n * step) != Recall::Miss);
             most = most.max(before - held.len());
         }
         assert_eq!(held.len(), 0);
@@ -148,8 +148,8 @@ mod tests {
     #[test]
     fn proofs_made_together_and_used_once_do_not_end_in_one_second() {
         let (proofs, now) = (proofs(), Instant::now());
-        (0..1000).for_each(|id| proofs.insert(claim(id), now));
-        let held = |id: &i64| proofs.held.get(&claim(*id)).expect("held").until;
+        (0..1000).for_each(|id| proofs.insert(proof_key(id), now));
+        let held = |id: &i64| proofs.held.get(&proof_key(*id)).expect("held").until;
         let first = (0..1000).map(|id| held(&id)).min().expect("some");
         let within = (0..1000).filter(|id| held(id) < first + Duration::from_secs(1)).count();
         assert!(within < 50, "{within}");
@@ -159,11 +159,15 @@ mod tests {
     fn proof_of_another_process_is_extended_by_use_alone() {
         let (proofs, now) = (proofs(), Instant::now());
         let (left, before) = (HOUR / 4, HOUR / 5);
-        proofs.insert_for(claim(1), left, 24 * HOUR, now);
-        proofs.insert_for(claim(2), left, left, now);
-        assert_eq!(proofs.recall(&claim(1), now + before), Recall::Extended(24 * HOUR - before));
-        assert_eq!(proofs.recall(&claim(2), now + before), Recall::Proven, "at its end, no use extends it");
-        assert_eq!(proofs.recall(&claim(1), now + HOUR / 2), Recall::Proven);
-        assert_eq!(proofs.recall(&claim(2), now + left), Recall::Miss);
+        proofs.insert_for(proof_key(1), left, 24 * HOUR, now);
+        proofs.insert_for(proof_key(2), left, left, now);
+        assert_eq!(proofs.recall(&proof_key(1), now + before), Recall::Extended(24 * HOUR - before));
+        assert_eq!(
+            proofs.recall(&proof_key(2), now + before),
+            Recall::Proven,
+            "at its end, no use extends it"
+        );
+        assert_eq!(proofs.recall(&proof_key(1), now + HOUR / 2), Recall::Proven);
+        assert_eq!(proofs.recall(&proof_key(2), now + left), Recall::Miss);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use std::sync::Mutex;
+use parking_lot::Mutex;
 
 use super::*;
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Somebody without an address that Envoy vouches for, who waits for a minute.
-fn caller(now: Moment) -> Caller {
+fn caller(now: Timestamps) -> Caller {
     Caller { client: None, now, deadline: Instant::now() + Duration::from_secs(60) }
 }
 
@@ -52,7 +52,7 @@ impl Bench {
         now: Instant,
     ) -> Result<KeyId, ProofError> {
         let credential = Credential::parse(text.as_bytes()).expect("well-formed");
-        let now = Moment { monotonic: now, ..Moment::now() };
+        let now = Timestamps { monotonic: now, ..Timestamps::now() };
         let found = Found::fresh(records, Tier::Database);
         self.verifier.prove(&credential, &found, &caller(now)).await.map(|record| record.id)
     }
@@ -167,7 +167,7 @@ async fn computation_that_ended_meanwhile_is_not_run_again() {
     let answers = [(sample::CREDENTIAL, Ok(0)), ("ks_samplWrong", Err(ProofError::Mismatch))];
     for (text, expected) in answers {
         let credential = Credential::parse(text.as_bytes()).expect("well formed");
-        let (caller, record) = (caller(Moment::now()), good().remove(0));
+        let (caller, record) = (caller(Timestamps::now()), good().remove(0));
         let mut attempt = Attempt {
             digest: credential.digest(bench.verifier.0.secrets.newest()),
             records: [None; MAX_RECORDS],
@@ -251,28 +251,28 @@ async fn proven_by_another(ours: &[&[u8]], theirs: &[&[u8]]) -> (Bench, Found) {
     let shared = Arc::new(Mutex::new(Vec::new()));
     let share = {
         let shared = Arc::clone(&shared);
-        move |credential: &Credential, claim, _| {
-            shared.lock().expect("no panic").push((credential.prefix(), claim));
+        move |credential: &Credential, proof_key, _| {
+            shared.lock().push((credential.prefix(), proof_key));
         }
     };
     let another = Verifier::new(secrets(theirs), config(), share, &metrics);
     let credential = Credential::parse(sample::CREDENTIAL.as_bytes()).expect("well-formed");
     let found = Found::fresh(good(), Tier::Database);
-    another.prove(&credential, &found, &caller(Moment::now())).await.expect("proven");
-    let (prefix, claim) = shared.lock().expect("no panic").pop().expect("shared");
+    another.prove(&credential, &found, &caller(Timestamps::now())).await.expect("proven");
+    let (prefix, proof_key) = shared.lock().pop().expect("shared");
     assert_eq!(prefix, credential.prefix());
     let hash = KeyHash::parse_redacted(&sample::record().hash.redacted()).expect("read");
     let record = Arc::new(KeyRecord { hash, ..sample::record() });
-    let until = Moment::now().wall + Duration::from_secs(60);
+    let until = Timestamps::now().wall + Duration::from_secs(60);
     let found = Found {
-        proofs: Arc::from([Proof { claim, until, ends: until }]),
+        proofs: Arc::from([Proof { proof_key, until, ends: until }]),
         ..Found::fresh([record], Tier::Redis)
     };
     let metrics = Metrics::new().expect("builds");
     (Bench { verifier: Verifier::new(secrets(ours), config(), |_, _, _| (), &metrics), metrics }, found)
 }
 
-async fn recall(bench: &Bench, text: &str, found: &Found, now: Moment) -> Result<KeyId, ProofError> {
+async fn recall(bench: &Bench, text: &str, found: &Found, now: Timestamps) -> Result<KeyId, ProofError> {
     let credential = Credential::parse(text.as_bytes()).expect("well-formed");
     bench.verifier.prove(&credential, found, &caller(now)).await.map(|record| record.id)
 }
@@ -280,12 +280,12 @@ async fn recall(bench: &Bench, text: &str, found: &Found, now: Moment) -> Result
 #[tokio::test]
 async fn proof_of_another_process_counts_without_bcrypt_for_as_long_as_it_says() {
     let (bench, found) = proven_by_another(&[b"one"], &[b"one"]).await;
-    let now = Moment::now();
+    let now = Timestamps::now();
     assert_eq!(recall(&bench, sample::CREDENTIAL, &found, now).await, Ok(KeyId(7)));
     assert_eq!(bench.computations(), 0);
     let later = |seconds| {
         let after = Duration::from_secs(seconds);
-        Moment { wall: now.wall + after, monotonic: now.monotonic + after }
+        Timestamps { wall: now.wall + after, monotonic: now.monotonic + after }
     };
     let without = Found { proofs: Arc::default(), ..found.clone() };
     assert_eq!(
@@ -299,7 +299,7 @@ async fn proof_of_another_process_counts_without_bcrypt_for_as_long_as_it_says()
 #[tokio::test]
 async fn proof_of_another_process_is_of_its_credential_record_and_hash_alone() {
     let (bench, found) = proven_by_another(&[b"one"], &[b"one"]).await;
-    let now = Moment::now();
+    let now = Timestamps::now();
     let wrong = format!("{}x", sample::CREDENTIAL);
     assert_eq!(recall(&bench, &wrong, &found, now).await, Err(ProofError::Unhashed));
     let other = |record: KeyRecord| Found { records: Arc::from([Arc::new(record)]), ..found.clone() };
@@ -314,9 +314,12 @@ async fn proof_of_another_process_is_of_its_credential_record_and_hash_alone() {
 #[tokio::test]
 async fn proof_under_an_older_secret_counts_while_that_is_understood() {
     let (bench, found) = proven_by_another(&[b"new", b"old"], &[b"old"]).await;
-    assert_eq!(recall(&bench, sample::CREDENTIAL, &found, Moment::now()).await, Ok(KeyId(7)));
+    assert_eq!(recall(&bench, sample::CREDENTIAL, &found, Timestamps::now()).await, Ok(KeyId(7)));
     let (bench, found) = proven_by_another(&[b"new"], &[b"old"]).await;
-    assert_eq!(recall(&bench, sample::CREDENTIAL, &found, Moment::now()).await, Err(ProofError::Unhashed));
+    assert_eq!(
+        recall(&bench, sample::CREDENTIAL, &found, Timestamps::now()).await,
+        Err(ProofError::Unhashed)
+    );
 }
 
 #[tokio::test]
@@ -324,5 +327,5 @@ async fn refused_secret_is_remembered_without_a_hash() {
     let (bench, found) = proven_by_another(&[b"one"], &[b"one"]).await;
     let wrong = format!("{}x", sample::CREDENTIAL);
     assert_eq!(bench.prove(&wrong, &good()).await, Err(ProofError::Mismatch));
-    assert_eq!(recall(&bench, &wrong, &found, Moment::now()).await, Err(ProofError::Mismatch));
+    assert_eq!(recall(&bench, &wrong, &found, Timestamps::now()).await, Err(ProofError::Mismatch));
 }

@@ -325,9 +325,9 @@ async fn proofs_are_kept_from_no_statement_of_another_application() {
 #[tokio::test]
 async fn proofs_are_replaced_bounded_and_deleted_when_they_are_over() {
     use keystile::{
+        clock::Timestamps,
         credential::{CacheSecret, CacheSecrets, Credential},
-        moment::Moment,
-        proof::{Claim, MAX_AGE},
+        proof::{MAX_AGE, ProofKey},
         store::{KeyStore, ProofSeals, ProvenDatabase},
     };
     let secrets = CacheSecrets::one(CacheSecret::new(b"a secret"));
@@ -336,19 +336,19 @@ async fn proofs_are_replaced_bounded_and_deleted_when_they_are_over() {
         place.user().await;
         place.key("1", &[]).await;
         place.key("2", &[]).await;
-        let (database, now) = (place.database(), Moment::now());
+        let (database, now) = (place.database(), Timestamps::now());
         let proven = ProvenDatabase::new(database.clone(), secrets.clone(), &place.metrics);
         let found = proven.records(credential.prefix(), now).await.unwrap();
         assert_eq!(found.proofs.len(), 0);
         let seals = ProofSeals::new(secrets.clone());
         let proof = |n: usize, age: Duration| {
             let record = &found.records[n];
-            let claim = Claim {
+            let proof_key = ProofKey {
                 digest: credential.digest(secrets.newest()),
                 key: Some(record.id),
                 hash: record.hash.tag(),
             };
-            seals.seal(&claim, now.wall - age).unwrap()
+            seals.seal(&proof_key, now.wall - age).unwrap()
         };
         let minute = Duration::from_secs(60);
         let count = async || place.value("SELECT CAST(count(*) AS text) FROM keystile_proofs").await.unwrap();

@@ -21,12 +21,23 @@ mod snapshot;
 
 /// What the fence is built of here.
 mod sync {
-    pub(super) use std::sync::PoisonError;
-
     pub(super) use shuttle::sync::{
-        Mutex, MutexGuard,
+        MutexGuard,
         atomic::{AtomicU64, Ordering},
     };
+
+    /// As parking_lot's, of which the fence is built otherwise.
+    pub(super) struct Mutex<T>(shuttle::sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(super) fn new(value: T) -> Self {
+            Self(shuttle::sync::Mutex::new(value))
+        }
+
+        pub(super) fn lock(&self) -> MutexGuard<'_, T> {
+            self.0.lock().unwrap()
+        }
+    }
 }
 
 use fence::{Change, Changes, Fence};
@@ -43,7 +54,7 @@ const KEY: u8 = 1;
 
 impl World {
     fn new() -> Self {
-        Self { database: Arc::default(), cache: Arc::default(), fence: Arc::new(Fence::new()) }
+        Self { database: Arc::default(), cache: Arc::default(), fence: Arc::new(Fence::new(Instant::now())) }
     }
 
     /// Reads, and remembers what the fence lets.

@@ -6,9 +6,9 @@ use std::{
 };
 
 use keystile::{
+    clock::Timestamps,
     limiter::{RateLimiter, Refusal, SharedConfig},
     limits::Counted,
-    moment::Moment,
 };
 
 use crate::harness::{
@@ -41,7 +41,7 @@ async fn exactly_the_limit_passes_of_a_thousand_at_once() {
             let left = standing.windows[0].unwrap();
             assert_eq!((left.limit, left.remaining, standing.counted), (100, 0, Counted::Redis));
             let back = standing.retry_after(1);
-            let second = u64::from(Moment::now().wall.second());
+            let second = u64::from(Timestamps::now().wall.second());
             assert!(back.as_secs() >= 59 - second && back.as_secs() <= 60, "{back:?} at {second}");
         }
     }
@@ -88,7 +88,7 @@ async fn each_window_has_its_own_limit_over_the_edge() {
     let (exact, leased) = (three(&redis, EXACT).await, three(&redis, LEASED).await);
     // Over the edge with hundreds of callers, who never stop asking.
     until("the minute is about to end", Duration::from_secs(61), async || {
-        (57..58).contains(&Moment::now().wall.second())
+        (57..58).contains(&Timestamps::now().wall.second())
     })
     .await;
     tokio::join!(over_the_edge(&exact, 1), over_the_edge(&leased, 2));
@@ -153,7 +153,7 @@ async fn caller_that_leaves_costs_nothing_but_its_turn() {
     seconds_left(10).await;
     let mut took = 0;
     for _ in 0..20 {
-        let charge = fleet[0].limiter.charge(bill(1, Some(100), None), Moment::now());
+        let charge = fleet[0].limiter.charge(bill(1, Some(100), None), Timestamps::now());
         took += usize::from(tokio::time::timeout(Duration::ZERO, charge).await.is_ok());
     }
     let all_back = async || used(&redis, 1, "minute") == took;
@@ -182,7 +182,7 @@ async fn what_somebody_else_wrote_in_their_place_stops_no_counting() {
     redis.command(&["SET", "keystile:sidecars", "x"]);
     redis.command(&["SET", "keystile:{1}:limit:day", "x"]);
     redis.command(&["HSET", "keystile:{2}:limit:day", "number", "x", "used", "y"]);
-    let today = (Moment::now().wall.unix_timestamp() / 86_400).to_string();
+    let today = (Timestamps::now().wall.unix_timestamp() / 86_400).to_string();
     redis.command(&["HSET", "keystile:{3}:limit:day", "number", &today, "used", "y"]);
     let fleet = three(&redis, LEASED).await;
     for id in 1..4 {

@@ -1,10 +1,12 @@
 //! The integration tests, one binary: a harness of real parts, and a file per theme.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the rules of the library")]
 #![expect(unreachable_pub, reason = "the harness is a library of this binary alone")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod harness;
 
 mod answers;
+mod arrows;
 mod bounds;
 mod change_feed;
 mod cli;

@@ -1,11 +1,15 @@
 //! What sidecars share by way of Redis, and how little they trust it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use keystile::{
+    clock::Timestamps,
     credential::{CacheSecret, CacheSecrets},
     decision::Tier,
-    moment::Moment,
+    revocation::Fence,
     store::{Database, KeyStore, Shared, SharedConfig},
 };
 
@@ -255,13 +259,20 @@ fn tier(place: &Place, redis: &Redis) -> Shared<Database> {
         keystile::redis::Redis::connect(&redis.url().parse().unwrap(), 2 * SECOND, &place.metrics).unwrap();
     let config = SharedConfig { record_ttl: 300 * SECOND, proof_ttl: 300 * SECOND };
     let secrets = CacheSecrets::new([CacheSecret::new(SECRET.as_bytes())]).unwrap();
-    Shared::new(place.database(), client, secrets, config, Arc::default(), &place.metrics)
+    Shared::new(
+        place.database(),
+        client,
+        secrets,
+        config,
+        Arc::new(Fence::new(Instant::now())),
+        &place.metrics,
+    )
 }
 
 /// Now, by a clock that is wrong by so many seconds.
-fn now(seconds: i64) -> Moment {
-    let now = Moment::now();
-    Moment { wall: now.wall + time::Duration::seconds(seconds), ..now }
+fn now(seconds: i64) -> Timestamps {
+    let now = Timestamps::now();
+    Timestamps { wall: now.wall + time::Duration::seconds(seconds), ..now }
 }
 
 #[tokio::test(flavor = "multi_thread")]

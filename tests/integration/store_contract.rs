@@ -1,7 +1,7 @@
 //! What every store does alike: the same tests over each form of database.
 
 use keystile::{
-    moment::Moment,
+    clock::Timestamps,
     record::{AllowList, Expiry, KeyRecord, Lock},
     revocation::{ChangeLog, LogRead, Reading, Since, verify},
     store::{KeyStore, Log, MAX_ENTRIES, MAX_RECORDS},
@@ -230,7 +230,7 @@ async fn change_by_another_process_is_seen_at_once(place: &Place) {
     place.key("1", &[]).await;
     let database = place.database();
     let is_active = async || {
-        let found = database.records(prefix(), Moment::now()).await.expect("answers");
+        let found = database.records(prefix(), Timestamps::now()).await.expect("answers");
         found.records[0].is_active
     };
     assert!(is_active().await);

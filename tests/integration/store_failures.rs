@@ -6,9 +6,9 @@ use std::{
 };
 
 use keystile::{
+    clock::Timestamps,
     credential::Prefix,
     metrics::Metrics,
-    moment::Moment,
     revocation::{ChangeLog, LogRead, Since},
     store::{Database, KeyStore, Log, StoreError, UsageStore, UsageTable},
 };
@@ -38,7 +38,7 @@ async fn hung_database_is_given_up_on_at_the_deadline() {
         // Twice: a hung attempt must not block the next one for longer.
         for _ in 0..2 {
             let started = Instant::now();
-            let error = database.records(prefix(), Moment::now()).await.expect_err("hangs");
+            let error = database.records(prefix(), Timestamps::now()).await.expect_err("hangs");
             assert!(matches!(error, StoreError::Timeout(_)), "{error}");
             assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
         }
@@ -82,11 +82,11 @@ async fn answer_after_a_timeout_is_nobody_elses() {
     let anchor = reading.evidence.anchor;
     let since = reading.position.map(|position| Since { position, anchor });
     let holder = lock_keys(&place).await;
-    let error = database.records(prefix(), Moment::now()).await.expect_err("locked");
+    let error = database.records(prefix(), Timestamps::now()).await.expect_err("locked");
     assert!(matches!(error, StoreError::Timeout(_)), "{error}");
     database.read(since).await.expect("another connection");
     holder.batch_execute("COMMIT").await.expect("unlocks");
-    let found = database.records(prefix(), Moment::now()).await.expect("unlocked");
+    let found = database.records(prefix(), Timestamps::now()).await.expect("unlocked");
     assert_eq!(found.records.len(), 1);
 }
 
@@ -97,7 +97,7 @@ async fn what_was_given_up_does_not_pile_up_in_the_server() {
     database.ping().await.expect("up");
     let _holder = lock_keys(&place).await;
     for _ in 0..5 {
-        let error = database.records(prefix(), Moment::now()).await.expect_err("locked");
+        let error = database.records(prefix(), Timestamps::now()).await.expect_err("locked");
         assert!(matches!(error, StoreError::Timeout(_)), "{error}");
     }
     let waiting = "SELECT CAST(count(*) AS text) FROM pg_locks
@@ -124,11 +124,11 @@ async fn failed_look_up_is_an_outage_only_if_keystiles_own_fails_too() {
         prefix()
     );
     place.execute(&slow).await;
-    let error = database.records(prefix(), Moment::now()).await.expect_err("slow");
+    let error = database.records(prefix(), Timestamps::now()).await.expect_err("slow");
     assert!(matches!(error, StoreError::Busy), "{error}");
     assert!(!database.is_lost());
     place.execute("DROP VIEW api_keys").await;
-    let error = database.records(prefix(), Moment::now()).await.expect_err("gone");
+    let error = database.records(prefix(), Timestamps::now()).await.expect_err("gone");
     assert!(!matches!(error, StoreError::Busy), "{error}");
     assert!(database.is_lost());
 }
@@ -141,7 +141,7 @@ async fn changes_are_read_while_every_look_up_hangs() {
     let _holder = lock_keys(&place).await;
     let ask = |n: u32| {
         let (database, prefix) = (database.clone(), Prefix::parse(&format!("ks_{n:05}")).expect("a prefix"));
-        tokio::spawn(async move { database.records(prefix, Moment::now()).await })
+        tokio::spawn(async move { database.records(prefix, Timestamps::now()).await })
     };
     let asking: Vec<_> = (0..100).map(ask).collect();
     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -167,7 +167,7 @@ async fn connection_that_is_refused_is_no_matter_while_there_are_others() {
     place.execute(&one).await;
     let database = store(&place.url().replace("keystile@", &format!("{role}@")), 5_000);
     database.ping().await.expect("on the one connection");
-    let answers = (0..20).map(|_| database.records(prefix(), Moment::now()));
+    let answers = (0..20).map(|_| database.records(prefix(), Timestamps::now()));
     for answer in futures_util::future::join_all(answers).await {
         answer.expect("waited for it");
     }
@@ -201,7 +201,10 @@ async fn migration_that_waits_for_a_table_does_not_keep_look_ups_waiting() {
     });
     let database = store(&place.url(), 2_000);
     for _ in 0..15 {
-        database.records(prefix(), Moment::now()).await.expect("behind the migration for a second at most");
+        database
+            .records(prefix(), Timestamps::now())
+            .await
+            .expect("behind the migration for a second at most");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     assert!(!migrating.is_finished(), "it waits, and tries again");

@@ -305,7 +305,7 @@ async fn role_with_the_documented_rights_serves_counts_and_prunes() {
     let metrics = keystile::metrics::Metrics::new().unwrap();
     let database = keystile::store::Database::connect(&database, &metrics).unwrap();
     database.prune().await.expect("allowed");
-    let later = keystile::moment::Moment::now().wall + keystile::proof::MAX_AGE;
+    let later = keystile::clock::Timestamps::now().wall + keystile::proof::MAX_AGE;
     database.prune_proofs(later).await.expect("allowed");
     assert_eq!(proofs().await, "0");
     drop((process, database));

@@ -5,8 +5,9 @@ use std::{fmt::Display, str::FromStr};
 use clap::{Args, builder::NonEmptyStringValueParser};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::Output;
+use crate::cli::output::Output;
 use crate::{
+    clock,
     config::{BcryptCost, DatabaseOptions},
     credential::generate::Brand,
     record::{Limits, endpoint::Endpoint, model::ModelPattern, network::Network},
@@ -103,7 +104,7 @@ impl Create {
 }
 
 fn expiry(text: &str) -> Result<OffsetDateTime, String> {
-    expiry_at(text, OffsetDateTime::now_utc())
+    expiry_at(text, clock::wall())
 }
 
 fn expiry_at(text: &str, now: OffsetDateTime) -> Result<OffsetDateTime, String> {

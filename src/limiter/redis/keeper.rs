@@ -2,14 +2,14 @@
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::{StreamExt, stream};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::{Inner, Missed, Shared, link::Found, script::Beat};
-use crate::{config::RateLimitCharge, limiter::lease::Settle, record::KeyId};
+use crate::{clock, config::RateLimitCharge, limiter::lease::Settle, record::KeyId};
 
 /// How often a sidecar says that it is there, and settles.
 const BEAT: Duration = Duration::from_secs(1);
@@ -46,21 +46,21 @@ impl Shared {
         let inner = &self.0;
         let Ok(beat) = inner.notice(inner.scripts.beat().await) else { return };
         let Beat { now, is_new, fleet, awake } = beat;
-        inner.clock.set(now, Instant::now());
+        inner.clock.set(now, clock::monotonic());
         let found = match inner.others.fleet() {
             // Nothing was let through that Redis would have to be told.
-            None => inner.link.find(Found::First, Instant::now()),
-            Some(_) if is_new => inner.link.find(Found::Forgetful, Instant::now()),
-            Some(_) => inner.link.find(Found::Again, Instant::now()),
+            None => inner.link.find(Found::First, clock::monotonic()),
+            Some(_) if is_new => inner.link.find(Found::Forgetful, clock::monotonic()),
+            Some(_) => inner.link.find(Found::Again, clock::monotonic()),
         };
         if found {
             inner.resync.store(true, Ordering::Relaxed);
         } else if inner.others.fleet().is_some_and(|before| awake < before.count) {
             // Who is not back yet goes on with its part, of which Redis knows nothing.
-            inner.link.settle_on(Instant::now());
+            inner.link.settle_on(clock::monotonic());
         }
         // A Redis that starts anew hears of the sidecars one by one. Until it has, their number is as it was.
-        if inner.link.is_up(Instant::now()) {
+        if inner.link.is_up(clock::monotonic()) {
             inner.others.set(fleet);
         }
         self.settle_beside();
@@ -82,7 +82,7 @@ impl Shared {
 
     /// Settles every key that has something to settle; whether that went well.
     async fn settle(&self, what: Settle) -> bool {
-        let (inner, now, mut keys) = (&self.0, Instant::now(), Vec::new());
+        let (inner, now, mut keys) = (&self.0, clock::monotonic(), Vec::new());
         let redis_now = inner.clock.now(now);
         inner.keys.retain(|key, slot| {
             keys.extend(slot.settlement(key, now, what).map(|_| key));
@@ -90,7 +90,7 @@ impl Shared {
         });
         let settled = stream::iter(keys).map(|key| async move {
             let inner = Arc::clone(inner);
-            let settled = inner.flights.join(key, || Arc::clone(&inner).settle(key, what)).await;
+            let settled = inner.singleflight.join(key, || Arc::clone(&inner).settle(key, what)).await;
             settled == Ok(Ok(()))
         });
         settled.buffer_unordered(SETTLEMENTS).all(std::future::ready).await
@@ -99,7 +99,7 @@ impl Shared {
 
 impl Inner {
     async fn settle(self: Arc<Self>, key: KeyId, what: Settle) -> Result<(), Missed> {
-        let order = self.keys.with(key, |slot| slot.settlement(key, Instant::now(), what));
+        let order = self.keys.with(key, |slot| slot.settlement(key, clock::monotonic(), what));
         let Some(order) = order else { return Ok(()) };
         let reply = self.send(&order).await?;
         self.keys.with(key, |slot| match self.config.charge {

@@ -8,7 +8,11 @@ use std::{
 use tracing::{info, warn};
 
 use super::script::SILENCE;
-use crate::{limiter::lease::Fleet, moment::Moment, redis::RedisError};
+use crate::{
+    clock::{self, Timestamps},
+    limiter::lease::Fleet,
+    redis::RedisError,
+};
 
 /// Whether Redis counts at the moment.
 ///
@@ -55,7 +59,7 @@ impl Link {
     /// Redis is taken to count until it fails to.
     pub(super) fn new(settling: Duration) -> Self {
         Self {
-            start: Instant::now(),
+            start: clock::monotonic(),
             counts_from: AtomicU64::new(0),
             waits_until: AtomicU64::new(0),
             settling,
@@ -102,9 +106,9 @@ impl Link {
 impl Clock {
     /// This machine's clock, until Redis's is heard.
     pub(super) fn new() -> Self {
-        let Moment { monotonic, .. } = Moment::now();
+        let Timestamps { monotonic, .. } = Timestamps::now();
         let clock = Self { start: monotonic, at_start: AtomicU64::new(0) };
-        clock.set(crate::limiter::counts::since_epoch(Moment::now()), monotonic);
+        clock.set(crate::limiter::counts::since_epoch(Timestamps::now()), monotonic);
         clock
     }
 

@@ -9,11 +9,11 @@ use metrics::Histogram;
 use sha1::{Digest, Sha1};
 
 use crate::{
-    gate::Turned,
     limiter::lease::{Fleet, Order, Reply, Told},
     limits::{PerSpan, Span},
     metrics::Metrics,
     redis::{Redis, RedisError, STORE},
+    resilience::Rejected,
 };
 
 /// Runs the scripts, in the name of one sidecar.
@@ -107,7 +107,7 @@ impl Scripts {
         arguments: Vec<String>,
     ) -> Result<Vec<u64>, RedisError> {
         match self.run_once(script, keys.clone(), arguments.clone()).await {
-            Err(error) if error != RedisError::Turned(Turned::Full) => {
+            Err(error) if error != RedisError::Rejected(Rejected::QueueFull) => {
                 self.run_once(script, keys, arguments).await
             }
             answer => answer,

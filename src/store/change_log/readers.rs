@@ -7,11 +7,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::{Backend, Cell, Database, Patience, Signals, Statement, StoreError};
-use crate::{credential::Prefix, revocation::verify, store::postgres::Notices};
+use crate::{clock, credential::Prefix, revocation::verify, store::postgres::Notices};
 
 /// The readers that applied a change.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -138,7 +138,7 @@ impl Database {
         change: &str,
         patience: Duration,
     ) -> Result<Confirmed, StoreError> {
-        let deadline = Instant::now() + patience;
+        let deadline = clock::monotonic() + patience;
         let mut confirmed = BTreeSet::new();
         loop {
             let readers = self.readers(log).await?;
@@ -147,10 +147,10 @@ impl Database {
                 of.map(|(_, name)| name.clone()).collect()
             };
             let silent = names(&confirmed, false);
-            if silent.is_empty() || Instant::now() >= deadline {
+            if silent.is_empty() || clock::monotonic() >= deadline {
                 return Ok(Confirmed { dropped: names(&confirmed, true), silent });
             }
-            let ask = (Instant::now() + ASK).min(deadline);
+            let ask = (clock::monotonic() + ASK).min(deadline);
             while let Ok(notice) = tokio::time::timeout_at(ask.into(), notices.next()).await {
                 let notice = notice?;
                 if is_confirmation(&notice.payload, log, change) {

@@ -154,7 +154,7 @@ impl Database {
     /// # Errors
     /// [`ManageError`] when the database does not answer.
     pub async fn identify(&self, credential: &Credential) -> Result<Option<Listed>> {
-        let now = crate::moment::Moment::now();
+        let now = crate::clock::Timestamps::now();
         let found = self.records(credential.prefix(), now).await?;
         for record in found.records.iter() {
             let (credential, hash) = (credential.clone(), record.hash.clone());

@@ -13,7 +13,7 @@ struct Counting {
 }
 
 impl KeyStore for Counting {
-    async fn records(&self, prefix: Prefix, _: Moment) -> Result<Arc<Found>, StoreError> {
+    async fn records(&self, prefix: Prefix, _: Timestamps) -> Result<Arc<Found>, StoreError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         tokio::time::sleep(Duration::from_millis(10)).await;
         if self.broken.load(Ordering::SeqCst) {
@@ -40,13 +40,13 @@ fn memory(broken: bool) -> (Memory<Counting>, Arc<AtomicUsize>) {
 }
 
 fn over(next: Counting) -> Memory<Counting> {
-    let fence = Arc::new(Fence::new());
+    let fence = Arc::new(Fence::new(Instant::now()));
     fence.set_state(Some(Instant::now() + Duration::from_secs(3600)), None);
     Memory::new(next, CONFIG, fence, &Metrics::new().expect("builds"))
 }
 
-fn later(now: Moment, seconds: u64) -> Moment {
-    Moment { monotonic: now.monotonic + Duration::from_secs(seconds), ..now }
+fn later(now: Timestamps, seconds: u64) -> Timestamps {
+    Timestamps { monotonic: now.monotonic + Duration::from_secs(seconds), ..now }
 }
 
 fn known() -> Prefix {
@@ -60,7 +60,7 @@ fn unknown(n: usize) -> Prefix {
 #[tokio::test]
 async fn records_are_asked_for_once_within_their_ttl() {
     let (memory, asked) = memory(false);
-    let now = Moment::now();
+    let now = Timestamps::now();
     assert_eq!(memory.records(known(), now).await.expect("found").tier, Tier::Database);
     let again = memory.records(known(), later(now, 269)).await.expect("found");
     assert_eq!((again.tier, again.records.len()), (Tier::Memory, 1));
@@ -72,7 +72,7 @@ async fn records_are_asked_for_once_within_their_ttl() {
 #[tokio::test]
 async fn unknown_prefixes_are_remembered_briefly() {
     let (memory, asked) = memory(false);
-    let now = Moment::now();
+    let now = Timestamps::now();
     for seconds in [0, 8, 10] {
         assert!(memory.records(unknown(1), later(now, seconds)).await.expect("an answer").records.is_empty());
     }
@@ -82,7 +82,7 @@ async fn unknown_prefixes_are_remembered_briefly() {
 #[tokio::test]
 async fn flood_of_unknown_prefixes_evicts_no_known_one() {
     let (memory, asked) = memory(false);
-    let now = Moment::now();
+    let now = Timestamps::now();
     memory.records(known(), now).await.expect("found");
     for n in 0..10 * CONFIG.capacity {
         memory.0.remember(
@@ -101,7 +101,7 @@ async fn flood_of_unknown_prefixes_evicts_no_known_one() {
 #[tokio::test]
 async fn callers_at_the_same_time_ask_once() {
     let (memory, asked) = memory(false);
-    let now = Moment::now();
+    let now = Timestamps::now();
     let callers: Vec<_> = (0..1000)
         .map(|_| {
             tokio::spawn({
@@ -120,7 +120,7 @@ async fn callers_at_the_same_time_ask_once() {
 async fn failure_is_not_remembered() {
     let (memory, asked) = memory(true);
     for _ in 0..2 {
-        memory.records(unknown(1), Moment::now()).await.expect_err("broken");
+        memory.records(unknown(1), Timestamps::now()).await.expect_err("broken");
     }
     assert_eq!(asked.load(Ordering::SeqCst), 2);
     assert!(memory.0.unknown.is_empty());
@@ -133,7 +133,7 @@ async fn known_keys_outlive_an_outage_and_unknown_ones_get_no_answer() {
         let next = Counting { unfit, ..Counting::default() };
         let broken = Arc::clone(&next.broken);
         let memory = over(next);
-        let now = Moment::now();
+        let now = Timestamps::now();
         memory.records(known(), now).await.expect("found");
         broken.store(true, Ordering::SeqCst);
         for (seconds, stale) in [(269, false), (300, true), (301, true), (569, true)] {
@@ -152,7 +152,7 @@ async fn known_keys_outlive_an_outage_and_unknown_ones_get_no_answer() {
 #[tokio::test]
 async fn outage_is_asked_about_once_a_second_for_each_key() {
     let (memory, asked) = memory(false);
-    let now = Moment::now();
+    let now = Timestamps::now();
     memory.records(known(), now).await.expect("found");
     memory.0.next.broken.store(true, Ordering::SeqCst);
     for _ in 0..10 {
@@ -166,7 +166,7 @@ async fn outage_is_asked_about_once_a_second_for_each_key() {
 #[tokio::test]
 async fn nothing_is_older_than_the_worst_case_while_changes_are_not_heard_of() {
     let (memory, asked) = memory(false);
-    let now = Moment::now();
+    let now = Timestamps::now();
     memory.records(known(), now).await.expect("found");
     memory.0.fence.set_state(None, None);
     assert_eq!(memory.records(known(), later(now, 26)).await.expect("found").tier, Tier::Memory);
@@ -179,7 +179,7 @@ async fn what_another_tier_had_for_a_while_is_not_young_again() {
     let aged =
         Found { age: Duration::from_secs(200), ..Found::fresh([Arc::new(sample::record())], Tier::Redis) };
     let (memory, _) = memory(false);
-    let now = Moment::now();
+    let now = Timestamps::now();
     memory.0.remember(known(), &aged, memory.0.fence.generation(), now.monotonic);
     assert_eq!(memory.records(known(), later(now, 69)).await.expect("found").tier, Tier::Memory);
     assert_eq!(memory.records(known(), later(now, 100)).await.expect("found").tier, Tier::Database);
@@ -192,7 +192,7 @@ struct Slow {
 }
 
 impl KeyStore for Arc<Slow> {
-    async fn records(&self, _: Prefix, _: Moment) -> Result<Arc<Found>, StoreError> {
+    async fn records(&self, _: Prefix, _: Timestamps) -> Result<Arc<Found>, StoreError> {
         self.read.notify_one();
         self.land.notified().await;
         Ok(Arc::new(Found::fresh([Arc::new(sample::record())], Tier::Database)))
@@ -202,10 +202,10 @@ impl KeyStore for Arc<Slow> {
 #[tokio::test]
 async fn reading_from_before_a_change_is_neither_remembered_nor_given_to_later_callers() {
     let slow = Arc::new(Slow { read: tokio::sync::Notify::new(), land: tokio::sync::Notify::new() });
-    let fence = Arc::new(Fence::new());
+    let fence = Arc::new(Fence::new(Instant::now()));
     let metrics = Metrics::new().expect("builds");
     let memory = Memory::new(Arc::clone(&slow), CONFIG, Arc::clone(&fence), &metrics);
-    let now = Moment::now();
+    let now = Timestamps::now();
     let ask = || {
         let memory = memory.clone();
         tokio::spawn(async move { memory.records(known(), now).await })
@@ -226,7 +226,7 @@ async fn reading_from_before_a_change_is_neither_remembered_nor_given_to_later_c
 #[tokio::test]
 async fn record_without_a_hash_is_asked_for_again_where_one_is_needed() {
     let (memory, asked) = memory(false);
-    let now = Moment::now();
+    let now = Timestamps::now();
     let hash = crate::record::KeyHash::parse_redacted(&sample::record().hash.redacted()).expect("read");
     let bare = Arc::new(crate::record::KeyRecord { hash, ..sample::record() });
     memory.0.remember(
@@ -246,7 +246,7 @@ async fn record_without_a_hash_is_asked_for_again_where_one_is_needed() {
 #[tokio::test]
 async fn what_changes_meanwhile_is_not_served_through_an_outage() {
     let (memory, _) = memory(false);
-    let now = Moment::now();
+    let now = Timestamps::now();
     memory.records(known(), now).await.expect("found");
     let generation = memory.0.fence.generation();
     assert!(memory.0.fall_back(known(), generation, now.monotonic).is_some(), "nothing has changed");

@@ -136,6 +136,9 @@ pub(in crate::store) fn read(catalog: &Catalog, watched: &[Watched], limit: usiz
                     'keystile_changes_lost')), 'SELECT'), true) FROM log),
             'lost_writes', COALESCE((SELECT pg_sequence_last_value(to_regclass(format('%I.%I', nspname,
                 'keystile_changes_lost'))) FROM log), 0) > 0,
+            'compares_dropped', EXISTS (SELECT 1 FROM installed i CROSS JOIN LATERAL unnest(i.arguments[3:]) AS w (name)
+                WHERE w.name <> '' AND NOT EXISTS (SELECT 1 FROM pg_attribute a
+                    WHERE a.attrelid = i.tgrelid AND a.attname = w.name AND NOT a.attisdropped)),
             'notifies', EXISTS (SELECT 1 FROM pg_trigger t JOIN log ON t.tgrelid = log.oid
                 WHERE t.tgname = 'keystile_notify' AND t.tgenabled = 'A')
         ) AS text), {POSITION}, CAST((SELECT oid FROM log) AS text), NULL, NULL, NULL

@@ -11,11 +11,13 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
+
+use parking_lot::Mutex;
 
 use futures_util::future::join_all;
 use rand::seq::SliceRandom;
@@ -34,7 +36,7 @@ use super::{
 };
 use crate::{
     addresses::{Failures, Lookup},
-    mutex::lock,
+    clock,
     store::StoreError,
 };
 
@@ -130,7 +132,7 @@ impl Connector {
         if settings.is_random {
             candidates.shuffle(&mut rand::rng());
         }
-        failures.sort_by_key(&mut candidates, Instant::now(), |candidate| candidate.address.clone());
+        failures.sort_by_key(&mut candidates, clock::monotonic(), |candidate| candidate.address.clone());
         let (passes, count) = (settings.session.passes(), candidates.len());
         for n in 0..count * passes.len() {
             let (session, candidate) = (passes[n / count], &candidates[n % count]);
@@ -139,9 +141,9 @@ impl Connector {
             let share = (*deadline / u32::try_from(count).unwrap_or(u32::MAX)).max(MIN_SHARE);
             let share = if is_last { *deadline } else { share.min(*deadline) };
             let limit = settings.connect_timeout.map_or(share, |limit| limit.min(share));
-            if failures.contains(address, Instant::now()) {
+            if failures.contains(address, clock::monotonic()) {
                 // While this attempt pays for it, others do not.
-                failures.add(address.clone(), Instant::now());
+                failures.add(address.clone(), clock::monotonic());
             }
             let attempt = self.attempt(session, candidate, &change, heard.clone());
             let error = match timeout(limit, attempt).await {
@@ -153,7 +155,7 @@ impl Connector {
                 Ok(Err(Failed::Here(error))) => error,
                 Err(_) => StoreError::Timeout(limit),
             };
-            failures.add(address.clone(), Instant::now());
+            failures.add(address.clone(), clock::monotonic());
             errors.push((address.to_string(), error));
         }
         Err(combined(errors))
@@ -206,7 +208,7 @@ impl Connector {
             without_tls(&mut config);
         }
         change(&mut config);
-        let since = Instant::now();
+        let since = clock::monotonic();
         let (client, connection) = config.connect(self.tls()).await.map_err(|error| Failed::of(&error))?;
         let role = Role::of(&connection);
         let is_unfit = Arc::new(AtomicBool::new(false));
@@ -225,7 +227,7 @@ impl Connector {
                 return Err(Failed::Here(StoreError::Unavailable(objection.into())));
             }
         }
-        let mut servers = lock(&self.0.servers);
+        let mut servers = self.0.servers.lock();
         servers.retain(|_, standing| standing.receiver_count() > 0);
         let standing = servers.entry(address.clone()).or_default().subscribe();
         drop(servers);
@@ -240,7 +242,7 @@ impl Connector {
         if matches!(self.0.settings.session, Session::ReadOnly | Session::Standby) {
             return;
         }
-        self.0.failures.add(address.clone(), Instant::now());
+        self.0.failures.add(address.clone(), clock::monotonic());
         let pause = if was_read_only { READ_ONLY_PAUSE } else { GIVE_UP_PAUSE };
         if self.give_up(address, since, Reason::Changed, pause) && !was_read_only {
             tracing::warn!(server = %address, "the server takes no writes any more: looking for another one");
@@ -248,13 +250,13 @@ impl Connector {
     }
 
     fn give_up(&self, address: &Address, since: Instant, reason: Reason, pause: Duration) -> bool {
-        let mut servers = lock(&self.0.servers);
+        let mut servers = self.0.servers.lock();
         let standing = servers.entry(address.clone()).or_default();
         standing.send_if_modified(|standing| {
             // One that is younger than that says nothing new.
             let is_new = standing.given_up.is_none_or(|at| since > at && at.elapsed() > pause);
             if is_new {
-                *standing = Standing { given_up: Some(Instant::now()), reason: Some(reason) };
+                *standing = Standing { given_up: Some(clock::monotonic()), reason: Some(reason) };
             }
             is_new
         })
@@ -282,7 +284,7 @@ impl Server {
 
     /// This connection has just had an answer, so what was given up before meant others.
     pub(super) fn confirm(&mut self) {
-        self.since = Instant::now();
+        self.since = clock::monotonic();
     }
 
     /// Waits until its connections are given up, and says why.

@@ -27,6 +27,8 @@ use crate::store::{
     sql::{Rows, Statement},
 };
 
+use crate::clock;
+
 /// A connection, and what somebody is in the middle of on it.
 pub(super) struct Link {
     pub(super) client: Session,
@@ -120,7 +122,7 @@ impl Manager {
 
 impl Link {
     pub(super) async fn query(&mut self, statement: &Statement) -> Result<Rows, tokio_postgres::Error> {
-        (self.state, self.owed) = (State::Busy, Some(Instant::now()));
+        (self.state, self.owed) = (State::Busy, Some(clock::monotonic()));
         let rows = query(&self.client, statement).await;
         (self.state, self.owed) = (State::Idle, None);
         rows

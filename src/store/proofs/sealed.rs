@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 
 use crate::{
     credential::{CacheSecrets, Digest},
-    proof::{Claim, MAX_AGE, Proof},
+    proof::{MAX_AGE, Proof, ProofKey},
     record::{HashTag, KeyId, KeyRecord},
 };
 
@@ -51,11 +51,11 @@ impl ProofSeals {
         Self(secrets)
     }
 
-    /// The row of a claim that bcrypt has confirmed at `proven_at`; `None` for one without a key.
-    pub fn seal(&self, claim: &Claim, proven_at: OffsetDateTime) -> Option<StoredProof> {
-        let (key, tag, proven_at) = (claim.key?, claim.digest, millis(proven_at));
+    /// The row of a proof key that bcrypt has confirmed at `proven_at`; `None` for one without a key.
+    pub fn seal(&self, proof_key: &ProofKey, proven_at: OffsetDateTime) -> Option<StoredProof> {
+        let (key, tag, proven_at) = (proof_key.key?, proof_key.digest, millis(proven_at));
         let seal =
-            self.0.newest().seal(&parts(key, &tag.to_text(), claim.hash, &proven_at.to_string()).each());
+            self.0.newest().seal(&parts(key, &tag.to_text(), proof_key.hash, &proven_at.to_string()).each());
         Some(StoredProof { key, tag, proven_at, seal })
     }
 
@@ -83,8 +83,8 @@ impl ProofSeals {
             return Err(InvalidProof::Age);
         }
         let left = Duration::from_millis(left.unsigned_abs()).min(MAX_AGE);
-        let claim = Claim { digest, key: Some(record.id), hash };
-        Ok(Proof { claim, until: now + left, ends: now + left })
+        let proof_key = ProofKey { digest, key: Some(record.id), hash };
+        Ok(Proof { proof_key, until: now + left, ends: now + left })
     }
 }
 

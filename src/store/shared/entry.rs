@@ -15,7 +15,7 @@ use super::super::{Found, Row, row};
 use crate::{
     credential::{CacheSecrets, Digest},
     decision::Tier,
-    proof::{Claim, MAX_AGE as MAX_PROOF_AGE, Proof},
+    proof::{MAX_AGE as MAX_PROOF_AGE, Proof, ProofKey},
     record::{HashTag, KeyId},
     revocation::LogPosition,
 };
@@ -34,7 +34,7 @@ const MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Instances' clocks may be wrong, and by themselves would make records younger than they are. So ages are taken from
 /// the clock of Redis, which all instances see alike, and from the instances' own as well: the greater counts.
 #[derive(Debug, Clone, Copy)]
-pub struct Timestamps {
+pub struct RedisTimestamps {
     /// This instance's wall clock.
     pub instance: OffsetDateTime,
     /// The wall clock of the Redis server that has the entry.
@@ -96,7 +96,7 @@ impl Entries {
     }
 
     /// What was found, as an entry of this name.
-    pub fn records(&self, name: &str, found: &Found, read_at: Timestamps) -> String {
+    pub fn records(&self, name: &str, found: &Found, read_at: RedisTimestamps) -> String {
         let redacted = found.rows.iter().zip(found.records.iter());
         let rows =
             redacted.map(|(cells, record)| row::redact(cells[..row::COLUMNS.len()].to_vec(), &record.hash));
@@ -118,7 +118,7 @@ impl Entries {
         &self,
         name: &str,
         entry: &str,
-        now: Timestamps,
+        now: RedisTimestamps,
         oldest: Duration,
     ) -> Result<Found, Odd> {
         let Records { at, redis_at, seen, columns, rows } = self.open(name, entry)?;
@@ -141,12 +141,12 @@ impl Entries {
     pub fn proof(
         &self,
         name: &str,
-        claim: &Claim,
+        proof_key: &ProofKey,
         used_at: OffsetDateTime,
         ends: OffsetDateTime,
     ) -> Option<String> {
-        let hash = claim.hash.to_text();
-        let proven = Proven { at: millis(used_at), ends: millis(ends), key: claim.key?.0, hash };
+        let hash = proof_key.hash.to_text();
+        let proven = Proven { at: millis(used_at), ends: millis(ends), key: proof_key.key?.0, hash };
         Some(self.seal(name, &proven))
     }
 
@@ -168,11 +168,11 @@ impl Entries {
             return Err(Odd::Age);
         }
         let hash = HashTag::parse(&hash).ok_or(Odd::Content)?;
-        let claim = Claim { digest, key: Some(KeyId(key)), hash };
+        let proof_key = ProofKey { digest, key: Some(KeyId(key)), hash };
         // What another instance could not know of its clock, this one does not add: an end later than any is cut.
         let left = u64::try_from(ends.saturating_sub(millis(now))).map_err(|_| Odd::Age)?;
         let ends = now + Duration::from_millis(left).min(MAX_PROOF_AGE);
-        Ok(Proof { claim, until: (now + (ttl - age)).min(ends), ends })
+        Ok(Proof { proof_key, until: (now + (ttl - age)).min(ends), ends })
     }
 
     fn seal(&self, name: &str, content: &impl Serialize) -> String {

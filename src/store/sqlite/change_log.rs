@@ -27,6 +27,7 @@ pub(in crate::store) fn read(limit: usize) -> String {
                 WHERE NOT EXISTS (SELECT 1 FROM sqlite_schema t WHERE t.type = 'trigger'
                     AND t.name = json_extract(n.value, '$.name') AND t.sql = json_extract(n.value, '$.sql')))),
             'unwatched', json('[]'),
+            'compares_dropped', json('false'),
             'hides_rows', json('false'),
             'lost_writes', json('false'),
             'notifies', json('false')

@@ -2,14 +2,15 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::Arc,
 };
+
+use parking_lot::{Mutex, MutexGuard};
 
 use proptest::prelude::*;
 use time::OffsetDateTime;
 
 use super::*;
-use crate::mutex::lock;
 
 /// A database as the writer sees it.
 #[derive(Debug, Clone, Default)]
@@ -45,7 +46,7 @@ enum Fault {
 
 impl Model {
     fn state(&self) -> MutexGuard<'_, State> {
-        lock(&self.0)
+        self.0.lock()
     }
 }
 

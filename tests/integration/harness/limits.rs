@@ -3,11 +3,11 @@
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use keystile::{
+    clock::Timestamps,
     config::{RateLimitCharge, RateLimitOnLoss},
     limiter::{RateLimiter, Refusal, Shared, SharedConfig},
     limits::{Bill, Standing},
     metrics::Metrics,
-    moment::Moment,
     record::{KeyId, Limits},
     redis::Redis,
 };
@@ -68,7 +68,7 @@ impl Sidecar {
     }
 
     pub async fn charge(&self, bill: Bill) -> Result<Standing, Refusal> {
-        self.limiter.charge(bill, Moment::now()).await.map(|standing| standing.expect("counted"))
+        self.limiter.charge(bill, Timestamps::now()).await.map(|standing| standing.expect("counted"))
     }
 
     /// How many requests had this result.
@@ -107,7 +107,7 @@ pub fn passed<T>(results: &[Result<Standing, T>]) -> usize {
 
 /// Waits, if need be, until so many seconds are left of this minute.
 pub async fn seconds_left(seconds: u64) {
-    let second = || Moment::now().wall.second();
+    let second = || Timestamps::now().wall.second();
     let far = || u64::from(second()) + seconds < 60;
     until("the minute has begun", Duration::from_secs(61), async || far()).await;
 }

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use keystile::{
+    clock::Timestamps,
     config::{DatabaseOptions, DatabaseUrl},
     credential::Prefix,
     metrics::Metrics,
-    moment::Moment,
     record::KeyRecord,
     store::{Database, KeyStore, StoreError},
 };
@@ -126,7 +126,7 @@ impl Place {
 
     /// What a fresh store finds for the prefix of [`CREDENTIAL`].
     pub async fn records(&self) -> Result<Vec<KeyRecord>, StoreError> {
-        let found = self.database().records(prefix(), Moment::now()).await?;
+        let found = self.database().records(prefix(), Timestamps::now()).await?;
         Ok(found.records.iter().map(|record| (**record).clone()).collect())
     }
 

@@ -1,7 +1,7 @@
 //! Budgets of a period are read with the record that they bind.
 
 use keystile::{
-    moment::Moment,
+    clock::Timestamps,
     record::{BudgetId, Expiry, PeriodBudget, PeriodBudgets, UnreadableBudget},
     store::{Database, KeyStore, StoreError},
 };
@@ -162,10 +162,10 @@ async fn budgets_that_may_not_be_read_are_an_error_that_names_them() {
         .await;
     let url = place.url().replace("keystile@", &format!("{role}@"));
     let database = Database::connect(&options(&url, 5_000), &place.metrics).expect("good settings");
-    let error = database.records(prefix(), Moment::now()).await.expect_err("may not be read");
+    let error = database.records(prefix(), Timestamps::now()).await.expect_err("may not be read");
     assert!(matches!(error, StoreError::Unfit(_)), "{error:?}");
     assert!(error.to_string().contains("permission denied for table budgets"), "{error}");
     place.execute(&format!("GRANT SELECT ON budgets TO {role}")).await;
-    let found = database.records(prefix(), Moment::now()).await.expect("answers");
+    let found = database.records(prefix(), Timestamps::now()).await.expect("answers");
     assert_eq!(found.records.len(), 1);
 }

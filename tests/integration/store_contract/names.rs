@@ -1,7 +1,7 @@
 //! Tables, columns and prefixes are found by what they are called, and by nothing that is almost the same.
 
 use keystile::{
-    moment::Moment,
+    clock::Timestamps,
     record::{AllowList, Expiry},
     store::{Database, KeyStore},
 };
@@ -51,7 +51,7 @@ async fn prefix_of_a_type_without_case_is_compared_byte_for_byte() {
     assert_eq!(ids(&place.records().await.expect("answers")), [8]);
     let url = place.url().replace("&sslmode", ",public&sslmode");
     let database = Database::connect(&options(&url, 5_000), &place.metrics).expect("good settings");
-    let found = database.records(prefix(), Moment::now()).await.expect("answers");
+    let found = database.records(prefix(), Timestamps::now()).await.expect("answers");
     assert_eq!(found.records.iter().map(|record| record.id.0).collect::<Vec<_>>(), [8]);
 }
 
@@ -137,6 +137,6 @@ async fn columns_of_postgres_are_found_in_any_case() {
     assert_eq!((record.user.role.as_deref(), record.period_budgets.rows.len()), (Some("engineer"), 1));
     place.execute("UPDATE api_keys SET \"Deleted_At\" = now()").await;
     assert!(only_record(&place).await.is_deleted);
-    let found = place.database().records(prefix(), Moment::now()).await.expect("answers");
+    let found = place.database().records(prefix(), Timestamps::now()).await.expect("answers");
     assert_eq!(found.records.len(), 1);
 }

@@ -1,8 +1,8 @@
 //! Values mean the same in every type of column that a schema may have, and in every session.
 
 use keystile::{
+    clock::Timestamps,
     metrics::Metrics,
-    moment::Moment,
     record::{KeyRecord, PeriodBudgets},
     store::{Database, KeyStore},
 };
@@ -330,7 +330,7 @@ fn shown_budget(column: &str, budgets: &PeriodBudgets) -> String {
 }
 
 async fn read(database: &Database, column: &str) -> String {
-    let found = database.records(prefix(), Moment::now()).await.expect("answers");
+    let found = database.records(prefix(), Timestamps::now()).await.expect("answers");
     match &found.records[..] {
         [] => "undecodable".to_owned(),
         [record] => shown(column, record),

@@ -19,15 +19,15 @@ fn seals(secrets: &[&str]) -> ProofSeals {
     ProofSeals::new(CacheSecrets::new(secrets.iter().map(|text| secret(text))).expect("some"))
 }
 
-/// The claim of the sample's key under this secret.
-fn claim(text: &str) -> Claim {
+/// The proof key of the sample's key under this secret.
+fn proof_key(text: &str) -> ProofKey {
     let credential = Credential::parse(sample::CREDENTIAL.as_bytes()).expect("well-formed");
     let record = sample::record();
-    Claim { digest: credential.digest(&secret(text)), key: Some(record.id), hash: record.hash.tag() }
+    ProofKey { digest: credential.digest(&secret(text)), key: Some(record.id), hash: record.hash.tag() }
 }
 
 fn cells() -> [String; 3] {
-    seals(&["one"]).seal(&claim("one"), PROVEN_AT).expect("of a key").cells()
+    seals(&["one"]).seal(&proof_key("one"), PROVEN_AT).expect("of a key").cells()
 }
 
 fn open(cells: &[String; 3], now: OffsetDateTime) -> Result<Proof, InvalidProof> {
@@ -41,7 +41,7 @@ fn other_hash() -> KeyHash {
 #[test]
 fn sealed_proof_opens_as_the_claim_it_was() {
     let proof = open(&cells(), PROVEN_AT).expect("believed");
-    assert_eq!(proof.claim, claim("one"));
+    assert_eq!(proof.proof_key, proof_key("one"));
     let believed = Duration::try_from(proof.until - PROVEN_AT).expect("later");
     assert!(believed <= MAX_AGE && believed >= MAX_AGE / 10 * 9, "{believed:?}");
 }
@@ -65,8 +65,8 @@ fn proofs_of_one_minute_do_not_end_in_one_minute() {
     let mut ends: Vec<_> = (0..1000)
         .map(|n| {
             let credential = Credential::parse(format!("ks_key{n:08}").as_bytes()).expect("well-formed");
-            let claim = Claim { digest: credential.digest(&secret("one")), ..claim("one") };
-            let cells = seals(&["one"]).seal(&claim, PROVEN_AT).expect("of a key").cells();
+            let proof_key = ProofKey { digest: credential.digest(&secret("one")), ..proof_key("one") };
+            let cells = seals(&["one"]).seal(&proof_key, PROVEN_AT).expect("of a key").cells();
             open(&cells, PROVEN_AT).expect("believed").until
         })
         .collect();
@@ -106,7 +106,7 @@ fn nothing_in_a_row_can_be_computed_without_the_secret() {
         assert!(!row.contains(&known) && !known.contains(&tag), "{known}");
     }
     let [other_tag, _, other_seal] =
-        seals(&["two"]).seal(&claim("two"), PROVEN_AT).expect("of a key").cells();
+        seals(&["two"]).seal(&proof_key("two"), PROVEN_AT).expect("of a key").cells();
     assert!(tag != other_tag && seal != other_seal, "both are keyed");
 }
 

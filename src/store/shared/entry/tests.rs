@@ -10,8 +10,8 @@ const NAME: &str = "keystile:{ks_sampl}:records";
 const TTL: Duration = Duration::from_secs(300);
 
 /// The same on both clocks.
-fn at(time: OffsetDateTime) -> Timestamps {
-    Timestamps { instance: time, redis: time }
+fn at(time: OffsetDateTime) -> RedisTimestamps {
+    RedisTimestamps { instance: time, redis: time }
 }
 
 fn entries(secrets: &[&[u8]]) -> Entries {
@@ -65,7 +65,7 @@ fn age_counts_from_the_reading_and_by_the_clock_that_says_more() {
     let entry = entries.records(NAME, &found(), at(NOW));
     let age = |instance: i64, redis: i64| {
         let later = |seconds| NOW + time::Duration::seconds(seconds);
-        let now = Timestamps { instance: later(instance), redis: later(redis) };
+        let now = RedisTimestamps { instance: later(instance), redis: later(redis) };
         entries.read_records(NAME, &entry, now, TTL).map(|found| found.age.as_secs())
     };
     for (instance, redis, expected) in [
@@ -100,11 +100,11 @@ fn proof_is_of_one_credential_for_one_record_with_one_hash() {
     let entries = entries(&[b"one"]);
     let record = sample::record();
     let digest = Digest::parse(&"ab".repeat(32)).expect("a digest");
-    let claim = Claim { digest, key: Some(record.id), hash: record.hash.tag() };
-    let entry = entries.proof("p:ab", &claim, NOW, NOW + TTL * 2).expect("of a record");
+    let proof_key = ProofKey { digest, key: Some(record.id), hash: record.hash.tag() };
+    let entry = entries.proof("p:ab", &proof_key, NOW, NOW + TTL * 2).expect("of a record");
     let later = NOW + Duration::from_secs(100);
     let proof = entries.read_proof("p:ab", digest, &entry, later, TTL).expect("good");
-    assert_eq!(proof, Proof { claim, until: NOW + TTL, ends: NOW + TTL * 2 });
+    assert_eq!(proof, Proof { proof_key, until: NOW + TTL, ends: NOW + TTL * 2 });
     assert_eq!(entries.read_proof("p:cd", digest, &entry, NOW, TTL), Err(Odd::Seal));
     for (time, expected) in
         [(NOW + TTL, false), (NOW - SKEW, true), (NOW - SKEW - Duration::from_secs(1), false)]
@@ -112,7 +112,7 @@ fn proof_is_of_one_credential_for_one_record_with_one_hash() {
         assert_eq!(entries.read_proof("p:ab", digest, &entry, time, TTL).is_ok(), expected, "{time}");
     }
     assert_eq!(
-        entries.proof("p:ab", &Claim { key: None, ..claim }, NOW, NOW + TTL),
+        entries.proof("p:ab", &ProofKey { key: None, ..proof_key }, NOW, NOW + TTL),
         None,
         "nobody's record is proven"
     );
@@ -123,7 +123,7 @@ fn entry_of_another_kind_is_not_read_as_this_one() {
     let entries = entries(&[b"one"]);
     let record = sample::record();
     let digest = Digest::parse(&"ab".repeat(32)).expect("a digest");
-    let claim = Claim { digest, key: Some(record.id), hash: record.hash.tag() };
-    let proof = entries.proof(NAME, &claim, NOW, NOW + TTL).expect("of a record");
+    let proof_key = ProofKey { digest, key: Some(record.id), hash: record.hash.tag() };
+    let proof = entries.proof(NAME, &proof_key, NOW, NOW + TTL).expect("of a record");
     assert_eq!(entries.read_records(NAME, &proof, at(NOW), TTL).map(drop), Err(Odd::Content));
 }

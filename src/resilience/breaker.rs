@@ -1,12 +1,11 @@
-//! Stops asking who does not answer, and tries again soon. Pure: the time is passed in.
+//! Circuit breaker: stops calls to a dependency that does not answer, and tries again soon. Pure: the time is passed in.
 
 use std::time::{Duration, Instant};
 
-/// Failures in a row that open it: fewer could be one unlucky moment.
+/// Consecutive failures that open it. A few failures can be one short interruption.
 pub(super) const FAILURES: u32 = 5;
 
-/// How long it stays open before one call tries again. Short, because an answer that comes late is worth
-/// less than one that comes: recovery is noticed within this and the call's own deadline.
+/// How long it stays open before one call is tried. Recovery is noticed within this time plus the call's deadline.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// Whether calls are made.
@@ -18,8 +17,8 @@ pub(super) struct Breaker {
 }
 
 impl Breaker {
-    /// Whether a call may be made now. While open, one call a pause: whoever is let through decides,
-    /// and if they never say how it went, the next one does.
+    /// Whether a call may be made now. While it is open, one call in each pause is admitted as a probe. A probe that
+    /// reports no outcome is followed by the next one.
     pub(super) fn admits(&mut self, now: Instant) -> bool {
         let admits = !self.is_open(now);
         if admits && self.retry_at.is_some() {
@@ -28,13 +27,13 @@ impl Breaker {
         admits
     }
 
-    /// Whether nobody is let through now.
+    /// Whether it rejects calls now.
     pub(super) fn is_open(&self, now: Instant) -> bool {
         self.retry_at.is_some_and(|retry_at| now < retry_at)
     }
 
     /// Takes the outcome of a call into account.
-    pub(super) fn learn(&mut self, answered: bool, now: Instant) {
+    pub(super) fn record(&mut self, answered: bool, now: Instant) {
         if answered {
             *self = Self::default();
             return;
@@ -52,7 +51,7 @@ mod tests {
 
     fn open(now: Instant) -> Breaker {
         let mut breaker = Breaker::default();
-        (0..FAILURES).for_each(|_| breaker.learn(false, now));
+        (0..FAILURES).for_each(|_| breaker.record(false, now));
         breaker
     }
 
@@ -60,20 +59,20 @@ mod tests {
     fn opens_after_failures_in_a_row_and_not_before() {
         let (mut breaker, now) = (Breaker::default(), Instant::now());
         for _ in 0..3 {
-            (1..FAILURES).for_each(|_| breaker.learn(false, now));
+            (1..FAILURES).for_each(|_| breaker.record(false, now));
             assert!(breaker.admits(now));
-            breaker.learn(true, now);
+            breaker.record(true, now);
         }
         assert!(!open(now).admits(now));
     }
 
     #[test]
-    fn lets_one_call_through_a_pause() {
+    fn open_breaker_admits_one_call_in_each_pause() {
         let now = Instant::now();
         let mut breaker = open(now);
         let later = now + PAUSE;
         assert_eq!((breaker.admits(later), breaker.admits(later)), (true, false));
-        assert!(breaker.admits(later + PAUSE), "the first never said how it went");
+        assert!(breaker.admits(later + PAUSE), "the first reported no outcome");
     }
 
     #[test]
@@ -81,9 +80,9 @@ mod tests {
         let now = Instant::now();
         let mut breaker = open(now);
         assert!(breaker.admits(now + PAUSE));
-        breaker.learn(false, now + PAUSE);
+        breaker.record(false, now + PAUSE);
         assert!(!breaker.admits(now + PAUSE));
-        breaker.learn(true, now + PAUSE);
+        breaker.record(true, now + PAUSE);
         assert!(breaker.admits(now + PAUSE) && breaker.admits(now + PAUSE));
     }
 }

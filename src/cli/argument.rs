@@ -1,0 +1,17 @@
+//! Arguments that are keys, and must not be.
+
+use anyhow::bail;
+
+use crate::credential::Prefix;
+
+/// Refuses a whole key as an argument: arguments are in the shell's history and in the list of processes. The error
+/// does not repeat it.
+pub(super) fn refuse_whole_key(argument: &str) -> anyhow::Result<()> {
+    if argument.len() > Prefix::LEN && argument.parse::<i64>().is_err() {
+        bail!(
+            "ID|PREFIX is longer than a prefix of {} characters; `keystile keys show -` reads a whole key from stdin",
+            Prefix::LEN
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,30 @@
+//! The database of a command, and errors that name it.
+
+use anyhow::Context;
+
+use crate::{
+    config::DatabaseOptions,
+    metrics::Metrics,
+    store::{Database, ManageError},
+    telemetry,
+};
+
+/// Opens the database of a command. Warnings about its rows go to stderr.
+///
+/// # Errors
+/// When the URL cannot be used.
+pub(super) fn open(options: &DatabaseOptions) -> anyhow::Result<Database> {
+    telemetry::start_for_commands();
+    let metrics = Metrics::new().context("setting up metrics")?;
+    Ok(Database::connect(options, &metrics)?)
+}
+
+/// Adds the database's name to its error. A refusal needs none.
+pub(super) fn with_database_name(options: &DatabaseOptions, error: ManageError) -> anyhow::Error {
+    match error {
+        ManageError::Store(error) => {
+            anyhow::Error::new(error).context(format!("--database-url {}", options.database_url))
+        }
+        ManageError::Refused(text) => anyhow::Error::msg(text),
+    }
+}

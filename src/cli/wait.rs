@@ -1,0 +1,55 @@
+//! Waits until every instance has dropped cached records: `invalidate`, and `keys revoke --wait`.
+
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::Args;
+use serde_json::json;
+
+use super::output::{Output, OutputFormat, json as print_json, print};
+use crate::{clock, credential::Prefix, store::Database};
+
+/// How long to wait for other processes.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct WaitArgs {
+    /// How long to wait for the instances to confirm.
+    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+}
+
+/// Makes every instance drop a prefix, or everything. Prints which did, and fails if one did not.
+pub(super) async fn wait_for_instances(
+    database: &Database,
+    prefix: Option<Prefix>,
+    wait: WaitArgs,
+    output: Output,
+) -> anyhow::Result<()> {
+    let started = clock::monotonic();
+    let confirmed = database.invalidate(prefix, wait.timeout).await?;
+    let millis = started.elapsed().as_millis();
+    match output.output {
+        OutputFormat::Json => print_json(&json!({
+            "dropped": confirmed.dropped,
+            "silent": confirmed.silent,
+            "milliseconds": u64::try_from(millis).unwrap_or(u64::MAX),
+        }))?,
+        OutputFormat::Table if database.is_file() => {
+            print("logged; instances read the file four times a second and do not confirm\n")?;
+        }
+        OutputFormat::Table if confirmed.dropped.is_empty() && confirmed.silent.is_empty() => {
+            print("logged; no instance listens to this database, so none confirmed\n")?;
+        }
+        OutputFormat::Table => {
+            print(&format!("dropped by {} instances within {millis} ms\n", confirmed.dropped.len()))?
+        }
+    }
+    if !confirmed.silent.is_empty() {
+        let silent: Vec<_> = confirmed.silent.into_iter().collect();
+        bail!(
+            "not confirmed within {} by {}; they drop it within 30 s unless they cannot reach the database",
+            humantime::format_duration(wait.timeout),
+            silent.join(", ")
+        );
+    }
+    Ok(())
+}
