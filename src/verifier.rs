@@ -23,6 +23,7 @@ use crate::{
     clock::Timestamps,
     config::{BcryptCost, DEFAULT_COST, FailedAttempts},
     credential::{CacheSecrets, Credential, Digest},
+    decision::Tier,
     metrics::{CacheLookups, Metrics},
     proof::{Proof, ProofKey},
     record::{HashTag, KeyHash, KeyId, KeyRecord},
@@ -31,6 +32,7 @@ use crate::{
 };
 
 mod caller;
+mod lookup_time;
 mod marks;
 mod networks;
 mod order;
@@ -38,6 +40,7 @@ mod pace;
 mod pool;
 mod proofs;
 mod queue;
+mod recent;
 mod watch;
 
 pub use caller::Caller;
@@ -224,7 +227,8 @@ impl Verifier {
         }
         let work = || {
             let hashes = records.iter().map(|record| record.hash.clone()).collect();
-            Arc::clone(inner).first_proof(attempt, credential.clone(), hashes, *caller)
+            let from_memory = found.tier == Tier::Memory;
+            Arc::clone(inner).first_proof(attempt, credential.clone(), hashes, from_memory, *caller)
         };
         let proven = inner.singleflight.join(attempt, work).await.unwrap_or(Err(ProofError::Abandoned))?;
         records.into_iter().nth(proven).ok_or(ProofError::Abandoned)
@@ -277,6 +281,7 @@ impl Inner {
         attempt: Attempt,
         credential: Credential,
         hashes: Vec<KeyHash>,
+        from_memory: bool,
         caller: Caller,
     ) -> Result<usize, ProofError> {
         let now = caller.now.monotonic;
@@ -300,7 +305,7 @@ impl Inner {
             });
             Job { cost: highest, compute }
         });
-        let outcome = self.pool.submit(prefix, &caller, job).await;
+        let outcome = self.pool.submit(prefix, &caller, from_memory, job).await;
         match outcome.map_err(|_| ProofError::Abandoned)? {
             Outcome::Match(place) => {
                 if let Some(proof_key) = attempt.proof_key(place) {

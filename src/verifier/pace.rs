@@ -1,6 +1,8 @@
 //! How long bcrypt takes on this machine at present, learned from what it has computed. Pure.
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
+
+use super::recent::Recent;
 
 /// The time that a computation takes, by cost.
 ///
@@ -8,15 +10,10 @@ use std::{collections::VecDeque, time::Duration};
 /// nearly every real one is done: what is not done by then could be told from a simulated one.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    /// The last computations, in seconds a round: two to the power of the cost is the number of rounds.
-    recent: VecDeque<f64>,
-    seconds_per_round: f64,
+    /// The last computations, in seconds per round. The number of rounds is two to the power of the cost.
+    per_round: Recent,
 }
 
-/// Computations that are remembered.
-const RECENT: usize = 64;
-/// Of these so many may have taken longer: a machine that stood still for a moment is no measure.
-const OUTLIERS: usize = 2;
 /// Above the slowest of the rest.
 const MARGIN: f64 = 1.1;
 /// Before the first computation: what it takes on an ordinary machine, 60 ms at cost 10.
@@ -25,20 +22,12 @@ const ORDINARY: f64 = 60e-6;
 impl Pace {
     /// Takes the time of one computation into account.
     pub(super) fn learn(&mut self, cost: u32, took: Duration) {
-        if self.recent.len() == RECENT {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(took.as_secs_f64() / rounds(cost));
-        let mut sorted: Vec<_> = self.recent.iter().copied().collect();
-        sorted.sort_unstable_by(f64::total_cmp);
-        // Few are no sample: all of them count.
-        let outliers = OUTLIERS * sorted.len() / RECENT;
-        self.seconds_per_round = sorted.iter().rev().nth(outliers).copied().unwrap_or(ORDINARY) * MARGIN;
+        self.per_round.push(took.as_secs_f64() / rounds(cost));
     }
 
     /// A time within which nearly every computation of this cost is done.
     pub(super) fn duration(&self, cost: u32) -> Duration {
-        let seconds = if self.recent.is_empty() { ORDINARY } else { self.seconds_per_round };
+        let seconds = self.per_round.slowest().map_or(ORDINARY, |slowest| slowest * MARGIN);
         Duration::from_secs_f64(seconds * rounds(cost))
     }
 }
@@ -50,6 +39,7 @@ fn rounds(cost: u32) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::verifier::recent::RECENT;
 
     #[test]
     fn cheap_computations_tell_how_long_dear_ones_take() {

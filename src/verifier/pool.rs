@@ -120,6 +120,7 @@ impl Pool {
         &self,
         prefix: Prefix,
         caller: &Caller,
+        from_memory: bool,
         job: Option<Job>,
     ) -> oneshot::Receiver<Outcome> {
         let (sender, receiver) = oneshot::channel();
@@ -131,7 +132,8 @@ impl Pool {
             state.made_up = Some(now);
         }
         let next_event = state.queue.next_event();
-        state.queue.arrive(Attempt { source, deadline: caller.deadline, job, answer_to: sender }, now);
+        let (arrived, deadline) = (caller.now.monotonic, caller.deadline);
+        state.queue.arrive(Attempt { source, arrived, from_memory, deadline, job, answer_to: sender }, now);
         if state.queue.next_event() != next_event {
             self.0.events.notify_one();
         }

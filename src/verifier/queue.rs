@@ -9,6 +9,8 @@
 //!   exists. So all that a caller without the right secret can see (that it was refused, when, and as what) is the
 //!   same for both kinds, in every sequence of attempts: not by sampling the same
 //!   distribution, but because it is the same computation.
+//!   A look-up takes longer for a prefix that memory does not have. Therefore each attempt joins the simulation as long
+//!   after the arrival of its check as look-ups usually take.
 //! - **The computations** tell when a credential is *proven*. Threads take the real attempts alone, in an order of
 //!   the same kind, as soon as one is free. No made-up key delays them. What they find to be wrong waits for its turn in
 //!   the simulation to end.
@@ -25,6 +27,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
+    lookup_time::LookupTime,
     marks::{Class, Marks, Source},
     order::{Turns, victim},
     watch::TurnedAway,
@@ -36,7 +39,10 @@ pub(super) struct Queue<J, A> {
     config: QueueConfig,
     /// How long a simulated turn takes.
     turn_time: Duration,
+    lookup_time: LookupTime,
     arrivals: u64,
+    /// Attempts that have joined the simulation so far.
+    joined: u64,
     attempts: Vec<Waiting<J, A>>,
     simulated: Vec<Turn>,
     simulated_order: Turns,
@@ -65,6 +71,10 @@ pub(super) struct QueueConfig {
 pub(super) struct Attempt<J, A> {
     /// Whose it is.
     pub(super) source: Source,
+    /// The arrival of its check. Its look-up came after it.
+    pub(super) arrived: Instant,
+    /// Whether its look-up was answered from this process's memory.
+    pub(super) from_memory: bool,
     /// When its caller waits no longer.
     pub(super) deadline: Instant,
     /// What is to be computed; `None` for a prefix that does not exist.
@@ -98,6 +108,9 @@ pub(super) enum Computed {
 
 struct Waiting<J, A> {
     arrival: u64,
+    /// When it joins the simulation, and as which one.
+    joins: Instant,
+    joined: u64,
     source: Source,
     deadline: Instant,
     /// `None` once it was answered.
@@ -111,6 +124,8 @@ struct Waiting<J, A> {
 /// Where an attempt is in the simulation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
+    /// Its look-up was faster than look-ups usually are.
+    Arriving,
     Waiting,
     InTurn,
     /// Its turn is over, and its computation is not.
@@ -135,7 +150,9 @@ impl<J, A> Queue<J, A> {
         Self {
             config,
             turn_time,
+            lookup_time: LookupTime::default(),
             arrivals: 0,
+            joined: 0,
             attempts: Vec::new(),
             simulated: Vec::new(),
             simulated_order: Turns::default(),
@@ -161,19 +178,25 @@ impl<J, A> Queue<J, A> {
     /// Takes an attempt in.
     pub(super) fn arrive(&mut self, attempt: Attempt<J, A>, now: Instant) {
         self.advance(now);
-        let Attempt { source, deadline, job, answer_to } = attempt;
+        let Attempt { source, arrived, from_memory, deadline, job, answer_to } = attempt;
+        if !from_memory {
+            self.lookup_time.learn(now.saturating_duration_since(arrived));
+        }
         let class = self.failures.class(&source, now);
         self.arrivals += 1;
         self.attempts.push(Waiting {
             arrival: self.arrivals,
+            joins: arrived.min(now) + self.lookup_time.duration(),
+            joined: 0,
             source,
             deadline,
             answer_to: Some(answer_to),
             class,
             computed_class: class.max(self.computed_failures.class(&source, now)),
-            simulation: Stage::Waiting,
+            simulation: Stage::Arriving,
             work: job.map_or(Work::Nothing, Work::Waiting),
         });
+        self.join(now);
         self.begin_turns(now);
         if self.in_line().count() > self.config.waiting
             && let Some(victim) = victim(self.in_line())
@@ -193,6 +216,7 @@ impl<J, A> Queue<J, A> {
                 .map(|late| late.arrival)
                 .collect();
             overdue.into_iter().for_each(|arrival| self.turn_away(arrival, at));
+            self.join(at);
             self.begin_turns(at);
         }
     }
@@ -201,7 +225,9 @@ impl<J, A> Queue<J, A> {
     pub(super) fn next_event(&self) -> Option<Instant> {
         let ends = self.simulated.iter().map(|turn| turn.ends);
         let deadlines = self.attempts.iter().filter(|attempt| attempt.can_be_overdue());
-        ends.chain(deadlines.map(|attempt| attempt.deadline)).min()
+        let arriving = self.attempts.iter().filter(|attempt| attempt.simulation == Stage::Arriving);
+        let joins = arriving.map(|attempt| attempt.joins);
+        ends.chain(deadlines.map(|attempt| attempt.deadline)).chain(joins).min()
     }
 
     /// The computation that a free thread is to begin now.
@@ -210,7 +236,7 @@ impl<J, A> Queue<J, A> {
             return None;
         }
         let waiting = || self.attempts.iter().filter(|attempt| matches!(attempt.work, Work::Waiting(_)));
-        let in_turn = waiting().filter(|attempt| attempt.simulation != Stage::Waiting);
+        let in_turn = waiting().filter(|attempt| !attempt.is_in_line());
         let mut next = in_turn.map(|attempt| attempt.arrival).min();
         if next.is_none() && self.running_ahead() < self.ahead() {
             let position = |attempt: &&Waiting<J, A>| {
@@ -284,7 +310,7 @@ impl<J, A> Queue<J, A> {
 
     /// Those that wait for a simulated turn.
     fn in_line(&self) -> impl Iterator<Item = (Class, &Source, u64)> {
-        let waiting = self.attempts.iter().filter(|attempt| attempt.simulation == Stage::Waiting);
+        let waiting = self.attempts.iter().filter(|attempt| attempt.is_in_line());
         waiting.map(|attempt| (attempt.class, &attempt.source, attempt.arrival))
     }
 
@@ -292,9 +318,21 @@ impl<J, A> Queue<J, A> {
     fn running_ahead(&self) -> usize {
         let in_turn = |arrival: u64| {
             let mut attempts = self.attempts.iter();
-            attempts.any(|attempt| attempt.arrival == arrival && attempt.simulation != Stage::Waiting)
+            attempts.any(|attempt| attempt.arrival == arrival && !attempt.is_in_line())
         };
         self.computing.iter().filter(|(arrival, _)| !in_turn(*arrival)).count()
+    }
+
+    /// Lets those join that would be here now if every look-up took as long.
+    fn join(&mut self, now: Instant) {
+        let due = |attempt: &Waiting<J, A>| attempt.simulation == Stage::Arriving && attempt.joins <= now;
+        let mut due: Vec<_> = self.attempts.iter_mut().filter(|attempt| due(attempt)).collect();
+        due.sort_by_key(|attempt| (attempt.joins, attempt.arrival));
+        for attempt in due {
+            self.joined += 1;
+            attempt.joined = self.joined;
+            attempt.simulation = Stage::Waiting;
+        }
     }
 
     fn begin_turns(&mut self, now: Instant) {
@@ -302,7 +340,7 @@ impl<J, A> Queue<J, A> {
             let waiting = self.attempts.iter_mut().filter(|attempt| attempt.simulation == Stage::Waiting);
             let order = &self.simulated_order;
             let next =
-                waiting.min_by_key(|attempt| order.position(attempt.class, &attempt.source, attempt.arrival));
+                waiting.min_by_key(|attempt| order.position(attempt.class, &attempt.source, attempt.joined));
             let Some(attempt) = next else { return };
             attempt.simulation = Stage::InTurn;
             self.simulated.push(Turn { arrival: attempt.arrival, ends: now + self.turn_time });
@@ -355,6 +393,11 @@ impl<J, A> Queue<J, A> {
 }
 
 impl<J, A> Waiting<J, A> {
+    /// Whether its simulated turn has yet to begin.
+    fn is_in_line(&self) -> bool {
+        matches!(self.simulation, Stage::Arriving | Stage::Waiting)
+    }
+
     fn is_overdue(&self, now: Instant) -> bool {
         self.can_be_overdue() && self.deadline <= now
     }
@@ -362,7 +405,7 @@ impl<J, A> Waiting<J, A> {
     /// What is under way is brought to its end.
     fn can_be_overdue(&self) -> bool {
         match self.simulation {
-            Stage::Waiting => true,
+            Stage::Arriving | Stage::Waiting => true,
             Stage::InTurn => false,
             Stage::Late => matches!(self.work, Work::Waiting(_)),
         }

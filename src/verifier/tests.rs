@@ -177,7 +177,7 @@ async fn computation_that_ended_meanwhile_is_not_run_again() {
         for _ in 0..2 {
             let inner = Arc::clone(&bench.verifier.0);
             let answer =
-                inner.first_proof(attempt, credential.clone(), vec![record.hash.clone()], caller).await;
+                inner.first_proof(attempt, credential.clone(), vec![record.hash.clone()], true, caller).await;
             assert_eq!((answer, bench.computations()), (expected, before + 1));
         }
     }

@@ -22,6 +22,8 @@ struct Sent {
     kind: Kind,
     /// How long its computation takes, if there is one.
     computation: u64,
+    /// How long its look-up takes; none when memory has its records.
+    lookup: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +35,12 @@ enum Kind {
 
 impl Sent {
     fn new(at: u64, prefix: u32, kind: Kind) -> Self {
-        Self { at, prefix, address: None, deadline: 2000, kind, computation: TURN - 5 }
+        Self { at, prefix, address: None, deadline: 2000, kind, computation: TURN - 5, lookup: None }
+    }
+
+    /// When its look-up ends.
+    fn found_at(&self) -> u64 {
+        self.at + self.lookup.unwrap_or(0)
     }
 
     fn source(self) -> Source {
@@ -56,14 +63,18 @@ fn run(config: QueueConfig, sent: &[Sent]) -> Answers {
     let millis = |n: u64| start + MILLISECOND * n as u32;
     let mut queue = Queue::new(config, MILLISECOND * TURN as u32);
     let mut arrivals: Vec<_> = sent.iter().copied().enumerate().collect();
-    arrivals.sort_by_key(|(n, sent)| (sent.at, *n));
+    arrivals.sort_by_key(|(n, sent)| (sent.found_at(), *n));
     let mut arrivals = arrivals.into_iter().peekable();
     let mut computing: Vec<(u64, u64, Computed)> = Vec::new();
     let mut answers = Answers::new();
     loop {
-        let event = queue.next_event().map(|at| at.duration_since(start).as_millis() as u64);
-        let next =
-            [arrivals.peek().map(|(_, sent)| sent.at), event, computing.iter().map(|(at, ..)| *at).min()];
+        let ceil = |at: Instant| at.duration_since(start).as_micros().div_ceil(1000) as u64;
+        let event = queue.next_event().map(ceil);
+        let next = [
+            arrivals.peek().map(|(_, sent)| sent.found_at()),
+            event,
+            computing.iter().map(|(at, ..)| *at).min(),
+        ];
         let Some(now) = next.into_iter().flatten().min() else { return answers };
         queue.advance(millis(now));
         let (done, running) = computing.into_iter().partition(|(at, ..)| *at <= now);
@@ -71,11 +82,14 @@ fn run(config: QueueConfig, sent: &[Sent]) -> Answers {
         for (_, arrival, computed) in done {
             queue.finish(arrival, computed, millis(now));
         }
-        while let Some((n, sent)) = arrivals.next_if(|(_, sent)| sent.at <= now) {
+        while let Some((n, sent)) = arrivals.next_if(|(_, sent)| sent.found_at() <= now) {
             let found = if sent.kind == Kind::Good { Computed::Match(0) } else { Computed::Mismatch };
             let job = (sent.kind != Kind::MadeUp).then_some((sent.computation, found));
             let deadline = millis(sent.at + sent.deadline);
-            queue.arrive(Attempt { source: sent.source(), deadline, job, answer_to: n }, millis(now));
+            let (arrived, from_memory) = (millis(sent.at), sent.lookup.is_none());
+            let attempt =
+                Attempt { source: sent.source(), arrived, from_memory, deadline, job, answer_to: n };
+            queue.arrive(attempt, millis(now));
         }
         while let Some((arrival, (computation, found))) = queue.next_job() {
             computing.push((now + computation, arrival, found));
@@ -91,7 +105,7 @@ fn sent() -> impl Strategy<Value = Vec<(Sent, bool)>> {
     let one = one.prop_map(|(at, prefix, address, deadline, kind, computation)| {
         // Of some prefixes there are good keys; of the others it is the test's choice whether they exist.
         let kind = if kind == 0 && prefix < 3 { Kind::Good } else { Kind::WrongSecret };
-        Sent { at, prefix, address, deadline, kind, computation }
+        Sent { at, prefix, address, deadline, kind, computation, lookup: None }
     });
     prop::collection::vec((one, any::<bool>()), 1..80)
 }
@@ -163,6 +177,24 @@ fn refusal_takes_a_turn_at_every_cost_of_the_hash() {
     assert_eq!(run(config(), &[good])[&0], (Outcome::Match(0), 20));
 }
 
+/// Made-up prefixes must be looked up in the database; one that exists, and is in use, is in memory.
+#[test]
+fn refusal_does_not_tell_whether_the_prefix_was_in_memory() {
+    let slow =
+        |n: u64| Sent { lookup: Some(3 + n % 2), ..Sent::new(1000 * n, 1000 + n as u32, Kind::MadeUp) };
+    let earlier: Vec<_> = (0..70).map(slow).collect();
+    let after = |lookup, kind| {
+        let probe = Sent { lookup, ..Sent::new(70_000, 1, kind) };
+        run(config(), &[&earlier[..], &[probe]].concat())[&70]
+    };
+    let made_up = after(Some(3), Kind::MadeUp);
+    assert_eq!(made_up, (Outcome::Mismatch, 70_000 + 5 + TURN), "five after its arrival, then a turn");
+    assert_eq!(after(None, Kind::WrongSecret), made_up);
+    assert_eq!(after(None, Kind::MadeUp), made_up, "an unknown prefix that memory knows");
+    let good = after(None, Kind::Good);
+    assert_eq!(good, (Outcome::Match(0), 70_000 + TURN - 5), "a good key waits for nothing");
+}
+
 #[test]
 fn parallel_guesses_take_turns_on_a_prefix_that_exists_and_on_one_that_does_not() {
     for kind in [Kind::MadeUp, Kind::WrongSecret] {
@@ -231,7 +263,9 @@ fn what_waits_is_bounded_and_gone_after_its_deadline() {
     let mut queue = Queue::<(), usize>::new(config(), MILLISECOND * TURN as u32);
     for n in 0..10_000 {
         let source = Sent::new(0, n as u32, Kind::MadeUp).source();
-        queue.arrive(Attempt { source, deadline: now + 500 * MILLISECOND, job: None, answer_to: n }, now);
+        let deadline = now + 500 * MILLISECOND;
+        let attempt = Attempt { source, arrived: now, from_memory: false, deadline, job: None, answer_to: n };
+        queue.arrive(attempt, now);
         assert!(queue.attempts.len() <= config().waiting + 1);
     }
     queue.advance(now + Duration::from_secs(10));
