@@ -24,7 +24,7 @@ fn readme_lists_every_setting() {
 #[test]
 fn kubernetes_page_lists_every_setting_of_the_injector() {
     let command = InjectOptions::augment_args(Command::new("inject"));
-    compare_settings("docs/kubernetes.md", "inject-settings", &command);
+    compare_settings("docs/guides/kubernetes.md", "inject-settings", &command);
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn readme_lists_every_denial() {
 
 #[test]
 fn every_denial_has_its_cause_and_mend() {
-    let text = std::fs::read_to_string(file("docs/denials.md")).unwrap();
+    let text = std::fs::read_to_string(file("docs/reference/denials.md")).unwrap();
     let documented: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("## ")).collect();
     assert_eq!(documented, Reason::ALL.map(Reason::code));
     for (reason, section) in Reason::ALL.iter().zip(text.split("\n## ").skip(1)) {
@@ -73,9 +73,9 @@ fn readme_lists_every_metric() {
 #[test]
 fn every_cause_of_a_degraded_change_feed_is_documented() {
     let causes = Cause::ALL.map(Cause::name);
-    let runbook = std::fs::read_to_string(file("docs/runbook.md")).unwrap();
+    let runbook = std::fs::read_to_string(file("docs/operations/runbook.md")).unwrap();
     let sections: Vec<_> = runbook.lines().filter_map(|line| line.strip_prefix("### ")).collect();
-    assert_eq!(sections, causes, "docs/runbook.md has a section for each, in their order");
+    assert_eq!(sections, causes, "docs/operations/runbook.md has a section for each, in their order");
     let walk = std::fs::read_to_string(file("ARCHITECTURE.md")).unwrap();
     let (_, table) = walk.split_once("| cause | condition |").unwrap();
     let rows: Vec<_> =
