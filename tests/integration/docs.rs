@@ -31,13 +31,13 @@ fn every_setting_of_the_injector_is_listed() {
 
 #[test]
 fn every_header_is_listed() {
-    let rows = headers::TABLE.iter().map(|header| format!("| `{}` | {} |", header.name, header.about));
+    let rows = headers::TABLE.iter().map(|header| format!("| `{}` | {} |", header.name, escaped(header.about)));
     compare("docs/reference/headers.md", &table("| header | value |\n|---|---|", rows));
 }
 
 #[test]
 fn every_field_of_metadata_is_listed() {
-    let rows = metadata::TABLE.iter().map(|field| format!("| `{}` | {} |", field.name, field.about));
+    let rows = metadata::TABLE.iter().map(|field| format!("| `{}` | {} |", field.name, escaped(field.about)));
     compare("docs/reference/metadata.md", &table("| field | value |\n|---|---|", rows));
 }
 
@@ -68,7 +68,7 @@ fn every_metric_is_listed() {
             Kind::Gauge => "gauge",
             Kind::Histogram(_) => "histogram",
         };
-        format!("| `{}` | {kind} | {} |", metric.name, metric.help)
+        format!("| `{}` | {kind} | {} |", metric.name, escaped(metric.help))
     });
     compare("docs/reference/metrics.md", &table("| metric | kind | meaning |\n|---|---|---|", rows));
 }
@@ -140,9 +140,13 @@ fn help(argument: &Arg) -> String {
     escaped(&argument.get_help().expect("every argument has help").to_string())
 }
 
-/// Text for a cell of a table.
+/// Text for a cell of a table: outside of code, nothing in it is markup.
 fn escaped(text: &str) -> String {
-    text.replace('|', "\\|")
+    let escaped = |(at, part): (usize, &str)| {
+        let part = part.replace('|', "\\|");
+        if at % 2 == 0 { part.replace('*', "\\*").replace('<', "\\<") } else { part }
+    };
+    text.split('`').enumerate().map(escaped).collect::<Vec<_>>().join("`")
 }
 
 fn table(head: &str, rows: impl Iterator<Item = String>) -> String {

@@ -3,7 +3,7 @@
 use clap::{Arg, Command, CommandFactory};
 use keystile::cli::Cli;
 
-use super::{compare, default, escaped, help, table, variable};
+use super::{compare, default, help, table, variable};
 
 /// Commands with pages of their own for their settings.
 const OWN_PAGES: [(&str, &str); 2] = [("serve", "settings.md"), ("inject", "injector.md")];
@@ -62,7 +62,7 @@ fn row(argument: &Arg) -> String {
     };
     format!(
         "| {short}`{}` | {variable} | {default} | {}{} |",
-        escaped(&argument.to_string()),
+        argument.to_string().replace('|', "\\|"),
         help(argument),
         values(argument)
     )
