@@ -39,7 +39,8 @@ fn section(command: &mut Command, name: &str) -> String {
         return parts.join("\n\n");
     }
     let is_of_database = |argument: &&Arg| argument.get_help_heading() == Some("Database");
-    let own = command.get_arguments().filter(|argument| !is_of_database(argument) && argument.get_id() != "help");
+    let own =
+        command.get_arguments().filter(|argument| !is_of_database(argument) && argument.get_id() != "help");
     let rows: Vec<_> = own.map(row).collect();
     if !rows.is_empty() {
         let head = "| argument | variable | default | meaning |\n|---|---|---|---|";

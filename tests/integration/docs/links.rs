@@ -150,7 +150,8 @@ fn code_spans(text: &str) -> impl Iterator<Item = String> {
 /// Whether a word names a file or a folder of the repository.
 fn is_file_name(word: &str) -> bool {
     let is_path = word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._/-".contains(&byte));
-    let is_source = ["rs", "lua", "py", "md"].iter().any(|extension| word.ends_with(&format!(".{extension}")));
+    let is_source =
+        ["rs", "lua", "py", "md"].iter().any(|extension| word.ends_with(&format!(".{extension}")));
     let tops = ["src/", "tests/", "docs/", "benches/", "envoy/", "k8s/", "tools/", "demo/", "fuzz/"];
     is_path && !word.starts_with('/') && (is_source || tops.iter().any(|top| word.starts_with(top)))
 }

@@ -60,7 +60,10 @@ fn every_alert_has_its_tests_and_its_runbook() {
         for test in ["fires", "is quiet"] {
             assert!(names.contains(&format!("{name} {test}")), "{name} {test}");
         }
-        assert_eq!(alert["annotations"]["runbook"], format!("docs/operations/runbook.md#{}", name.to_lowercase()));
+        assert_eq!(
+            alert["annotations"]["runbook"],
+            format!("docs/operations/runbook.md#{}", name.to_lowercase())
+        );
     }
     let expected: Vec<_> = alerts.iter().map(|alert| alert["alert"].as_str().unwrap()).collect();
     assert_eq!(sections, expected, "docs/operations/runbook.md has a section for each, in their order");
