@@ -31,20 +31,20 @@ class Extent:
     """How much is measured."""
 
     repetitions: int
-    # Of each subject and repetition: checks as fast as they are answered, then a second or two at a fixed rate.
+    # For each subject and repetition: checks as fast as they are answered, then a second or two at a fixed rate.
     checks: int
     seconds: float
-    # Checks a second, and requests a second through Envoy: well below what a core or two can do.
+    # Checks per second, and requests per second through Envoy: well below the capacity of a core or two.
     rate: int = 4000
     gateway_rate: int = 1000
     million: int = 1_000_000
-    # Cold keys by bcrypt cost, and how often.
+    # Unproven keys by bcrypt cost, and the number of repetitions.
     cold: dict = dataclasses.field(default_factory=lambda: {6: 10_000, 10: 100, 12: 24})
     cold_repetitions: int = 3
     # Keys that were proven before a restart.
     restart_keys: int = 1000
-    # Good keys that are used during each flood; refusals of each kind that are timed, the cost that they imitate, and how
-    # many a second in bursts: what the simulation refuses at that cost.
+    # Good keys that are used during each flood; refusals of each kind that are timed, the cost that they imitate, and their
+    # rate per second in bursts: the rate at which the simulation refuses at that cost.
     flood_keys: int = 100
     alike: int = 2000
     alike_cost: int = 6
@@ -89,7 +89,7 @@ def measure(programs, options, results, scratch):
     log("keys are made and proven")
     database = running.make_database(programs, scratch / "keys.db", direct.ALL, edits=direct.edits())
     null = running.Null(programs, scratch)
-    # Its keys are proven beforehand, so on all cores: how fast bcrypt is, is another matter.
+    # Its keys are proven beforehand, on all cores. The speed of bcrypt is measured elsewhere.
     keystile = running.Keystile(programs, scratch, database, settings={"KEYSTILE_BCRYPT_THREADS": "2"})
     if "checks" in options.parts:
         direct.warm(programs, keystile, direct.ORDINARY)
