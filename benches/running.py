@@ -182,7 +182,7 @@ def until(condition, what, patience=120, interval=0.02):
     deadline = time.monotonic() + patience
     while not condition():
         if time.monotonic() > deadline:
-            raise RuntimeError(f"waited {patience} s in vain until {what}")
+            raise RuntimeError(f"waited {patience} s until {what}")
         time.sleep(interval)
 
 

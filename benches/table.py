@@ -89,7 +89,7 @@ def cold(results):
         for name in results.labels
         if name.startswith(("cold-", "bcrypt-"))
     ]
-    return table(["", "keys/s", "of bcrypt's", "a key's first check, p50", "known keys' p99 meanwhile"], rows)
+    return table(["", "keys/s", "of bcrypt's", "a key's first check, p50", "known keys' p99 at the same time"], rows)
 
 
 def restart(results):
@@ -163,10 +163,10 @@ def million(results):
         "start to ready": median(results, "million", "ms_to_ready", "{:.0f} ms"),
         "the same with 200,000 changes in the log": median(results, "million", "ms_to_ready_with_full_log", "{:.0f} ms"),
         "memory of 100,000 keys": f"{statistics.median(measured['bytes_a_key']) / 10:,.0f} MB",
-        "keys loaded from Redis in a second": median(results, "million", "loaded_per_second", "{:,.0f}"),
-        "a known key's slowest check meanwhile": slowest("hot"),
-        "the slowest check of the null service meanwhile": slowest("null"),
-        "bcrypt runs meanwhile": median(results, "million", "bcrypt_runs", "{:.0f}"),
+        "keys loaded from Redis per second": median(results, "million", "loaded_per_second", "{:,.0f}"),
+        "a known key's slowest check while they are loaded": slowest("hot"),
+        "the slowest check of the null service while they are loaded": slowest("null"),
+        "bcrypt runs while they are loaded": median(results, "million", "bcrypt_runs", "{:.0f}"),
     }
     return table([results.labels["million"], ""], [[what, value] for what, value in said.items()])
 
