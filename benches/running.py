@@ -46,11 +46,11 @@ class Process:
         self.pid = self.child.pid
         self.running.append(self)
 
-    def stop(self, patience=60):
+    def stop(self, timeout=60):
         self.running.remove(self)
         self.child.terminate()
         try:
-            return self.child.wait(patience)
+            return self.child.wait(timeout)
         except subprocess.TimeoutExpired:
             self.child.kill()
             return self.child.wait()
@@ -178,11 +178,11 @@ def wait_for_port(process, address):
     until(answers, f"{process.name} listens on {address}")
 
 
-def until(condition, what, patience=120, interval=0.02):
-    deadline = time.monotonic() + patience
+def until(condition, what, timeout=120, interval=0.02):
+    deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
-            raise RuntimeError(f"waited {patience} s until {what}")
+            raise RuntimeError(f"after {timeout} s, still waiting until {what}")
         time.sleep(interval)
 
 
