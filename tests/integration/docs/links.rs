@@ -1,4 +1,4 @@
-//! Links in Markdown lead somewhere, and the files that it names exist.
+//! Every page says who it is for, its links lead somewhere, and the files that it names exist.
 
 use std::{
     collections::BTreeMap,
@@ -40,6 +40,17 @@ fn every_file_that_a_page_names_exists() {
         }
     }
     assert!(missing.is_empty(), "there is no such file:\n{}", missing.join("\n"));
+}
+
+#[test]
+fn every_page_says_who_it_is_for() {
+    let pages = pages().into_iter().filter(|(page, _)| page != Path::new("README.md"));
+    let says = |text: &str| text.lines().nth(2).is_some_and(|line| line.starts_with("For "));
+    let silent: Vec<_> = pages.filter(|(_, text)| !says(text)).map(|(page, _)| page).collect();
+    assert!(
+        silent.is_empty(),
+        "the line below the title begins with \"For\" in every page, but not in {silent:?}"
+    );
 }
 
 #[test]
