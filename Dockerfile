@@ -1,4 +1,4 @@
-# Keystile in a small image: the binary, the C library, the certificates, and no shell.
+# A small image with the binary, the C library and the certificates, without a shell.
 
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
@@ -12,18 +12,18 @@ RUN cargo build --release --locked --bin keystile \
 FROM gcr.io/distroless/cc-debian12:nonroot
 COPY --from=build /src/target/release/keystile /usr/local/bin/keystile
 
-# Where the default database, sqlite:keystile.db, is made; mount a volume here to keep it.
+# The folder of the default database, sqlite:keystile.db. Mount a volume here to keep it.
 COPY --from=build --chown=65532:65532 /empty /var/lib/keystile
-# Where Envoy's example configs look for the Unix socket; share it with Envoy's container.
+# The folder of the Unix socket in the configurations in envoy/. Share it with Envoy's container.
 COPY --from=build --chown=65532:65532 /empty /run/keystile
 WORKDIR /var/lib/keystile
 
-# Loopback, the default of both, would reach nobody outside the container.
+# On loopback, the default of both, nothing outside the container could connect.
 ENV KEYSTILE_LISTEN=0.0.0.0:9191 \
     KEYSTILE_ADMIN_LISTEN=0.0.0.0:9192
 EXPOSE 9191 9192
 
-# The number rather than the name, since Kubernetes can tell of a number that it is not root.
+# The number, not the name: Kubernetes can verify that a number is not root.
 USER 65532:65532
 ENTRYPOINT ["/usr/local/bin/keystile"]
 CMD ["serve"]

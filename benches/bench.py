@@ -1,9 +1,10 @@
 """Measures what the README claims, side by side in one run: `make bench`.
 
     python3 benches/bench.py            everything, into benches/results.json, the README and docs/performance.md
-    python3 benches/bench.py quick      a bit of it in a minute or two, to see that it works; shown, and kept nowhere
+    python3 benches/bench.py quick      a part of it in a minute or two, to see that it works; printed, not kept
+    python3 benches/bench.py tables     no measurement: writes the tables of benches/results.json again
 
-Figures of different runs, or of different machines, say little about each other; the ratios within one do.
+Figures of different runs or machines cannot be compared. The ratios within one run can.
 """
 
 import argparse
@@ -30,20 +31,20 @@ class Extent:
     """How much is measured."""
 
     repetitions: int
-    # Of each subject and repetition: checks as fast as they are answered, then a second or two at a fixed rate.
+    # For each subject and repetition: checks as fast as they are answered, then a second or two at a fixed rate.
     checks: int
     seconds: float
-    # Checks a second, and requests a second through Envoy: well below what a core or two can do.
+    # Checks per second, and requests per second through Envoy: well below the capacity of a core or two.
     rate: int = 4000
     gateway_rate: int = 1000
     million: int = 1_000_000
-    # Cold keys by bcrypt cost, and how often.
+    # Unproven keys by bcrypt cost, and the number of repetitions.
     cold: dict = dataclasses.field(default_factory=lambda: {6: 10_000, 10: 100, 12: 24})
     cold_repetitions: int = 3
     # Keys that were proven before a restart.
     restart_keys: int = 1000
-    # Good keys that are used during each flood; refusals of each kind that are timed, the cost that they imitate, and how
-    # many a second in bursts: what the simulation refuses at that cost.
+    # Good keys that are used during each flood; refusals of each kind that are timed, the cost that they imitate, and their
+    # rate per second in bursts: the rate at which the simulation refuses at that cost.
     flood_keys: int = 100
     alike: int = 2000
     alike_cost: int = 6
@@ -62,20 +63,25 @@ PARTS = ("checks", "threads", "cold", "restart", "flood", "envoy")
 
 def main():
     options = parse()
+    if options.mode == "tables":
+        return write_tables(Results.read(KEPT))
     results = Results(options.mode)
     programs = running.Programs(options.profile, options.tools)
     with running.scratch_folder() as scratch:
         measure(programs, options, results, scratch)
     took = time.monotonic() - results.begun
-    hot, rest = table.hot(results), table.rest(results)
-    print(f"\n{hot}\n\n{rest}\n\nin {took / 60:.1f} minutes")
+    print(f"\n{table.summary(results)}\n\n{table.full(results)}\n\nin {took / 60:.1f} minutes")
     if options.mode == "full" and options.parts == list(PARTS):
         results.write(KEPT)
-        table.put_into(README, "bench", hot)
-        table.put_into(PERFORMANCE, "bench", rest)
-        print(f"kept in {KEPT.relative_to(running.ROOT)}, {README.name} and docs/{PERFORMANCE.name}")
+        write_tables(results)
     else:
         results.write(running.TARGET / "bench.json")
+
+
+def write_tables(results):
+    table.put_into(README, "bench", table.summary(results))
+    table.put_into(PERFORMANCE, "bench", table.full(results))
+    print(f"written: {README.name} and docs/{PERFORMANCE.name}, from {KEPT.relative_to(running.ROOT)}")
 
 
 def measure(programs, options, results, scratch):
@@ -83,7 +89,7 @@ def measure(programs, options, results, scratch):
     log("keys are made and proven")
     database = running.make_database(programs, scratch / "keys.db", direct.ALL, edits=direct.edits())
     null = running.Null(programs, scratch)
-    # Its keys are proven beforehand, so on all cores: how fast bcrypt is, is another matter.
+    # Its keys are proven beforehand, on all cores. The speed of bcrypt is measured elsewhere.
     keystile = running.Keystile(programs, scratch, database, settings={"KEYSTILE_BCRYPT_THREADS": "2"})
     if "checks" in options.parts:
         direct.warm(programs, keystile, direct.ORDINARY)
@@ -108,7 +114,7 @@ def measure(programs, options, results, scratch):
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("mode", nargs="?", choices=EXTENTS, default="full")
+    parser.add_argument("mode", nargs="?", choices=[*EXTENTS, "tables"], default="full")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--profile", default="release", help="the cargo profile that keystile was built with")
     parser.add_argument("--tools", help="that of the other programs, if it is another")

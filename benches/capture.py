@@ -2,10 +2,10 @@
 
     python3 benches/capture.py ENVOY LOAD        (the two programs)
 
-check-lean.bin is what it sends with envoy/tcp.yaml; check-stock.bin with the same less `allowed_headers` and
-`encode_raw_headers`, which is what most configurations are: all headers, in a map; check-body.bin is what it sends with
-envoy/body.yaml, for a chat of 4 KB. In place of Keystile there is just enough HTTP/2 to be sent one message. Only a new
-version of Envoy or of those files asks for this to be run again.
+check-lean.bin comes from envoy/tcp.yaml. check-stock.bin comes from the same file without `allowed_headers` and
+`encode_raw_headers`, like most configurations: all headers, in a map. check-body.bin comes from envoy/body.yaml, for a chat
+of 4 KB. In place of Keystile runs a minimal HTTP/2 server that receives one message. Run this again only after a new version
+of Envoy or a change of those files.
 """
 
 import http.client
@@ -23,7 +23,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 CLIENT_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, SETTINGS = 0, 4
 SERVICE = "socket_address: {address: 127.0.0.1, port_value: 9191}"
-# As long as the real one, which is a random number: benches/load puts another into each check.
+# As long as the real one, which is a random number. benches/load writes another into each check.
 STREAM_ID = b"0" * 19
 
 
@@ -38,7 +38,7 @@ def main(envoy, load):
 
 
 def post(port):
-    """A chat in which the model is named at the end, as it may be."""
+    """A chat that names its model at the end, as is allowed."""
     text = "What is the answer to life, the universe and everything? " * 72
     body = json.dumps({"messages": [{"role": "user", "content": text[:4000]}], "model": "gpt-4o-mini"})
     headers = {"x-api-key": gateway.HEADERS["x-api-key"], "content-type": "application/json"}
@@ -50,10 +50,10 @@ def post(port):
 def capture(binary, config, ask):
     with socket.create_server(("127.0.0.1", 0)) as listener, running.scratch_folder() as scratch:
         config = replace(config, SERVICE, SERVICE.replace("9191", str(listener.getsockname()[1])))
-        # Nobody here would pass one.
+        # No client here sends one.
         config = gateway.without(config, "health_checks:")
         envoy = gateway.Envoy(pathlib.Path(binary).resolve(), scratch, "envoy", config)
-        # It will not be answered; what matters is what Envoy asks.
+        # It gets no answer. Only Envoy's check matters.
         asking = ask(envoy.port)
         message = receive(listener.accept()[0])
         close(asking)
@@ -69,7 +69,7 @@ def close(asking):
 
 
 def receive(connection):
-    """The first gRPC message that comes over this connection."""
+    """The first gRPC message on this connection."""
     stream = connection.makefile("rb")
     assert stream.read(len(CLIENT_PREFACE)) == CLIENT_PREFACE
     connection.sendall(frame(SETTINGS, 0))
@@ -92,7 +92,7 @@ def anonymous(message):
 
 
 def stock(config):
-    """As if nothing had been said about which headers to send, and how."""
+    """The configuration without the settings that choose headers and their form."""
     all_sent = gateway.without(config, "allowed_headers:")
     return replace(all_sent, "encode_raw_headers: true", "encode_raw_headers: false")
 

@@ -1,4 +1,4 @@
-"""Keys that nobody has shown yet: bcrypt and, as far as possible, nothing else."""
+"""Keys at their first use: bcrypt and, as far as possible, nothing else."""
 
 import json
 import subprocess
@@ -7,17 +7,17 @@ import direct
 import running
 from results import log
 
-# Checks a second of a known key meanwhile.
+# Checks per second of a known key at the same time.
 HOT_RATE = 500
 
 
 def run(programs, results, scratch, repetitions, keys_at_cost):
-    """Each repetition has a Keystile that knows none of the keys, and raw bcrypt before it."""
+    """Each repetition measures bcrypt alone, and then a Keystile that knows none of the keys."""
     for cost, keys in keys_at_cost.items():
         cold, raw = f"cold-{cost}", f"bcrypt-{cost}"
         results.subject(raw, f"bcrypt alone, cost {cost}")
         results.subject(cold, f"Keystile, unproven keys, cost {cost}", raw)
-        # One more, which is known.
+        # One more key, which is known.
         database = running.make_database(programs, scratch / f"{cold}.db", keys + 1, cost)
         for _ in range(repetitions):
             results.add(raw, **bcrypt(programs, cost, max(4, keys // 4)))
@@ -30,7 +30,7 @@ def run(programs, results, scratch, repetitions, keys_at_cost):
 
 
 def bcrypt(programs, cost, count):
-    """In as many threads as Keystile has for it on two cores; one computation by itself in one."""
+    """In as many threads as Keystile uses on two cores, and one computation alone in one thread."""
     per_second = {}
     for threads in (1, 2):
         command = [programs.bcrypt, "--cost", str(cost), "--count", str(count), "--threads", str(threads)]
@@ -40,8 +40,8 @@ def bcrypt(programs, cost, count):
 
 
 def flood(programs, keystile, keys):
-    """A few keys one after the other, for what the first check takes; then all others as fast as they are proven, while
-    a known key goes on."""
+    """A few keys one after the other, for the time of the first check. Then all others as fast as they are proven, while a
+    known key is used."""
     cold = ("--in-turn", "--first", 1)
     single = max(3, keys // 10)
     first = running.load(programs, keystile.unix, *cold, "--keys", single, "--count", single, check=direct.LEAN)

@@ -1,4 +1,4 @@
-"""Checks sent to the services themselves, in turn: what one costs, how many a second, how long they take."""
+"""Checks sent to the services directly, in turn: their cost, their rate, their latency."""
 
 import collections
 import dataclasses
@@ -8,7 +8,7 @@ import running
 
 HERE = running.ROOT / "benches"
 STOCK, LEAN, BODY = (HERE / f"check-{name}.bin" for name in ("stock", "lean", "body"))
-# Keys of the main database beside the ordinary ones, from number 0 on.
+# Keys of the main database in addition to the ordinary ones, from number 0 on.
 ORDINARY = 10_000
 DISABLED, LADEN, LIMITED = ORDINARY, ORDINARY + 1, ORDINARY + 2
 ALL = ORDINARY + 3
@@ -23,14 +23,14 @@ class Subject:
     check: object = STOCK
     options: tuple = ()
     base: str = None
-    # Of the others' checks, where they take so much longer.
+    # Fraction of the usual number of checks, for subjects that are much slower.
     share: float = 1.0
-    # Where the answers have to come from for the label to be true.
+    # The tier that must answer, or the label would be wrong.
     tier: str = "memory"
 
 
 def edits():
-    """What makes some keys special: a key's id is its number and one."""
+    """The statements that restrict some keys. A key's id is its number plus one."""
     networks = [f'"10.{n}.0.0/16"' for n in range(19)] + ['"127.0.0.0/8"']
     endpoints = [f'"GET /v1/files/{n}/**"' for n in range(19)] + ['"POST /v1/chat/completions"']
     plenty = 2_000_000_000
@@ -51,7 +51,7 @@ def warm(programs, process, keys, check=LEAN, streams=2):
 
 
 def subjects(null, keystile):
-    """Those that need no more than these two."""
+    """The subjects that need only these two services."""
     many = ("--keys", ORDINARY)
     return [
         Subject("null-tcp", "null service, TCP", null, null.tcp),
@@ -113,7 +113,7 @@ def run(programs, results, all_subjects, repetitions, checks, rate, seconds):
 
 
 def answers(subject):
-    """How many there were from each tier so far."""
+    """The number of answers of each tier so far."""
     counts = collections.Counter()
     if isinstance(subject.process, running.Keystile):
         for line in running.fetch(subject.process.admin, "/metrics").splitlines():
@@ -123,7 +123,7 @@ def answers(subject):
 
 
 def threads(programs, results, scratch, database, repetitions, checks):
-    """One worker thread and two, one connection and many: a check must cost no more for being one of many."""
+    """One worker thread and two, one connection and many: the cost of a check must not grow with their number."""
     kinds = [(threads, connections) for threads in (1, 2) for connections in (1, 2, 64)]
     services = {
         n: running.Keystile(programs, scratch, database, f"threads-{n}", {"TOKIO_WORKER_THREADS": str(n)}) for n in (1, 2)

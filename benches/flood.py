@@ -1,4 +1,4 @@
-"""Floods of made-up keys and wrong secrets: what good keys notice of them, and what the sender can learn."""
+"""Floods of made-up keys and wrong secrets: their effect on good keys, and what the sender can learn."""
 
 import json
 import subprocess
@@ -10,9 +10,9 @@ import running
 from results import log
 
 COST = 10
-# Of the database: one that is known, those at whose prefixes somebody guesses, and good ones that were never used.
+# In the database: one known key, keys whose prefixes are guessed at, and good keys that were never used.
 HOT, GUESSED, GOOD = 1, 20, 100
-# Numbers from here on are of no key.
+# Numbers from here on belong to no key.
 MADE_UP = 600_000
 HOT_RATE = 500
 FLOODS = {
@@ -41,7 +41,7 @@ def run(programs, results, scratch, extent):
 
 
 def flood(programs, keystile, clients, good):
-    """1,000 made-up keys and 200 wrong secrets a second, while a known key goes on and good ones are used."""
+    """1,000 made-up keys and 200 wrong secrets per second, while a known key and new good keys are used."""
     seconds = good / 2 + 4
     start = lambda *options: subprocess.Popen(command(programs, keystile, *options), stdout=subprocess.PIPE)
     hot = ("--rate", HOT_RATE, "--first", 0, "--keys", HOT)
@@ -51,7 +51,7 @@ def flood(programs, keystile, clients, good):
     made_up = start("--rate", 1000, "--first", MADE_UP, "--keys", 400_000, "--count", int(1000 * seconds), *senders)
     guesses = ("--rate", 200, "--first", HOT, "--keys", GUESSED, "--wrong", 1, "--count", int(200 * seconds))
     wrong = start(*guesses, *senders)
-    # The first seconds are for Keystile to notice who fails.
+    # In the first seconds Keystile notices the failing networks and prefixes.
     time.sleep(2)
     first = start(
         *("--rate", 2, "--first", HOT + GUESSED, "--keys", good, "--count", good, "--in-turn"),
@@ -72,8 +72,8 @@ def flood(programs, keystile, clients, good):
 
 
 def alike(programs, results, scratch, extent):
-    """How well the time of an answer tells a prefix that exists: the area under the curve of the best threshold.
-    0.5 is not at all, and 1.0 or 0.0 always."""
+    """How well the time of an answer shows that a prefix exists: the area under the curve of the best threshold.
+    0.5 means not at all, and 1.0 or 0.0 means always."""
     keys = 50
     database = running.make_database(programs, scratch / "alike.db", keys, extent.alike_cost)
     settings = {"KEYSTILE_BCRYPT_COST": "auto", "KEYSTILE_FAILED_ATTEMPTS": "off"}
@@ -96,8 +96,8 @@ def alike(programs, results, scratch, extent):
 
 
 def sample(programs, keystile, extent, keys, burst):
-    """Both kinds in turns of some dozens, so that what else the machine does falls out of it. A burst is on one prefix
-    or two: that of another burst is another."""
+    """Both kinds in turns of some dozens, so that other load on the machine affects both. A burst uses one or two prefixes,
+    and each burst uses others."""
     latencies = {"real": [], "made_up": []}
     turns, count = 20, max(burst * 2, extent.alike // 20)
     for turn in range(turns):
@@ -117,7 +117,7 @@ sample.runs = 0
 
 
 def area(real, made_up):
-    """The share of pairs in which the real one took longer; of ties, the half."""
+    """The share of pairs in which the real prefix took longer. Ties count half."""
     ordered = sorted([(value, 1) for value in real] + [(value, 0) for value in made_up])
     ranks, at = 0.0, 0
     while at < len(ordered):

@@ -1,4 +1,4 @@
-"""Requests through a real Envoy: what it costs it to ask, and what the answer costs."""
+"""Requests through a real Envoy: the cost of the check, and the cost of the answer."""
 
 import re
 import subprocess
@@ -6,7 +6,7 @@ import subprocess
 import running
 from results import log
 
-# The filter that Envoy has of its own: keys in its configuration, and no more than that.
+# Envoy's own filter: keys in its configuration, and nothing else.
 API_KEY_AUTH = """\
           - name: envoy.filters.http.api_key_auth
             typed_config:
@@ -16,7 +16,7 @@ API_KEY_AUTH = """\
               key_sources:
               - header: x-api-key
 """
-# An Envoy that answers everything by itself.
+# An Envoy that answers every request itself.
 UPSTREAM = """\
 static_resources:
   listeners:
@@ -41,13 +41,13 @@ static_resources:
               "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
 """
 FILTER = "- name: envoy.filters.http.ext_authz"
-# As little as an upstream and the access log of uds.yaml can do with.
+# The least that an upstream and the access log of uds.yaml need.
 FEW = {
     "KEYSTILE_UPSTREAM_HEADERS": "x-auth-user-id,x-auth-key-id",
     "KEYSTILE_METADATA": "key_id,user_id,reason,tier",
     "KEYSTILE_REMOVE_HEADERS": "seen",
 }
-# What wrk sends; benches/load sends the same to Envoy.
+# The request that wrk sends. benches/load sends the same to Envoy.
 HEADERS = {
     "x-api-key": "ks_00000NobodysKeyOfTheBenchmarks00001",
     "user-agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36",
@@ -63,7 +63,7 @@ HEADERS = {
 
 
 class Envoy(running.Process):
-    """Envoy with one worker, which leaves the other cores to the load and the service."""
+    """Envoy with one worker, so that the load generator and the service have the other cores."""
 
     def __init__(self, binary, scratch, name, config):
         self.port, admin = running.free_port(), running.free_port()
@@ -78,10 +78,10 @@ class Envoy(running.Process):
 
 
 def run(programs, binary, results, scratch, null, keystile, few, repetitions, seconds, rate):
-    """All at the same time, and each asked in turn."""
+    """All Envoys run at the same time. Each gets requests in turn."""
     upstream = Envoy(binary, scratch, "upstream", UPSTREAM)
     base = (running.ROOT / "envoy/uds.yaml").read_text().replace("port_value: 8081", f"port_value: {upstream.port}")
-    # Who writes a log pays the same for it everywhere; the health checks are no requests.
+    # No access log, whose cost is the same everywhere, and no health checks, which are not requests.
     base = without(without(base, "access_log:"), "health_checks:")
     ask = lambda service: base.replace("/run/keystile/keystile.sock", service.unix.removeprefix("unix:"))
     subjects = [
@@ -132,7 +132,7 @@ def wrk(port, seconds):
 
 
 def without(config, head, instead=""):
-    """The configuration less the block that begins with this line, and all that is indented below it."""
+    """The configuration without the block that begins with this line, and without the lines indented below it."""
     kept, depth, replaced = [], None, False
     for line in config.splitlines(keepends=True):
         indent = len(line) - len(line.lstrip())

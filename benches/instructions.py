@@ -1,4 +1,4 @@
-"""Counts the instructions of one hot check, and fails when there are more of them than were recorded.
+"""Counts the instructions of one check of a known key, and fails if there are more than recorded.
 
     python3 benches/instructions.py            compare with benches/instructions.json
     python3 benches/instructions.py --record   write it
@@ -24,7 +24,7 @@ KEPT = running.TARGET / "instructions" / "callgrind.out"
 CHECKS = 4000
 # Growth above this fails.
 TOLERATED = 0.10
-# The recorded checks: what is asked, and where it differs from an ordinary one.
+# The recorded checks, and their differences from an ordinary one.
 SUBJECTS = {"stock": "check-stock.bin", "lean": "check-lean.bin"}
 
 
@@ -53,7 +53,7 @@ def total(programs, scratch, database, name, check, checks):
     """Instructions of a whole run with this many checks."""
     output = KEPT.with_suffix(f".{name}")
     wrapper = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={output}", "--dump-instr=no", "--quiet"]
-    # A tick a second of what is measured would count, so the usage is not written while it is.
+    # Usage is not written during the measurement, because that would count as well.
     settings = {"TOKIO_WORKER_THREADS": "1", "KEYSTILE_USAGE_INTERVAL": "1h"}
     keystile = running.Keystile(programs, scratch, database, "callgrind", settings, wrapper)
     try:

@@ -1,4 +1,4 @@
-"""A key with limits that are counted: by Keystile for itself, and in Redis for every sidecar."""
+"""A key whose limits are counted: by one instance, and in Redis for all instances."""
 
 import running
 from direct import LIMITED, Subject

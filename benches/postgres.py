@@ -1,4 +1,4 @@
-"""A Postgres of the measurements' own, with the keys of a SQLite file."""
+"""A Postgres server for the measurements, with the keys of a SQLite file."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ import running
 
 
 class Postgres(running.Process):
-    """A server on a free port, with nothing in it."""
+    """An empty server on a free port."""
 
     def __init__(self, scratch):
         folder = scratch / "postgres"
@@ -37,7 +37,7 @@ class Postgres(running.Process):
         return subprocess.run(ask, capture_output=True).returncode == 0
 
     def fill(self, programs, database):
-        """Makes the tables, and copies users and keys out of a SQLite file."""
+        """Creates the tables, and copies users and keys from a SQLite file."""
         migrate = [programs.keystile, "migrate", "--database-url", self.url]
         subprocess.run(migrate, check=True, stdout=subprocess.DEVNULL)
         with contextlib.closing(sqlite3.connect(database)) as connection:
@@ -67,6 +67,6 @@ def pwd_of(user):
 
 
 def program(name):
-    """In PATH, or where Debian keeps it."""
+    """In PATH, or in Debian's folder."""
     found = [*pathlib.Path("/usr/lib/postgresql").glob(f"*/bin/{name}")]
     return shutil.which(name) or max(found, default=name)

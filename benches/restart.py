@@ -8,15 +8,15 @@ import running
 import tiers
 from results import log
 
-# Checks a second, of each key in turn.
+# Checks per second, of each key in turn.
 RATE = 100
 COST = 10
 
 
 def run(programs, results, scratch, repetitions, keys):
-    """The same file after a restart: with what was proven, and without, which is what every restart once cost."""
+    """The same file after a restart: with stored proofs, and without, as a restart was before."""
     database = running.make_database(programs, scratch / "restart.db", keys, COST)
-    # The keys of the benchmarks are not drawn by Keystile, so their brand is named.
+    # Keystile has not generated these keys, so their brand is named.
     settings = {"KEYSTILE_BCRYPT_COST": str(COST), "KEYSTILE_DURABLE_PROOFS": "ks_"}
     log(f"  {keys:,} keys are proven")
     prove(programs, scratch, database, settings, keys)
@@ -32,7 +32,7 @@ def run(programs, results, scratch, repetitions, keys):
 
 
 def prove(programs, scratch, database, settings, keys):
-    """Each key once. On a busy machine some take longer than the check's deadline, and are asked about again."""
+    """Each key once. On a busy machine some take longer than the check's deadline, and are sent again."""
     keystile = running.Keystile(programs, scratch, database, "restart", settings | {"KEYSTILE_BCRYPT_THREADS": "2"})
     options = ("--in-turn", "--keys", keys, "--count", keys, "--streams", 2)
     for _ in range(50):
@@ -44,7 +44,7 @@ def prove(programs, scratch, database, settings, keys):
 
 
 def restarted(programs, scratch, database, name, settings, keys):
-    """Each key once, at a rate that does not wait for answers, from the moment at which it is ready."""
+    """Each key once, at a rate that does not wait for answers, from the moment at which Keystile is ready."""
     keystile = running.Keystile(programs, scratch, database, name, settings)
     options = ("--in-turn", "--keys", keys, "--count", keys, "--rate", RATE, "--connections", 2)
     report = load(programs, keystile, *options)
@@ -59,6 +59,6 @@ def restarted(programs, scratch, database, name, settings, keys):
 
 
 def load(programs, keystile, *options):
-    """As `running.load`, but that denials are counted and are no failure."""
+    """Like `running.load`, but denials are counted and are not a failure."""
     command = [programs.load, "--target", keystile.unix, "--check", direct.LEAN, *options]
     return json.loads(subprocess.run([str(word) for word in command], capture_output=True, check=True).stdout)

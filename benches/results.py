@@ -1,7 +1,7 @@
-"""What was measured, and what becomes of several repetitions: medians, their spread, and ratios.
+"""Measurements, and the figures made of several repetitions: medians, their spread, and ratios.
 
-A ratio is taken within a repetition, where both sides were measured seconds apart, and the median of those is reported: what
-else the machine did that minute falls out of it.
+A ratio is taken within a repetition, where both sides were measured seconds apart. The median of these is reported, so other
+load on the machine affects both sides of it.
 """
 
 import collections
@@ -27,7 +27,7 @@ class Results:
         self.machine = machine()
 
     def subject(self, name, label, base=None):
-        """Announces what is measured, and what it is to be compared with."""
+        """Announces a subject, and the subject that it is compared with."""
         self.labels[name] = label
         self.bases[name] = base
 
@@ -47,8 +47,24 @@ class Results:
     def ratios(self, subject, measure, base=None):
         base = base or self.bases[subject]
         pairs = zip(self.values[subject].get(measure, ()), self.values[base].get(measure, ())) if base else ()
-        # No ratio to nothing: where there is no service, it takes no time.
+        # No ratio to 0: without a service there is no service time.
         return [value / other for value, other in pairs if other]
+
+    @classmethod
+    def read(cls, path):
+        """The results of an earlier run."""
+        kept = json.loads(path.read_text())
+        results = cls(kept["mode"])
+        results.machine = kept["machine"]
+        for name, subject in kept["subjects"].items():
+            results.subject(name, subject["label"], subject["base"])
+            results.add_all(name, {measure: figures["all"] for measure, figures in subject["measures"].items()})
+        return results
+
+    def add_all(self, subject, measures):
+        """Adds the values of all repetitions."""
+        for measure, values in measures.items():
+            self.values[subject][measure].extend(values)
 
     def write(self, path):
         subjects = {
@@ -72,7 +88,7 @@ class Results:
 
 
 def machine():
-    """Where this was measured."""
+    """The machine of this run."""
     cpu = [line.split(":")[1].strip() for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=running.ROOT, capture_output=True, text=True)
     return {

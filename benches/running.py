@@ -1,4 +1,4 @@
-"""Servers that the measurements start, on free ports and in a scratch folder, and what the system says of them."""
+"""Servers that the measurements start, on free ports and in a scratch folder, and their CPU and memory."""
 
 import contextlib
 import json
@@ -15,12 +15,12 @@ import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
-# Secret of nothing: what is cached under it ends with the scratch folder.
+# Not a secret: what is cached under it is removed with the scratch folder.
 CACHE_SECRET = "the cache secret of the benchmarks and of nothing else"
 
 
 class Programs:
-    """What was built, by cargo profile."""
+    """The built programs, by cargo profile."""
 
     def __init__(self, profile, tools=None):
         folder = lambda name: TARGET / ("debug" if name == "dev" else name)
@@ -31,13 +31,13 @@ class Programs:
 
 
 class Process:
-    """A server of ours, stopped with the scratch folder. Its log is in there, and is shown if it ends too early."""
+    """A server that stops with the scratch folder. Its log is in the folder, and is printed if the server ends too early."""
 
     running = []
 
     def __init__(self, name, command, scratch, env=None):
         self.name, self.log = name, scratch / f"{name}.log"
-        # Nothing of the caller's settings, so that each run measures the same.
+        # Without the caller's settings, so that each run measures the same.
         kept = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
         with open(self.log, "wb") as log:
             self.child = subprocess.Popen(
@@ -46,11 +46,11 @@ class Process:
         self.pid = self.child.pid
         self.running.append(self)
 
-    def stop(self, patience=60):
+    def stop(self, timeout=60):
         self.running.remove(self)
         self.child.terminate()
         try:
-            return self.child.wait(patience)
+            return self.child.wait(timeout)
         except subprocess.TimeoutExpired:
             self.child.kill()
             return self.child.wait()
@@ -123,7 +123,7 @@ class Redis(Process):
 
 @contextlib.contextmanager
 def scratch_folder():
-    """A folder in memory if there is one, so that no disk has a say."""
+    """A folder in memory if there is one, so that disks have no effect."""
     parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     folder = pathlib.Path(tempfile.mkdtemp(prefix="keystile-bench-", dir=parent))
     try:
@@ -135,7 +135,7 @@ def scratch_folder():
 
 
 def make_database(programs, path, count, cost=4, redis=None, edits=()):
-    """A SQLite file with this many keys, of which the statements in `edits` then change some."""
+    """A SQLite file with this many keys, some of which the statements in `edits` change."""
     url = f"sqlite:{path}"
     subprocess.run([programs.keystile, "migrate", "--database-url", url], check=True, stdout=subprocess.DEVNULL)
     shared = ["--redis", redis, "--cache-secret", CACHE_SECRET] if redis else []
@@ -149,12 +149,12 @@ def make_database(programs, path, count, cost=4, redis=None, edits=()):
 
 
 def fetch(port, path):
-    """What an HTTP server on this machine says."""
+    """The answer of an HTTP server on this machine."""
     return urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5).read().decode()
 
 
 def load(programs, target, *options, check=None):
-    """Runs the load generator to its end, for what it reports. An answer that is not the expected one is a failure."""
+    """Runs the load generator to its end, and returns its report. An unexpected answer is a failure."""
     kind = ["--check", check] if check else []
     command = [programs.load, "--target", target, *kind, *options]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
@@ -178,11 +178,11 @@ def wait_for_port(process, address):
     until(answers, f"{process.name} listens on {address}")
 
 
-def until(condition, what, patience=120, interval=0.02):
-    deadline = time.monotonic() + patience
+def until(condition, what, timeout=120, interval=0.02):
+    deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
-            raise RuntimeError(f"waited {patience} s in vain until {what}")
+            raise RuntimeError(f"after {timeout} s, still waiting until {what}")
         time.sleep(interval)
 
 

@@ -1,4 +1,4 @@
-"""Where the instructions of a check are, from what callgrind wrote:
+"""Where the instructions of a check are, from callgrind's output:
 
     python3 benches/shares.py target/instructions/callgrind.stock CHECKS
 
@@ -10,7 +10,7 @@ import collections
 import re
 import sys
 
-# What stands for each step, in the order in which a check goes through them. Indented: part of the one before.
+# The function of each step, in the order of a check. Indented: part of the one before.
 STEPS = [
     ("connection: frames read, streams opened, answers written", r"h2::proto::connection::Connection<T,P,B>::poll$"),
     ("request: from its task to its answer's last frame", r"H2Stream<.*>? as .*Future>::poll$"),
@@ -42,7 +42,7 @@ def main(path, checks=8000):
 
 
 def read(path):
-    """Own instructions by source, instructions by function with all that it calls, calls by function, all instructions."""
+    """Own instructions by source, instructions by function including its callees, calls by function, all instructions."""
     names = {"fl": {}, "fn": {}}
     self_by_source, own, called, calls = (collections.Counter() for _ in range(4))
     source = function = callee = None
@@ -72,13 +72,13 @@ def read(path):
                 own[plain(function)] += cost
             is_call = False
     total = sum(self_by_source.values())
-    # What is called counts by its calls; what starts a thread is called by nobody.
+    # A function counts by its calls. The start function of a thread has no caller.
     inclusive = {name: called[name] or own[name] for name in own.keys() | called.keys()}
     return self_by_source, {name: cost for name, cost in inclusive.items() if cost <= total}, calls, total
 
 
 def plain(name):
-    """Without the mark that callgrind gives to recursion."""
+    """The name without callgrind's mark for recursion."""
     return name if name is None else re.sub(r"'\d+$", "", name)
 
 

@@ -1,16 +1,37 @@
-"""The tables of the README and of docs/performance.md, of what was measured."""
+"""The tables of the README and of docs/performance.md, made of the measurements."""
 
 import statistics
 
 
-def hot(results):
-    """What a check of a known key costs: the README's."""
-    return join(where(results), checks(results), through_envoy(results))
+# The rows of the README: label, subject, and the measure of its CPU time.
+SUMMARY = [
+    ("a check of a known key, over a Unix socket", "hot-unix", "cpu_us"),
+    ("the same, with 10,000 keys in turn", "keys-10k", "cpu_us"),
+    ("a denial", "denied", "cpu_us"),
+    ("a request through Envoy, with all headers and metadata", "envoy-keystile", "both_cpu_us"),
+    ("a request through Envoy, with two headers", "envoy-few", "both_cpu_us"),
+]
 
 
-def rest(results):
-    """Everything else: that of docs/performance.md."""
-    return join(cold(results), restart(results), floods(results), alike(results), threads(results), million(results))
+def summary(results):
+    """The README's table: five rows."""
+    rows = [
+        [
+            label,
+            median(results, name, measure, "{:.0f} us"),
+            ratio(results, name, measure),
+            *(median(results, name, percentile, "{:,.0f} us") for percentile in ("p50_us", "p99_us")),
+        ]
+        for label, name, measure in SUMMARY
+        if name in results.labels
+    ]
+    return table(["", "CPU", "of the null service's", "p50", "p99"], rows)
+
+
+def full(results):
+    """The tables of docs/performance.md: everything."""
+    parts = (where, checks, through_envoy, cold, restart, floods, alike, threads, million)
+    return join(*(part(results) for part in parts))
 
 
 def where(results):
@@ -68,7 +89,7 @@ def cold(results):
         for name in results.labels
         if name.startswith(("cold-", "bcrypt-"))
     ]
-    return table(["", "keys/s", "of bcrypt's", "a key's first check, p50", "known keys' p99 meanwhile"], rows)
+    return table(["", "keys/s", "of bcrypt's", "a key's first check, p50", "known keys' p99 at the same time"], rows)
 
 
 def restart(results):
@@ -105,7 +126,7 @@ def floods(results):
 
 
 def alike(results):
-    """How well the time of a refusal tells whether its prefix exists."""
+    """How well the time of a refusal shows whether its prefix exists."""
     if "alike" not in results.labels:
         return ""
     kinds = [(load, burst) for load in ("idle", "busy") for burst in (1, 10)]
@@ -142,10 +163,10 @@ def million(results):
         "start to ready": median(results, "million", "ms_to_ready", "{:.0f} ms"),
         "the same with 200,000 changes in the log": median(results, "million", "ms_to_ready_with_full_log", "{:.0f} ms"),
         "memory of 100,000 keys": f"{statistics.median(measured['bytes_a_key']) / 10:,.0f} MB",
-        "keys loaded from Redis in a second": median(results, "million", "loaded_per_second", "{:,.0f}"),
-        "a known key's slowest check meanwhile": slowest("hot"),
-        "the slowest check of the null service meanwhile": slowest("null"),
-        "bcrypt runs meanwhile": median(results, "million", "bcrypt_runs", "{:.0f}"),
+        "keys loaded from Redis per second": median(results, "million", "loaded_per_second", "{:,.0f}"),
+        "a known key's slowest check while they are loaded": slowest("hot"),
+        "the slowest check of the null service while they are loaded": slowest("null"),
+        "bcrypt runs while they are loaded": median(results, "million", "bcrypt_runs", "{:.0f}"),
     }
     return table([results.labels["million"], ""], [[what, value] for what, value in said.items()])
 
@@ -167,7 +188,7 @@ def median(results, name, measure, form):
 
 
 def spread(results, name, measure, form):
-    """The median, and how far the repetitions are from it at the most."""
+    """The median, and the greatest deviation of a repetition from it."""
     values = results.values[name][measure]
     middle = statistics.median(values)
     return f"{form.format(middle)} ±{max(abs(value / middle - 1) for value in values):.0%}"
@@ -179,7 +200,7 @@ def ratio(results, name, measure):
 
 
 def put_into(path, name, text):
-    """Between the markers of this name."""
+    """Replaces the text between the markers of this name."""
     whole = path.read_text()
     begin, end = f"<!-- {name} -->\n", f"\n<!-- /{name} -->"
     head, rest = whole.split(begin)

@@ -1,4 +1,4 @@
-"""Keys that are not in memory, and a million that are."""
+"""Keys that are not in memory, and a million keys that are."""
 
 import concurrent.futures
 import statistics
@@ -11,7 +11,7 @@ from results import log
 
 
 def redis_tier(programs, scratch):
-    """Memory for next to nothing, so that nearly each check is answered by what stands in Redis: record and proof."""
+    """Almost no memory, so that nearly each check is answered from Redis: record and proof."""
     redis = running.Redis(scratch)
     database = running.make_database(programs, scratch / "redis-tier.db", ORDINARY, redis=redis.address)
     settings = from_redis(redis) | {"KEYSTILE_MEMORY_CAPACITY": "16"}
@@ -21,14 +21,14 @@ def redis_tier(programs, scratch):
 
 
 def from_redis(redis):
-    """Keys that are proven nowhere but there must be found there, however busy the machine is."""
+    """Settings with a long timeout, so that records and proofs are found in Redis, however busy the machine is."""
     return {"KEYSTILE_REDIS_URL": f"redis://{redis.address}", "KEYSTILE_REDIS_TIMEOUT": "5s"}
 
 
 def database_tier(programs, scratch, database, name, label):
-    """Records are believed for a millisecond, so that each check asks the database; what is proven stays proven."""
+    """Records are believed for a millisecond, so that each check asks the database. Proofs stay valid."""
     keystile = running.Keystile(programs, scratch, database, f"{name}-tier", {"KEYSTILE_RECORD_TTL": "1ms"})
-    # Few, since each is proven by bcrypt before.
+    # Few keys, since each is proven by bcrypt first.
     keys = 1000
     direct.warm(programs, keystile, keys)
     options = ("--keys", keys)
@@ -36,7 +36,7 @@ def database_tier(programs, scratch, database, name, label):
 
 
 def subjects(programs, scratch, database):
-    """One for each tier below memory."""
+    """One subject for each tier below memory."""
     postgres = Postgres(scratch)
     postgres.fill(programs, database.removeprefix("sqlite:"))
     return [
@@ -47,21 +47,21 @@ def subjects(programs, scratch, database):
 
 
 def million(programs, results, scratch, null, ordinary, keys):
-    """Loads that many keys by checks, from Redis as after a restart, while a known key goes on, and a bystander."""
+    """Loads that many keys by checks, from Redis as after a restart, while a known key and the null service are checked."""
     redis = running.Redis(scratch)
     log(f"  {keys:,} keys are made")
     database = running.make_database(programs, scratch / "million.db", keys, redis=redis.address)
-    # Usage is counted, but not written while so many keys are new.
+    # Usage is counted, but not written, while so many keys are new.
     settings = from_redis(redis) | {"KEYSTILE_MEMORY_CAPACITY": str(keys + keys // 4), "KEYSTILE_USAGE_INTERVAL": "1h"}
     results.subject("million", f"Keystile with {keys:,} keys")
-    # Most of the million changes are in the log still.
+    # Most of the million changes are still in the log.
     for _ in range(5):
         for measure, of in [("ms_to_ready", ordinary), ("ms_to_ready_with_full_log", database)]:
             keystile = running.Keystile(programs, scratch, of, "million", settings)
             results.add("million", **{measure: keystile.seconds_to_ready * 1000})
             keystile.stop()
     keystile = running.Keystile(programs, scratch, database, "million", settings)
-    # Until it has read the log of changes, nothing in Redis is believed.
+    # Keystile believes no entry in Redis until it has read the log of changes.
     feed_is_up = lambda: "keystile_change_feed_up 1" in running.fetch(keystile.admin, "/metrics").splitlines()
     running.until(feed_is_up, "the change feed is up")
     running.load(programs, keystile.unix, *("--count", 1), check=LEAN)
@@ -70,7 +70,7 @@ def million(programs, results, scratch, null, ordinary, keys):
     with concurrent.futures.ThreadPoolExecutor() as pool:
         options = ("--in-turn", "--keys", keys, "--count", keys, "--connections", 2, "--streams", 8)
         loading = pool.submit(running.load, programs, keystile.unix, *options, check=LEAN)
-        # Whoever waits for a core waits beside the null service as well: in turn, a tenth of a second each.
+        # A wait for a core affects the null service as well: both in turn, a tenth of a second each.
         slowest = {keystile: [], null: []}
         while not loading.done():
             for service, measured in slowest.items():
@@ -94,6 +94,6 @@ def million(programs, results, scratch, null, ordinary, keys):
 
 
 def bcrypt_runs(keystile):
-    """How often it ran bcrypt: after a restart with Redis, not once."""
+    """The number of bcrypt runs: none after a restart with Redis."""
     lines = running.fetch(keystile.admin, "/metrics").splitlines()
     return sum(float(line.split()[1]) for line in lines if line.startswith("keystile_bcrypt_duration_seconds_count"))

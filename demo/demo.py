@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Shows Keystile at work behind a real Envoy, on this machine alone. `make demo` runs it.
 
-Everything it starts (an upstream that echoes, Keystile on a SQLite file, Envoy with envoy/uds.yaml)
-lives in a scratch directory and on free ports, and is gone when it ends.
+It starts an upstream that echoes, Keystile with a SQLite file, and Envoy with envoy/uds.yaml. They use a scratch
+directory and free ports, and stop when the demo ends.
 """
 
 import argparse
@@ -23,18 +23,18 @@ from upstream import Upstream
 
 ROOT = Path(__file__).resolve().parent.parent
 PATH = "/v1/models"
-KEYS_SHOWN = 8  # characters of a key that are shown: its prefix, which proves nothing
-PATIENCE = 15  # seconds for anything to start, and for the revocation to be seen
+KEYS_SHOWN = 8  # characters of a key that are printed: its prefix, which proves nothing
+TIMEOUT = 15  # seconds for a process to start, and for the revocation to take effect
 
 
 class Failure(Exception):
-    """The demo cannot go on; the text says why."""
+    """The demo cannot continue; the text says why."""
 
 
 def main():
     options = arguments()
     sys.stdout.reconfigure(line_buffering=True)
-    # Without this, a plain `kill` would leave Keystile and Envoy behind.
+    # Without this, a plain `kill` would leave Keystile and Envoy running.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
 
@@ -49,7 +49,7 @@ def main():
             if options.once:
                 print(good("\nEvery answer was right."))
             else:
-                go_on(stage)
+                keep_running(stage)
         except Failure as failure:
             print(bad(f"\n{failure}"), file=sys.stderr)
             return 1
@@ -65,11 +65,11 @@ def arguments():
     parser = argparse.ArgumentParser(description="Shows Keystile at work behind Envoy.")
     parser.add_argument("--keystile", type=binary, default=ROOT / "target/debug/keystile", help="its binary")
     parser.add_argument("--envoy", type=binary, default=ROOT / ".tools/envoy-1.40.0/envoy", help="its binary")
-    parser.add_argument("--once", action="store_true", help="end after the story, with 0 if every answer was right")
+    parser.add_argument("--once", action="store_true", help="stop after the demo, with status 0 if every answer was right")
     options = parser.parse_args()
     for path in (options.keystile, options.envoy):
         if not os.access(path, os.X_OK):
-            parser.error(f"{path} is not there; `make demo` builds and fetches what is needed")
+            parser.error(f"{path} does not exist; `make demo` builds and fetches what is needed")
     return options
 
 
@@ -82,13 +82,13 @@ def binary(text):
 
 
 def story(stage):
-    """Tells it, and returns how many answers were wrong."""
-    # A user is there before Ada, so that hers is not number 1, whom a liar claims to be below.
+    """Sends the requests, and returns the number of wrong answers."""
+    # The first user is not Ada, so that her id is not 1, which a client claims below.
     stage.cli("users", "create", "--email", "grace@example.com", "--username", "grace")
     stage.cli("users", "create", "--email", "ada@example.com", "--username", "ada")
     key = new_key(stage, "demo")
     secret = key["credential"]
-    print(f"\nAda has a key, {short(secret)} (number {key['id']}).")
+    print(f"\nAda has a key, {short(secret)} (id {key['id']}).")
     wrong = 0
 
     def step(title, headers, *, status, code=None, holds=None):
@@ -108,16 +108,16 @@ def story(stage):
     step("A request without a key", {}, status=401, code="missing_credential")
 
     made_up = secret[:3] + random_text(len(secret) - 3)
-    step("A key that nobody has", bearer(made_up), status=401, code="invalid_credential")
+    step("A key that does not exist", bearer(made_up), status=401, code="invalid_credential")
 
     step(
         "Ada's key",
         bearer(secret),
         status=200,
         holds=lambda seen: [
-            ("the upstream did not see the key's number", seen.get("x-auth-key-id") == str(key["id"])),
-            ("the upstream did not see whose key it is", seen.get("x-auth-user-name") == "ada"),
-            ("the upstream did not see a user's number", bool(seen.get("x-auth-user-id"))),
+            ("the upstream did not receive the key's id", seen.get("x-auth-key-id") == str(key["id"])),
+            ("the upstream did not receive the user's name", seen.get("x-auth-user-name") == "ada"),
+            ("the upstream did not receive the user's id", bool(seen.get("x-auth-user-id"))),
         ],
     )
 
@@ -138,24 +138,24 @@ def story(stage):
 
     stage.cli("keys", "revoke", str(key["id"]))
     revoked = time.monotonic()
-    while stage.ask(bearer(secret)).status == 200 and time.monotonic() - revoked < PATIENCE:
+    while stage.ask(bearer(secret)).status == 200 and time.monotonic() - revoked < TIMEOUT:
         time.sleep(0.02)
     waited = time.monotonic() - revoked
     if step("Ada's key, revoked", bearer(secret), status=401, code="disabled").status == 200:
         return wrong
-    print(f"   It took {waited * 1000:.0f} ms until the key was denied: the database logs what changes, and Keystile")
-    print("   reads that log. With Postgres every sidecar does, and is called when there is something to read.")
+    print(f"   The key was denied after {waited * 1000:.0f} ms: the database logs changes of keys, and Keystile reads that log.")
+    print("   With Postgres every instance reads it, as soon as Postgres notifies it of a change.")
     return wrong
 
 
 def complaints(answer, status, code, secret):
-    """What is wrong with an answer, in sentences."""
+    """The errors of an answer, in sentences."""
     if answer.status != status:
         return [f"the status should be {status}"]
     if answer.code != code:
         return [f"the code should be {code}"]
     if answer.seen is not None and secret in json.dumps(answer.body):
-        return ["the upstream saw the key"]
+        return ["the upstream received the key"]
     return []
 
 
@@ -168,7 +168,7 @@ def show(headers, answer, secret):
         if answer.body.get("detail"):
             print(f"      {dim(answer.body['detail'])}")
         return
-    print(f"   <- {answer.status}; the upstream saw")
+    print(f"   <- {answer.status}; the upstream received")
     ours = {name: value for name, value in answer.seen.items() if name.startswith(("x-auth-", "x-ratelimit-"))}
     width = max(map(len, ours), default=0)
     for name, value in sorted(ours.items()):
@@ -177,12 +177,12 @@ def show(headers, answer, secret):
         print(f"      {dim('and not the key')}")
 
 
-def go_on(stage):
-    """Leaves everything running, with a new key to try."""
+def keep_running(stage):
+    """Keeps everything running, with a new key to try."""
     key = new_key(stage, "yours")
     url = f"http://127.0.0.1:{stage.port}"
     print(f"""
-Now you, with another key of Ada's, until Ctrl-C:
+Your turn, with another key of Ada's. Ctrl-C stops the demo.
 
   curl -i {url}{PATH}
   curl -i {url}{PATH} -H 'authorization: Bearer {key['credential']}'
@@ -212,7 +212,7 @@ def new_key(stage, name):
 
 
 class Answer:
-    """What came back for one request."""
+    """The answer to one request."""
 
     def __init__(self, status, text):
         self.status = status
@@ -220,20 +220,20 @@ class Answer:
             self.body = json.loads(text)
         except ValueError:
             self.body = {"detail": text.decode(errors="replace").strip()}
-        # Headers as the upstream saw them; None when the request did not get that far.
+        # The headers that the upstream received; None if the request did not reach it.
         self.seen = self.body.get("headers") if status == 200 else None
         self.code = self.body.get("code")
 
 
 class Stage:
-    """The processes, and the ways to talk to them."""
+    """The processes, and the ways to use them."""
 
     def __init__(self, scratch, options):
         self.scratch = scratch
         self.options = options
         self.database = f"sqlite:{scratch}/keystile.db"
         self.running = {}
-        # The caller's own settings have no part in this, a database of theirs above all.
+        # The caller's own settings must not apply here, above all a database.
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("KEYSTILE_")}
         self.environment["KEYSTILE_DATABASE_URL"] = self.database
 
@@ -262,7 +262,7 @@ class Stage:
                 },
             )
         )
-        # A base id of its own lets it run beside other Envoys of this machine.
+        # With its own base id it can run next to other Envoys of this machine.
         arguments = ["--use-dynamic-base-id", "--concurrency", "2", "--log-level", "warning"]
         self.start("envoy", [self.options.envoy, "-c", config, *arguments])
         self.wait("envoy", admin_port, "/ready")
@@ -277,13 +277,13 @@ class Stage:
                 stderr=subprocess.STDOUT,
                 cwd=self.scratch,
                 env={**self.environment, **settings},
-                # Ctrl-C is for this script, which then stops the others in order.
+                # Ctrl-C reaches only this script, which then stops the others in order.
                 start_new_session=True,
             )
 
     def wait(self, name, port, path):
-        """Until `path` answers 200."""
-        deadline = time.monotonic() + PATIENCE
+        """Waits until `path` answers 200."""
+        deadline = time.monotonic() + TIMEOUT
         while time.monotonic() < deadline:
             self.everyone_alive()
             try:
@@ -292,7 +292,7 @@ class Stage:
             except (OSError, http.client.HTTPException):
                 pass
             time.sleep(0.05)
-        raise Failure(f"{name} was not ready after {PATIENCE} s.{self.log_tail(name)}")
+        raise Failure(f"{name} was not ready after {TIMEOUT} s.{self.log_tail(name)}")
 
     def ask(self, headers):
         self.everyone_alive()
@@ -303,7 +303,7 @@ class Stage:
             raise Failure(f"Envoy did not answer: {error!r}.{self.log_tail('envoy')}") from None
 
     def cli(self, *arguments):
-        """Runs `keystile ARGUMENTS` and returns what it printed."""
+        """Runs `keystile ARGUMENTS` and returns its output."""
         print(dim("$ keystile " + " ".join(arguments)))
         done = subprocess.run(
             [self.options.keystile, *arguments],
@@ -328,7 +328,7 @@ class Stage:
         return " The end of its log:\n  " + "\n  ".join(lines) if lines else " Its log is empty."
 
     def strike(self):
-        """Stops Envoy first, so that nobody asks a Keystile that has gone."""
+        """Stops Envoy first, so that it does not ask a stopped Keystile."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         for process in reversed(self.running.values()):
             if process.poll() is None:

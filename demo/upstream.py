@@ -1,4 +1,4 @@
-"""An upstream that answers every request with what it saw of it, as JSON."""
+"""An upstream that answers every request with the request that it received, as JSON."""
 
 import json
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,7 +34,7 @@ class Echo(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def read_body(self):
-        """Leaves the connection at the next request; the body itself is of no interest."""
+        """Reads and drops the body, so that the connection is at the next request."""
         if self.headers.get("transfer-encoding", "").lower() == "chunked":
             while size := int(self.rfile.readline().split(b";")[0], 16):
                 self.rfile.read(size + len("\r\n"))

@@ -127,7 +127,7 @@ pub enum Kind {
     Histogram(&'static [f64]),
 }
 
-/// A metric as `/metrics` and the README's table describe it.
+/// A metric as `/metrics` and docs/reference/metrics.md describe it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Metric {
     /// Full name.

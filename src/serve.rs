@@ -354,6 +354,6 @@ fn chosen(
     table: impl Iterator<Item = &'static str> + Clone,
 ) -> anyhow::Result<Chosen> {
     Chosen::parse(names, table).map_err(|unknown| {
-        anyhow::anyhow!("{flag}: nothing that Keystile sends is called {unknown:?}; see the README")
+        anyhow::anyhow!("{flag}: nothing that Keystile sends is called {unknown:?}; see docs/reference/")
     })
 }

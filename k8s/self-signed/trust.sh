@@ -1,5 +1,5 @@
 #!/bin/sh
-# Tells the API server the CA that the injector has made; again after each start of it:
+# Gives the API server the CA that the injector has created. Run it again after each start of the injector:
 #
 #     k8s/self-signed/trust.sh
 set -eu

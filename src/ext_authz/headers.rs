@@ -19,7 +19,7 @@ use crate::{
 pub struct UpstreamHeader {
     /// Its name, lower-case.
     pub name: &'static str,
-    /// What it says, for the README.
+    /// What it says, for docs/reference/headers.md.
     pub about: &'static str,
     value: Value,
 }

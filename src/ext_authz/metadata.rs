@@ -18,7 +18,7 @@ use crate::{
 pub struct Field {
     /// Its name.
     pub name: &'static str,
-    /// What it says, for the README.
+    /// What it says, for docs/reference/metadata.md.
     pub about: &'static str,
     pub(super) of: Of,
 }

@@ -1,11 +1,9 @@
-//! The README's tables say what the code says.
+//! The documentation says what the code says.
 //!
-//! After a change: `KEYSTILE_BLESS=1 cargo test --test integration docs` writes them anew.
+//! Each page of `docs/reference/` has one generated part. After a change of the code,
+//! `KEYSTILE_BLESS=1 cargo test --test integration docs::` writes these parts.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
-};
+use std::path::{Path, PathBuf};
 
 use clap::{Arg, Args, Command};
 use keystile::{
@@ -16,40 +14,49 @@ use keystile::{
     revocation::Cause,
 };
 
+mod command_line;
+mod links;
+
 #[test]
-fn readme_lists_every_setting() {
-    compare_settings("README.md", "settings", &ServeOptions::augment_args(Command::new("serve")));
+fn every_setting_is_listed() {
+    let command = ServeOptions::augment_args(Command::new("serve"));
+    compare("docs/reference/settings.md", &settings("##", &command));
 }
 
 #[test]
-fn kubernetes_page_lists_every_setting_of_the_injector() {
+fn every_setting_of_the_injector_is_listed() {
     let command = InjectOptions::augment_args(Command::new("inject"));
-    compare_settings("docs/kubernetes.md", "inject-settings", &command);
+    compare("docs/reference/injector.md", &settings("###", &command));
 }
 
 #[test]
-fn readme_lists_every_header() {
-    let rows = headers::TABLE.iter().map(|header| format!("| `{}` | {} |", header.name, header.about));
-    compare("README.md", "headers", "| header | value |\n|---|---|", rows);
+fn every_header_is_listed() {
+    let rows =
+        headers::TABLE.iter().map(|header| format!("| `{}` | {} |", header.name, escaped(header.about)));
+    compare("docs/reference/headers.md", &table("| header | value |\n|---|---|", rows));
 }
 
 #[test]
-fn readme_lists_every_field_of_metadata() {
-    let rows = metadata::TABLE.iter().map(|field| format!("| `{}` | {} |", field.name, field.about));
-    compare("README.md", "metadata", "| field | value |\n|---|---|", rows);
+fn every_field_of_metadata_is_listed() {
+    let rows = metadata::TABLE.iter().map(|field| format!("| `{}` | {} |", field.name, escaped(field.about)));
+    compare("docs/reference/metadata.md", &table("| field | value |\n|---|---|", rows));
 }
 
 #[test]
-fn readme_lists_every_denial() {
+fn every_denial_is_listed() {
     let rows = Reason::ALL.iter().map(|reason| {
-        format!("| `{}` | {} | {} |", reason.code(), reason.status(), reason.sentence().replace('|', "\\|"))
+        let code = reason.code();
+        format!("| [`{code}`](#{code}) | {} | {} |", reason.status(), escaped(reason.sentence()))
     });
-    compare("README.md", "denials", "| code | status | what the caller reads |\n|---|---|---|", rows);
+    compare(
+        "docs/reference/denials.md",
+        &table("| code | status | what the caller reads |\n|---|---|---|", rows),
+    );
 }
 
 #[test]
-fn every_denial_has_its_cause_and_mend() {
-    let text = std::fs::read_to_string(file("docs/denials.md")).unwrap();
+fn every_denial_has_its_cause_and_fix() {
+    let text = read("docs/reference/denials.md");
     let documented: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("## ")).collect();
     assert_eq!(documented, Reason::ALL.map(Reason::code));
     for (reason, section) in Reason::ALL.iter().zip(text.split("\n## ").skip(1)) {
@@ -58,25 +65,25 @@ fn every_denial_has_its_cause_and_mend() {
 }
 
 #[test]
-fn readme_lists_every_metric() {
+fn every_metric_is_listed() {
     let rows = metrics::TABLE.iter().map(|metric| {
         let kind = match metric.kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
             Kind::Histogram(_) => "histogram",
         };
-        format!("| `{}` | {kind} | {} |", metric.name, metric.help)
+        format!("| `{}` | {kind} | {} |", metric.name, escaped(metric.help))
     });
-    compare("README.md", "metrics", "| metric | kind | meaning |\n|---|---|---|", rows);
+    compare("docs/reference/metrics.md", &table("| metric | kind | meaning |\n|---|---|---|", rows));
 }
 
 #[test]
 fn every_cause_of_a_degraded_change_feed_is_documented() {
     let causes = Cause::ALL.map(Cause::name);
-    let runbook = std::fs::read_to_string(file("docs/runbook.md")).unwrap();
-    let sections: Vec<_> = runbook.lines().filter_map(|line| line.strip_prefix("### ")).collect();
-    assert_eq!(sections, causes, "docs/runbook.md has a section for each, in their order");
-    let walk = std::fs::read_to_string(file("ARCHITECTURE.md")).unwrap();
+    let page = read("docs/operations/change-feed.md");
+    let sections: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+    assert_eq!(sections, causes, "docs/operations/change-feed.md has a section for each, in their order");
+    let walk = read("ARCHITECTURE.md");
     let (_, table) = walk.split_once("| cause | condition |").unwrap();
     let rows: Vec<_> =
         table.lines().skip(2).map_while(|line| line.strip_prefix("| `")?.split('`').next()).collect();
@@ -87,7 +94,7 @@ fn every_cause_of_a_degraded_change_feed_is_documented() {
 
 #[test]
 fn every_test_that_the_security_page_names_exists() {
-    let page = std::fs::read_to_string(file("SECURITY.md")).unwrap();
+    let page = read("SECURITY.md");
     let is_test =
         |word: &&str| word.len() > 20 && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
     let rows = page.lines().filter(|line| line.starts_with("| ")).collect::<String>();
@@ -108,13 +115,27 @@ fn sources(folder: &Path) -> String {
         .collect()
 }
 
-fn compare_settings(document: &str, name: &str, command: &Command) {
-    let rows = command.get_arguments().map(|argument| {
-        let variable = argument.get_env().expect("every flag has a variable").to_string_lossy().into_owned();
-        let flag = argument.get_long().expect("every setting is a flag");
-        format!("| `{variable}` | `--{flag}` | {} | {} |", default(argument), help(argument))
+/// A section with a table for each help heading of a command, in order.
+fn settings(level: &str, command: &Command) -> String {
+    let arguments: Vec<_> = command.get_arguments().collect();
+    let sections = arguments.chunk_by(|a, b| a.get_help_heading() == b.get_help_heading());
+    let sections = sections.map(|arguments| {
+        let heading = arguments[0].get_help_heading().expect("every setting has a heading");
+        let rows = arguments.iter().map(|argument| {
+            let variable = variable(argument).expect("every setting has a variable");
+            let flag = argument.get_long().expect("every setting is a flag");
+            format!("| `{variable}` | `--{flag}` | {} | {} |", default(argument), help(argument))
+        });
+        format!(
+            "{level} {heading}\n\n{}",
+            table("| variable | flag | default | meaning |\n|---|---|---|---|", rows)
+        )
     });
-    compare(document, name, "| variable | flag | default | meaning |\n|---|---|---|---|", rows);
+    sections.collect::<Vec<_>>().join("\n\n")
+}
+
+fn variable(argument: &Arg) -> Option<String> {
+    argument.get_env().map(|name| name.to_string_lossy().into_owned())
 }
 
 fn default(argument: &Arg) -> String {
@@ -123,29 +144,48 @@ fn default(argument: &Arg) -> String {
 }
 
 fn help(argument: &Arg) -> String {
-    argument.get_help().expect("every flag has help").to_string().replace('|', "\\|")
+    escaped(&argument.get_help().expect("every argument has help").to_string())
 }
 
-/// Compares what stands between `<!-- NAME -->` and `<!-- /NAME -->` with the table.
-fn compare(document: &str, name: &str, head: &str, rows: impl Iterator<Item = String>) {
-    // One at a time: each of these tests may write a file.
-    static DOCUMENTS: Mutex<()> = Mutex::new(());
-    let _alone = DOCUMENTS.lock().unwrap_or_else(PoisonError::into_inner);
-    let path = file(document);
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{document}: {error}"));
-    let (open, close) = (format!("<!-- {name} -->\n"), format!("\n<!-- /{name} -->"));
-    let start = text.find(&open).unwrap_or_else(|| panic!("{document} has no {open}")) + open.len();
-    let end = start + text[start..].find(&close).unwrap_or_else(|| panic!("{document} has no {close}"));
-    let expected = std::iter::once(head.to_owned()).chain(rows).collect::<Vec<_>>().join("\n");
+/// Text for a cell of a table: outside of code, nothing in it is markup.
+fn escaped(text: &str) -> String {
+    let escaped = |(at, part): (usize, &str)| {
+        let part = part.replace('|', "\\|");
+        if at % 2 == 0 { part.replace('*', "\\*").replace('<', "\\<") } else { part }
+    };
+    text.split('`').enumerate().map(escaped).collect::<Vec<_>>().join("`")
+}
+
+fn table(head: &str, rows: impl Iterator<Item = String>) -> String {
+    std::iter::once(head.to_owned()).chain(rows).collect::<Vec<_>>().join("\n")
+}
+
+/// Compares the generated part of a page with what it should be, or writes it. A page has one such part, so tests
+/// that run at the same time write different files.
+fn compare(page: &str, expected: &str) {
+    const OPEN: &str = "<!-- generated -->\n";
+    const CLOSE: &str = "\n<!-- /generated -->";
+    let text = read(page);
+    let start = text.find(OPEN).unwrap_or_else(|| panic!("{page} has no {OPEN}")) + OPEN.len();
+    let end = start + text[start..].find(CLOSE).unwrap_or_else(|| panic!("{page} has no {CLOSE}"));
     if std::env::var_os("KEYSTILE_BLESS").is_some() {
-        std::fs::write(path, format!("{}{expected}{}", &text[..start], &text[end..])).expect("writable");
+        std::fs::write(file(page), format!("{}{expected}{}", &text[..start], &text[end..]))
+            .expect("writable");
         return;
     }
-    assert_eq!(
-        &text[start..end],
-        expected,
-        "the table of {name} in {document} is out of date: see this file's head"
-    );
+    // The first line that differs: the whole page would hide it.
+    let (mut lines, mut expected) = (text[start..end].lines(), expected.lines());
+    loop {
+        let (line, expected) = (lines.next(), expected.next());
+        assert_eq!(line, expected, "{page} is out of date: see this file's head");
+        if line.is_none() {
+            return;
+        }
+    }
+}
+
+fn read(name: &str) -> String {
+    std::fs::read_to_string(file(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 fn file(name: &str) -> PathBuf {

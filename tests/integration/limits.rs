@@ -193,7 +193,7 @@ async fn what_somebody_else_wrote_in_their_place_stops_no_counting() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rights_that_are_documented_are_enough() {
-    let page = include_str!("../../docs/redis.md");
+    let page = include_str!("../../docs/guides/redis.md");
     let rights = |line: &&str| line.starts_with("user keystile") || line.starts_with("+eval");
     let user = page.lines().filter(rights).collect::<Vec<_>>().join(" ").replace("PASSWORD", "secret");
     assert!(user.contains("+evalsha") && user.contains("~keystile:*"), "{user}");

@@ -7,7 +7,7 @@ use crate::harness::{fleet::Fleet, postgres, process::free_port, redis::Redis, s
 const SECOND: Duration = Duration::from_secs(1);
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
-/// All that Keystile needs to be allowed, as docs/redis.md says it.
+/// All that Keystile needs to be allowed, as docs/guides/redis.md says it.
 const RIGHTS: &str =
     "~keystile:* +hello +client|setname +client|id +info +ping +time +getrange +set +append +pexpire";
 

@@ -248,9 +248,9 @@ async fn nothing_is_written_where_it_is_not_wanted() {
     assert_eq!(total(&fleet).await, 0);
 }
 
-/// Makes the role of that name in docs/database.md, with the rights that it has there; its URL.
+/// Makes the role of that name in docs/guides/database.md, with the rights that it has there; its URL.
 async fn documented_role(schema: &Schema, name: &str) -> (String, String) {
-    let document = read("docs/database.md");
+    let document = read("docs/guides/database.md");
     let mut blocks = document.split("```sql\n").filter_map(|rest| rest.split("```").next());
     let block = blocks.find(|block| block.starts_with(&format!("CREATE ROLE {name} "))).unwrap();
     let role = format!("{name}_{}", schema.name());

@@ -107,7 +107,7 @@ fn checkov_finds_nothing() {
 #[test]
 #[cfg_attr(not(target_arch = "x86_64"), ignore = "no kubectl")]
 fn install_yaml_is_up_to_date() {
-    let head = "# Rendered from k8s/cert-manager, which needs cert-manager; see docs/kubernetes.md.\n";
+    let head = "# Rendered from k8s/cert-manager, which needs cert-manager; see docs/guides/kubernetes.md.\n";
     up_to_date("k8s/install.yaml", &(head.to_owned() + &kustomize("cert-manager")));
 }
 

@@ -52,7 +52,7 @@ fn every_alert_has_its_tests_and_its_runbook() {
     let names =
         tests["tests"].as_array().unwrap().iter().map(|test| test["name"].as_str().unwrap().to_owned());
     let names: BTreeSet<_> = names.collect();
-    let runbook = read("docs/runbook.md");
+    let runbook = read("docs/operations/runbook.md");
     let sections: Vec<_> = runbook.lines().filter_map(|line| line.strip_prefix("## ")).collect();
     let alerts = alerts();
     for alert in &alerts {
@@ -60,10 +60,13 @@ fn every_alert_has_its_tests_and_its_runbook() {
         for test in ["fires", "is quiet"] {
             assert!(names.contains(&format!("{name} {test}")), "{name} {test}");
         }
-        assert_eq!(alert["annotations"]["runbook"], format!("docs/runbook.md#{}", name.to_lowercase()));
+        assert_eq!(
+            alert["annotations"]["runbook"],
+            format!("docs/operations/runbook.md#{}", name.to_lowercase())
+        );
     }
     let expected: Vec<_> = alerts.iter().map(|alert| alert["alert"].as_str().unwrap()).collect();
-    assert_eq!(sections, expected, "docs/runbook.md has a section for each, in their order");
+    assert_eq!(sections, expected, "docs/operations/runbook.md has a section for each, in their order");
 }
 
 #[test]
