@@ -27,7 +27,7 @@ use crate::{
     proof::{Proof, ProofKey},
     record::{HashTag, KeyHash, KeyId, KeyRecord},
     resilience::Singleflight,
-    store::{Found, MAX_RECORDS},
+    store::{Lookup, MAX_RECORDS},
 };
 
 mod caller;
@@ -154,7 +154,7 @@ impl Verifier {
     pub async fn prove(
         &self,
         credential: &Credential,
-        found: &Found,
+        found: &Lookup,
         caller: &Caller,
     ) -> Result<Arc<KeyRecord>, ProofError> {
         let digest = credential.digest(self.0.secrets.newest());
@@ -195,7 +195,7 @@ impl Verifier {
         &self,
         credential: &Credential,
         digest: Digest,
-        found: &Found,
+        found: &Lookup,
         caller: &Caller,
     ) -> Result<Arc<KeyRecord>, ProofError> {
         let inner = &self.0;
@@ -246,7 +246,7 @@ impl Inner {
     fn proven_elsewhere<'a>(
         &self,
         credential: &Credential,
-        found: &'a Found,
+        found: &'a Lookup,
         now: Timestamps,
     ) -> Option<(&'a Arc<KeyRecord>, &'a Proof)> {
         if found.proofs.is_empty() {

@@ -25,7 +25,7 @@ use keystile::{
     limiter::Limiter,
     metrics::Metrics,
     clock::Timestamps,
-    store::{Found, KeyStore, StoreError},
+    store::{Lookup, KeyStore, StoreError},
     usage::Usage,
     verifier::{Verifier, VerifierConfig},
 };
@@ -53,8 +53,8 @@ struct Service {
 struct Empty;
 
 impl KeyStore for Empty {
-    async fn records(&self, _: Prefix, _: Timestamps) -> Result<Arc<Found>, StoreError> {
-        Ok(Arc::new(Found::fresh([], Tier::Database)))
+    async fn records(&self, _: Prefix, _: Timestamps) -> Result<Arc<Lookup>, StoreError> {
+        Ok(Arc::new(Lookup::fresh([], Tier::Database)))
     }
 }
 

@@ -10,7 +10,8 @@ use keystile::{
     credential::Prefix,
     metrics::Metrics,
     revocation::{ChangeLog, LogRead, Since},
-    store::{Database, KeyStore, Log, StoreError, UsageStore, UsageTable},
+    store::{Database, KeyStore, LogInstallation, StoreError, UsageTable},
+    usage::UsageStore,
 };
 
 use crate::harness::{
@@ -210,7 +211,7 @@ async fn migration_that_waits_for_a_table_does_not_keep_look_ups_waiting() {
     assert!(!migrating.is_finished(), "it waits, and tries again");
     writer.batch_execute("COMMIT").await.expect("is over");
     let migrated = migrating.await.expect("no panic").expect("migrates");
-    assert_eq!(migrated.log, Log::Made);
+    assert_eq!(migrated.log, LogInstallation::Installed);
     drop(reader);
 }
 

@@ -13,7 +13,7 @@ struct Counting {
 }
 
 impl KeyStore for Counting {
-    async fn records(&self, prefix: Prefix, _: Timestamps) -> Result<Arc<Found>, StoreError> {
+    async fn records(&self, prefix: Prefix, _: Timestamps) -> Result<Arc<Lookup>, StoreError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         tokio::time::sleep(Duration::from_millis(10)).await;
         if self.broken.load(Ordering::SeqCst) {
@@ -22,7 +22,7 @@ impl KeyStore for Counting {
         }
         let record = Arc::new(sample::record());
         let records = if prefix == record.prefix { Arc::from([record]) } else { Arc::default() };
-        Ok(Arc::new(Found::fresh(records, Tier::Database)))
+        Ok(Arc::new(Lookup::fresh(records, Tier::Database)))
     }
 }
 
@@ -85,9 +85,9 @@ async fn flood_of_unknown_prefixes_evicts_no_known_one() {
     let now = Timestamps::now();
     memory.records(known(), now).await.expect("found");
     for n in 0..10 * CONFIG.capacity {
-        memory.0.remember(
+        memory.0.insert(
             unknown(n),
-            &Found::fresh([], Tier::Database),
+            &Lookup::fresh([], Tier::Database),
             memory.0.fence.generation(),
             now.monotonic,
         );
@@ -177,10 +177,10 @@ async fn nothing_is_older_than_the_worst_case_while_changes_are_not_heard_of() {
 #[tokio::test]
 async fn what_another_tier_had_for_a_while_is_not_young_again() {
     let aged =
-        Found { age: Duration::from_secs(200), ..Found::fresh([Arc::new(sample::record())], Tier::Redis) };
+        Lookup { age: Duration::from_secs(200), ..Lookup::fresh([Arc::new(sample::record())], Tier::Redis) };
     let (memory, _) = memory(false);
     let now = Timestamps::now();
-    memory.0.remember(known(), &aged, memory.0.fence.generation(), now.monotonic);
+    memory.0.insert(known(), &aged, memory.0.fence.generation(), now.monotonic);
     assert_eq!(memory.records(known(), later(now, 69)).await.expect("found").tier, Tier::Memory);
     assert_eq!(memory.records(known(), later(now, 100)).await.expect("found").tier, Tier::Database);
 }
@@ -192,10 +192,10 @@ struct Slow {
 }
 
 impl KeyStore for Arc<Slow> {
-    async fn records(&self, _: Prefix, _: Timestamps) -> Result<Arc<Found>, StoreError> {
+    async fn records(&self, _: Prefix, _: Timestamps) -> Result<Arc<Lookup>, StoreError> {
         self.read.notify_one();
         self.land.notified().await;
-        Ok(Arc::new(Found::fresh([Arc::new(sample::record())], Tier::Database)))
+        Ok(Arc::new(Lookup::fresh([Arc::new(sample::record())], Tier::Database)))
     }
 }
 
@@ -229,9 +229,9 @@ async fn record_without_a_hash_is_asked_for_again_where_one_is_needed() {
     let now = Timestamps::now();
     let hash = crate::record::KeyHash::parse_redacted(&sample::record().hash.redacted()).expect("read");
     let bare = Arc::new(crate::record::KeyRecord { hash, ..sample::record() });
-    memory.0.remember(
+    memory.0.insert(
         known(),
-        &Found::fresh([bare], Tier::Redis),
+        &Lookup::fresh([bare], Tier::Redis),
         memory.0.fence.generation(),
         now.monotonic,
     );

@@ -23,7 +23,7 @@ use x509_parser::{extensions::GeneralName, prelude::X509Certificate};
 
 /// What a URL says of TLS.
 #[derive(Debug, Default)]
-pub(super) struct Options {
+pub(super) struct TlsOptions {
     pub(super) mode: Option<String>,
     /// A file, or `system`.
     pub(super) root: Option<String>,
@@ -40,14 +40,14 @@ pub(super) struct Options {
 
 /// How far the server must prove who it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verify {
+enum Verification {
     Nothing,
     Chain,
     ChainAndName,
 }
 
 /// Makes a configuration of the options.
-pub(super) fn read(options: &Options) -> Result<(SslMode, ClientConfig), String> {
+pub(super) fn read(options: &TlsOptions) -> Result<(SslMode, ClientConfig), String> {
     let (mode, verify) = read_mode(options.mode.as_deref(), options.root.as_deref())?;
     if options.is_direct && mode != SslMode::Require {
         return Err("sslnegotiation=direct needs sslmode=require, verify-ca or verify-full".into());
@@ -60,11 +60,16 @@ pub(super) fn read(options: &Options) -> Result<(SslMode, ClientConfig), String>
         (false, false) => &[&TLS13, &TLS12],
     };
     let authorities = match verify {
-        Verify::Nothing => None,
-        Verify::Chain | Verify::ChainAndName => Some(authorities(&provider, options.root.as_deref())?),
+        Verification::Nothing => None,
+        Verification::Chain | Verification::ChainAndName => {
+            Some(authorities(&provider, options.root.as_deref())?)
+        }
     };
-    let verifier =
-        Verifier { provider: Arc::clone(&provider), authorities, asks_name: verify == Verify::ChainAndName };
+    let verifier = CertificateVerifier {
+        provider: Arc::clone(&provider),
+        authorities,
+        asks_name: verify == Verification::ChainAndName,
+    };
     let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions);
     let config = config.map_err(|error| error.to_string())?;
     let config = config.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
@@ -86,21 +91,21 @@ pub(super) fn read(options: &Options) -> Result<(SslMode, ClientConfig), String>
     Ok((mode, config))
 }
 
-fn read_mode(mode: Option<&str>, root: Option<&str>) -> Result<(SslMode, Verify), String> {
+fn read_mode(mode: Option<&str>, root: Option<&str>) -> Result<(SslMode, Verification), String> {
     if root == Some("system") {
         return match mode {
-            None | Some("verify-full") => Ok((SslMode::Require, Verify::ChainAndName)),
+            None | Some("verify-full") => Ok((SslMode::Require, Verification::ChainAndName)),
             Some(_) => Err("sslrootcert=system needs sslmode=verify-full".into()),
         };
     }
     Ok(match mode {
-        Some("disable") => (SslMode::Disable, Verify::Nothing),
-        None | Some("prefer") => (SslMode::Prefer, Verify::Nothing),
+        Some("disable") => (SslMode::Disable, Verification::Nothing),
+        None | Some("prefer") => (SslMode::Prefer, Verification::Nothing),
         // As in libpq: a root file that is named is checked against.
-        Some("require") if root.is_some() => (SslMode::Require, Verify::Chain),
-        Some("require") => (SslMode::Require, Verify::Nothing),
-        Some("verify-ca") => (SslMode::Require, Verify::Chain),
-        Some("verify-full") => (SslMode::Require, Verify::ChainAndName),
+        Some("require") if root.is_some() => (SslMode::Require, Verification::Chain),
+        Some("require") => (SslMode::Require, Verification::Nothing),
+        Some("verify-ca") => (SslMode::Require, Verification::Chain),
+        Some("verify-full") => (SslMode::Require, Verification::ChainAndName),
         Some(other) => {
             return Err(format!(
                 "sslmode={other} is not supported; write disable, prefer, require, verify-ca or verify-full"
@@ -149,7 +154,7 @@ fn key_in(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
 /// Asks as much of a server as libpq does: nothing for `prefer` and `require`, that its certificate is from the
 /// authority for `verify-ca`, and that it is for the host as well for `verify-full`.
 #[derive(Debug)]
-struct Verifier {
+struct CertificateVerifier {
     provider: Arc<CryptoProvider>,
     authorities: Option<Authorities>,
     asks_name: bool,
@@ -224,7 +229,7 @@ fn is_name_of(common: &str, host: &str) -> bool {
     }
 }
 
-impl ServerCertVerifier for Verifier {
+impl ServerCertVerifier for CertificateVerifier {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
@@ -274,13 +279,13 @@ mod tests {
     #[test]
     fn every_sslmode_is_read_as_libpq_does() {
         for (mode, root, expected) in [
-            (None, None, (SslMode::Prefer, Verify::Nothing)),
-            (Some("disable"), None, (SslMode::Disable, Verify::Nothing)),
-            (Some("require"), None, (SslMode::Require, Verify::Nothing)),
-            (Some("require"), Some("ca.pem"), (SslMode::Require, Verify::Chain)),
-            (Some("verify-ca"), None, (SslMode::Require, Verify::Chain)),
-            (Some("verify-full"), None, (SslMode::Require, Verify::ChainAndName)),
-            (None, Some("system"), (SslMode::Require, Verify::ChainAndName)),
+            (None, None, (SslMode::Prefer, Verification::Nothing)),
+            (Some("disable"), None, (SslMode::Disable, Verification::Nothing)),
+            (Some("require"), None, (SslMode::Require, Verification::Nothing)),
+            (Some("require"), Some("ca.pem"), (SslMode::Require, Verification::Chain)),
+            (Some("verify-ca"), None, (SslMode::Require, Verification::Chain)),
+            (Some("verify-full"), None, (SslMode::Require, Verification::ChainAndName)),
+            (None, Some("system"), (SslMode::Require, Verification::ChainAndName)),
         ] {
             assert_eq!(read_mode(mode, root), Ok(expected), "{mode:?}");
         }
