@@ -64,7 +64,7 @@ impl Backend {
     }
 
     /// Which of several databases of this kind answers, as far as the process itself can tell: a SQLite file by its
-    /// device and inode. Empty for Postgres, which says it in a statement.
+    /// device and inode. Empty for Postgres, whose statements return it.
     pub(crate) fn identity(&self) -> String {
         match self {
             Self::Postgres(_) => String::new(),

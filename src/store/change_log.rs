@@ -104,7 +104,7 @@ impl Database {
         let schema = self.schema(Deadline::Check).await?;
         if !schema.has_log() {
             return Err(StoreError::Unfit(
-                "the database has no log of changes, by which caches are told; run `keystile migrate`".into(),
+                "the database has no log of changes, which caches need; run `keystile migrate`".into(),
             ));
         }
         let reading = self.read_log(&schema, None).await?;
@@ -130,7 +130,7 @@ impl Database {
         let evidence = rows.iter().position(|values| values.first().is_some_and(is_evidence));
         let evidence = evidence.map(|at| rows.swap_remove(at));
         let Some([_, Some(evidence), position, Some(log), ..]) = evidence.as_deref() else {
-            return Err(StoreError::Unfit("the log of changes gives no evidence of itself".into()));
+            return Err(StoreError::Unfit("the log of changes returned no evidence".into()));
         };
         let mut evidence: Evidence = serde_json::from_str(evidence)
             .map_err(|error| StoreError::Unfit(format!("evidence of the log: {error}").into()))?;

@@ -49,7 +49,7 @@ impl DatabaseWithProofs {
                     Ok(proof) => proofs.push(proof),
                     Err(invalid) => {
                         debug!(key_id = record.id.0, %invalid, "a stored proof is rejected");
-                        self.lookups.odd.increment(1);
+                        self.lookups.invalid.increment(1);
                     }
                 }
             }
@@ -120,7 +120,7 @@ impl Database {
         self.change_proofs(vec![self.statements().prune_proofs(seal::oldest(now))]).await
     }
 
-    /// Without the guard: a failure of the table of proofs says nothing about look-ups.
+    /// Without the guard: a failure of the table of proofs does not concern look-ups.
     async fn change_proofs(&self, statements: Vec<Statement>) -> Result<(), StoreError> {
         let _permit = self.permit().await;
         self.backend().execute_all(statements).await

@@ -5,7 +5,6 @@
 //! write to Redis is harmless for the same reason.
 
 use std::{
-    collections::HashSet,
     future::Future,
     sync::{
         Arc,
@@ -14,12 +13,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fred::{
-    clients::Client,
-    interfaces::{ClientLike, KeysInterface},
-    types::{CustomCommand, Expiration, Value},
-};
-use metrics::Histogram;
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
@@ -36,8 +29,10 @@ use crate::{
     revocation::{Fence, MEMORY, WORST_CASE},
 };
 
+mod commands;
 pub mod envelope;
 
+use commands::{Commands, Entries, Entry, field_name, newest, proofs_name, records_name};
 use envelope::{Envelopes, InvalidEntry, RedisTimestamps};
 
 /// Shares the answers of the next tier between instances. Cheap to clone.
@@ -52,30 +47,18 @@ pub struct RedisTierConfig {
     pub proof_ttl: Duration,
 }
 
-/// Maximum number of proofs of one prefix. Each is for a correct secret, so there are few, unless another application
-/// writes them.
-const PROOFS: usize = 32;
-
-/// Maximum length of a value in bytes. Keystile writes no longer one.
-const MAX_VALUE: usize = 1 << 20;
-
-/// Length in bytes beyond which the proofs of a prefix are rewritten, without replaced proofs.
-const MAX_PROOFS: usize = 16 << 10;
-
 /// Maximum number of concurrent writes. Further writes are dropped: another instance will make them.
 const WRITES: usize = 64;
 
 struct Inner<S> {
     next: S,
-    redis: Redis,
+    commands: Commands,
     envelopes: Envelopes,
     config: RedisTierConfig,
     fence: Arc<Fence<Prefix>>,
     writes: Arc<Semaphore>,
     records: CacheLookups,
     proofs: CacheLookups,
-    read: Histogram,
-    write: Histogram,
     /// Whether a log line reported that Redis does not return its time.
     is_warned: AtomicBool,
 }
@@ -93,15 +76,13 @@ impl<S: KeyStore> RedisTier<S> {
         let record_ttl = config.record_ttl.min(MEMORY / 2);
         Self(Arc::new(Inner {
             next,
-            redis,
+            commands: Commands::new(redis, metrics),
             envelopes: Envelopes::new(secrets),
             config: RedisTierConfig { record_ttl, ..config },
             fence,
             writes: Arc::new(Semaphore::new(WRITES)),
             records: metrics.cache_lookups(Tier::Redis.name(), "records"),
             proofs: metrics.cache_lookups(Tier::Redis.name(), "proofs"),
-            read: metrics.store_duration(STORE, "read"),
-            write: metrics.store_duration(STORE, "write"),
             is_warned: AtomicBool::default(),
         }))
     }
@@ -115,7 +96,8 @@ impl<S: KeyStore> RedisTier<S> {
             return;
         };
         let inner = Arc::clone(&self.0);
-        self.0.in_background(async move { inner.write_proof(name, field, entry).await });
+        let ttl = self.0.config.proof_ttl;
+        self.0.in_background(async move { inner.commands.append_proof(name, field, entry, ttl).await });
     }
 }
 
@@ -164,7 +146,8 @@ impl<S: KeyStore> RedisTier<S> {
             let entry =
                 self.0.envelopes.records(&name, &lookup, RedisTimestamps { instance: now.wall, redis });
             let inner = Arc::clone(&self.0);
-            self.0.in_background(async move { inner.write_records(name, entry).await });
+            let ttl = self.0.config.record_ttl;
+            self.0.in_background(async move { inner.commands.write_records(name, entry, ttl).await });
         }
         Ok(lookup)
     }
@@ -173,7 +156,7 @@ impl<S: KeyStore> RedisTier<S> {
 impl<S: KeyStore> Inner<S> {
     /// The valid entries in Redis, and the time there. An outage of Redis is a miss.
     async fn read(&self, prefix: Prefix, now: Timestamps) -> (Option<Lookup>, Option<OffsetDateTime>) {
-        match self.fetch(prefix).await {
+        match self.commands.fetch(prefix).await {
             Ok(Entries { redis_now: Some(redis), records, proofs }) => {
                 let at = RedisTimestamps { instance: now.wall, redis };
                 (self.accept(prefix, records, proofs, at, now.monotonic), Some(redis))
@@ -212,36 +195,6 @@ impl<S: KeyStore> Inner<S> {
         Some(Lookup { proofs: self.read_proofs(prefix, proofs, now.instance), ..lookup })
     }
 
-    /// Both entries of a prefix and the time of their server, in one round trip. Redis returns a limited part of each value,
-    /// in case another application wrote a huge one.
-    async fn fetch(&self, prefix: Prefix) -> Result<Entries, RedisError> {
-        let get = |client: Client| async move {
-            let (name, pipeline) = (records_name(prefix), client.pipeline());
-            let time = CustomCommand::new_static("TIME", name.as_str(), false);
-            let () = pipeline.getrange(name, 0, MAX_VALUE).await?;
-            let () = pipeline.getrange(proofs_name(prefix), 0, MAX_VALUE).await?;
-            let () = pipeline.custom(time, Vec::<Value>::new()).await?;
-            let mut answers = pipeline.try_all::<Value>().await.into_iter();
-            let mut entry = || match answers.next().transpose() {
-                Ok(value) => Ok(read_value(value.unwrap_or(Value::Null))),
-                Err(error) => match RedisError::from(error) {
-                    // Another application wrote a value of another type.
-                    RedisError::Refused(_) => Ok(Some(Err(InvalidEntry::Content))),
-                    error => Err(error),
-                },
-            };
-            let (records, proofs) = (entry()?, entry()?);
-            Ok::<_, RedisError>((records, proofs, answers.next().and_then(Result::ok)))
-        };
-        let (records, proofs, time) = self.redis.call(&self.read, get).await?;
-        let time: Option<(i64, u32)> = time.and_then(|time| time.convert().ok());
-        let redis_now = time.and_then(|(seconds, micros)| {
-            let time = OffsetDateTime::from_unix_timestamp(seconds).ok()?;
-            time.replace_microsecond(micros).ok()
-        });
-        Ok(Entries { records, proofs, redis_now })
-    }
-
     fn read_records(
         &self,
         prefix: Prefix,
@@ -274,43 +227,6 @@ impl<S: KeyStore> Inner<S> {
         proofs
     }
 
-    async fn write_records(&self, name: String, entry: String) -> Result<(), RedisError> {
-        let ttl = Expiration::PX(i64::try_from(self.config.record_ttl.as_millis()).unwrap_or(i64::MAX));
-        let set =
-            |client: Client| async move { client.set::<(), _, _>(name, entry, Some(ttl), None, false).await };
-        self.redis.call(&self.write, set).await
-    }
-
-    /// Appends a proof to those of its prefix.
-    async fn write_proof(&self, name: String, field: String, entry: String) -> Result<(), RedisError> {
-        let ttl = i64::try_from(self.config.proof_ttl.as_millis()).unwrap_or(i64::MAX);
-        let (name, line) = (&*name, &*proof_line(&field, &entry));
-        let append = |client: Client| async move {
-            let pipeline = client.pipeline();
-            let () = pipeline.append(name, line).await?;
-            let () = pipeline.pexpire(name, ttl, None).await?;
-            pipeline.all::<(usize, i64)>().await.map(|(length, _)| length)
-        };
-        let before = match self.redis.call(&self.write, append).await {
-            Ok(length) if length <= MAX_PROOFS => return Ok(()),
-            Ok(_) => {
-                let get = |client: Client| async move { client.getrange(name, 0, MAX_VALUE).await };
-                read_value(self.redis.call(&self.write, get).await?)
-            }
-            // Another application wrote a value of another type.
-            Err(RedisError::Refused(_)) => None,
-            Err(error) => return Err(error),
-        };
-        let before = before.and_then(Result::ok).unwrap_or_default();
-        let kept = newest(&before).into_iter().map(|(field, entry)| proof_line(field, entry));
-        let kept =
-            Some(kept.collect::<String>()).filter(|kept| kept.contains(line) && kept.len() <= MAX_PROOFS);
-        let kept = kept.unwrap_or_else(|| line.to_owned());
-        let ttl = Some(Expiration::PX(ttl));
-        let set = |client: Client| async move { client.set::<(), _, _>(name, kept, ttl, None, false).await };
-        self.redis.call(&self.write, set).await
-    }
-
     fn in_background(&self, write: impl Future<Output = Result<(), RedisError>> + Send + 'static) {
         let Ok(permit) = Arc::clone(&self.writes).try_acquire_owned() else { return };
         tokio::spawn(async move {
@@ -322,50 +238,13 @@ impl<S: KeyStore> Inner<S> {
     }
 }
 
-/// The entries of a prefix in Redis.
-struct Entries {
-    records: Option<Entry>,
-    proofs: Option<Entry>,
-    /// The time of its server, where Redis returns that.
-    redis_now: Option<OffsetDateTime>,
-}
-
-/// A value in Redis.
-type Entry = Result<String, InvalidEntry>;
-
-/// The value under a name. `GETRANGE` returns the empty text where there is none.
-fn read_value(value: Value) -> Option<Entry> {
-    if value.is_null() {
-        return None;
-    }
-    match value.into_string() {
-        Some(text) if text.is_empty() => None,
-        Some(text) if text.len() <= MAX_VALUE => Some(Ok(text)),
-        _ => Some(Err(InvalidEntry::Content)),
-    }
-}
-
-/// The line of a proof among those of its prefix.
-fn proof_line(field: &str, entry: &str) -> String {
-    format!("{field} {entry}\n")
-}
-
-/// The newest proofs, one for each field, oldest first.
-fn newest(lines: &str) -> Vec<(&str, &str)> {
-    let mut seen = HashSet::new();
-    let lines = lines.rsplit_terminator('\n').map(|line| line.split_once(' ').unwrap_or((line, "")));
-    let mut newest: Vec<_> = lines.filter(|(field, _)| seen.insert(*field)).take(PROOFS).collect();
-    newest.reverse();
-    newest
-}
-
-/// The entry, if it is there and valid. Counts it otherwise.
+/// The entry, if it exists and is valid. Counts a missing or invalid one.
 fn valid_entry<T>(read: Option<Result<T, InvalidEntry>>, lookups: &CacheLookups) -> Option<T> {
     match read {
         Some(Ok(value)) => Some(value),
         Some(Err(error)) => {
             debug!(%error, store = STORE, "an entry in Redis is ignored");
-            lookups.odd.increment(1);
+            lookups.invalid.increment(1);
             None
         }
         None => {
@@ -373,18 +252,4 @@ fn valid_entry<T>(read: Option<Result<T, InvalidEntry>>, lookups: &CacheLookups)
             None
         }
     }
-}
-
-/// The braces make a cluster keep both entries of a prefix on one node.
-fn records_name(prefix: Prefix) -> String {
-    format!("keystile:{{{prefix}}}:records")
-}
-
-fn proofs_name(prefix: Prefix) -> String {
-    format!("keystile:{{{prefix}}}:proofs")
-}
-
-/// The name under which a field is sealed.
-fn field_name(name: &str, field: &str) -> String {
-    format!("{name}:{field}")
 }

@@ -55,7 +55,7 @@ impl UsageTable {
         if set.is_empty() {
             return None;
         }
-        // The table by its qualified name: the one that look-ups read, whatever the search path of this session is.
+        // The qualified name is that of the table that look-ups read. The search path may differ in this session.
         Some(format!(
             "UPDATE {} AS k SET {} FROM {} WHERE k.{} = {}{condition}",
             schema.relation("api_keys"),

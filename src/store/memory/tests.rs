@@ -229,12 +229,7 @@ async fn record_without_a_hash_is_asked_for_again_where_one_is_needed() {
     let now = Timestamps::now();
     let hash = crate::record::KeyHash::parse_redacted(&sample::record().hash.redacted()).expect("read");
     let bare = Arc::new(crate::record::KeyRecord { hash, ..sample::record() });
-    memory.0.insert(
-        known(),
-        &Lookup::fresh([bare], Tier::Redis),
-        memory.0.fence.generation(),
-        now.monotonic,
-    );
+    memory.0.insert(known(), &Lookup::fresh([bare], Tier::Redis), memory.0.fence.generation(), now.monotonic);
     assert!(!memory.records(known(), now).await.expect("found").is_hashed());
     assert_eq!(asked.load(Ordering::SeqCst), 0);
     for _ in 0..2 {

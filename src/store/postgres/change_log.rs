@@ -30,7 +30,7 @@ const FINGERPRINT: &str = "(SELECT encode(sha256(convert_to(string_agg(f.part, '
     ) f (part))";
 
 /// Adds to `columns` the fingerprint, and the name of each table in SQL: a statement with that name reads the same
-/// table in each session, whatever its search path is.
+/// table in each session, independent of its search path.
 pub(super) fn tables(columns: &str) -> String {
     format!(
         "WITH RECURSIVE {TABLES}
@@ -42,7 +42,7 @@ pub(super) fn tables(columns: &str) -> String {
     )
 }
 
-/// Selects the relations that need triggers of their own: table, name in SQL, kind, and whether a partition, which has
+/// Selects the relations that need their own triggers: table, name in SQL, kind, and whether it is a partition, which has
 /// the row triggers of its parent.
 pub(super) fn members() -> String {
     format!(
@@ -70,8 +70,7 @@ pub(super) const LAG: &str = "CASE WHEN pg_is_in_recovery() THEN
 
 /// Selects the evidence, as JSON, and the entries since a snapshot (`$1`); `$2` is the newest entry of the previous read.
 ///
-/// An entry whose number no transaction of this cluster had yet came with a dump from another cluster: it says nothing
-/// about changes here.
+/// An entry whose number no transaction of this cluster had yet is from a dump of another cluster, and no change here.
 pub(super) fn read(schema: &Schema, watched: &[WatchedTable], limit: usize) -> String {
     let log = schema.relation("keystile_changes");
     let needed = watched.iter().map(|table| {
@@ -159,7 +158,8 @@ fn newest(log: &str) -> String {
     )
 }
 
-/// Deletes what every reader has seen, and marks what is new. The newest entry stays: readers recognise the log by it.
+/// Deletes entries that every reader has seen, and marks new ones as seen. The newest entry stays: readers recognise the
+/// log by it.
 pub(super) fn prune(schema: &Schema, seconds: u64) -> [String; 2] {
     let log = schema.relation("keystile_changes");
     [

@@ -71,7 +71,7 @@ fn read(url: &PostgresUrl) -> Result<Settings, String> {
     for (name, value) in url.iter() {
         let one_of = |choices: &str| format!("{name}={value} is not supported; write {choices}");
         match name {
-            // Read with one another, or above.
+            // Read above, or by `hosts`.
             "host" | "hostaddr" | "port" | "fallback_application_name" => {}
             "user" => _ = config.user(value),
             "password" => _ = config.password(value),
@@ -160,7 +160,7 @@ fn read(url: &PostgresUrl) -> Result<Settings, String> {
     })
 }
 
-/// A number of seconds, where 0 and less are none.
+/// A number of seconds. None for 0 and less.
 fn seconds(name: &str, value: &str) -> Result<Option<Duration>, String> {
     let seconds: i32 = number(name, value)?;
     Ok(u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs))
@@ -170,7 +170,7 @@ fn number<T: FromStr>(name: &str, value: &str) -> Result<T, String> {
     value.trim().parse().map_err(|_| format!("{name} is no number, or out of range"))
 }
 
-/// For a server on a Unix socket there is no TLS, whatever the URL says.
+/// Disables TLS: a server on a Unix socket has none.
 pub(super) fn without_tls(config: &mut Config) {
     config.ssl_mode(SslMode::Disable).ssl_negotiation(SslNegotiation::Postgres);
 }

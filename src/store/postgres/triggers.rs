@@ -1,7 +1,7 @@
 //! The triggers with which Postgres logs the changes of keys, users, roles and budgets.
 //!
-//! A trigger must never fail the statement that fires it, whatever happens to tables, columns or the log. It catches
-//! every error. One that kept it from writing the log is counted in a sequence, which a rollback does not reset, so
+//! A trigger must never fail the statement that fires it, even if tables, columns or the log change. It catches every
+//! error. One that kept it from writing the log is counted in a sequence, which a rollback does not reset, so
 //! that readers know that the log is incomplete.
 
 use data_encoding::HEXLOWER;
@@ -31,7 +31,7 @@ const LOG: &str = include_str!("../migrations/changes.postgres.sql");
 pub(super) struct LogLocation<'a> {
     /// The schema, as an identifier in SQL.
     pub(super) schema: &'a str,
-    /// Whether `CREATE OR REPLACE TRIGGER` is known (Postgres 14): it locks out no reader.
+    /// Whether there is `CREATE OR REPLACE TRIGGER` (Postgres 14), which does not block readers.
     pub(super) replaces_triggers: bool,
 }
 
@@ -89,7 +89,7 @@ pub(super) fn table_triggers(
         } else {
             ("ROW", table.name, row_changed(location, table))
         };
-        // What readers verify: the function's text, the schema of its log, and the columns that it compares.
+        // Readers verify these: the function's text, the schema of its log, and the columns that it compares.
         let arguments = [digest(&body), unquoted(schema)].into_iter();
         let arguments = arguments.chain(table.columns.iter().map(|column| column.spelling.clone()));
         let arguments: Vec<_> = arguments.map(|argument| literal(&argument)).collect();
@@ -109,8 +109,8 @@ pub(super) fn table_triggers(
     TRIGGERS.iter().flat_map(create).collect()
 }
 
-/// A trigger function: its owner writes the log, whoever changes the table. No one else can use it, since a trigger
-/// on a table of one's own would otherwise write the log as well.
+/// A trigger function. It writes the log with the rights of its owner, not of the role that changes the table. Other
+/// roles cannot use it: a trigger on one of their own tables could otherwise write the log.
 fn function(location: &LogLocation<'_>, name: &str, body: &str) -> [String; 2] {
     let LogLocation { schema, .. } = location;
     [

@@ -37,7 +37,8 @@ pub(super) fn read(limit: usize) -> String {
     )
 }
 
-/// Deletes what every reader has seen, and marks what is new. The newest entry stays: readers recognise the log by it.
+/// Deletes entries that every reader has seen, and marks new ones as seen. The newest entry stays: readers recognise the
+/// log by it.
 pub(super) fn prune(seconds: u64) -> [String; 2] {
     [
         format!(

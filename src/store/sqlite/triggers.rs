@@ -87,7 +87,7 @@ fn of_table(schema: &Schema, table: &WatchedTable) -> Vec<Trigger> {
     triggers
 }
 
-/// One entry of the log: the column that names whom it concerns, and a query for its value.
+/// An entry of the log: the columns that name its key or user, and a query for their values.
 #[derive(Clone)]
 struct Entry {
     columns: &'static str,
@@ -121,7 +121,7 @@ fn entry(table: &WatchedTable, row: &str) -> Entry {
     }
 }
 
-/// Whom the rows concern that `OR REPLACE` deletes: those with the new row's value in a unique index.
+/// The entries for rows that `OR REPLACE` deletes: those with the new row's value in a unique index.
 fn replaced(schema: &Schema, table: &WatchedTable) -> Option<Entry> {
     let conflicts = unique(schema, table).into_iter().map(|columns| {
         let equal = columns.iter().map(|column| format!("\"{column}\" = NEW.\"{column}\""));
