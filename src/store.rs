@@ -48,7 +48,6 @@ pub use migrate::{LogInstallation, Migration};
 pub use postgres::Confirmations;
 pub use proofs::{DatabaseWithProofs, InvalidProof, ProofSeals, StoredProof};
 pub use redis::{RedisTier, RedisTierConfig, envelope};
-pub use sqlite::SQLITE_POLL;
 pub use usage::UsageTable;
 
 /// Finds the records that a credential might belong to.

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     Database, SqlValue, StoreError,
-    database::Operation,
+    database::calls::Operation,
     postgres::Confirmations,
     schema::{CHANGES, Schema},
     statement::{Deadline, Statement},
@@ -22,7 +22,7 @@ use crate::{
 mod entry;
 mod resolve;
 
-use entry::Entry;
+use entry::LogEntry;
 
 pub use entry::MAX_ENTRIES;
 
@@ -137,9 +137,9 @@ impl Database {
         evidence.identity.push_str(&identity);
         let position = position.as_deref().and_then(|text| schema.log_position(text)).map(Arc::new);
         let mut is_cut = rows.len() > MAX_ENTRIES;
-        let entries: Vec<_> = rows.iter().take(MAX_ENTRIES).filter_map(|row| Entry::decode(row)).collect();
+        let entries: Vec<_> = rows.iter().take(MAX_ENTRIES).filter_map(|row| LogEntry::decode(row)).collect();
         let logged = if is_cut {
-            entries.iter().filter_map(Entry::as_logged).collect()
+            entries.iter().filter_map(LogEntry::as_logged).collect()
         } else {
             self.resolve(schema, entries).await?
         };

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use metrics::{Counter, Histogram};
+use metrics::Counter;
 use parking_lot::Mutex;
 use tokio::sync::SemaphorePermit;
 use tracing::warn;
@@ -24,9 +24,13 @@ use crate::{
     decision::Tier,
     metrics::Metrics,
     record::{KeyHash, KeyRecord, UnreadableBudget},
-    resilience::{CAPACITY, DependencyGuard, Singleflight},
+    resilience::Singleflight,
     usage::WriteOutcome,
 };
+
+pub(super) mod calls;
+
+use calls::{Calls, Operation};
 
 /// The database of the keys. Cheap to clone.
 #[derive(Clone)]
@@ -35,13 +39,8 @@ pub struct Database(Arc<Inner>);
 struct Inner {
     backend: Backend,
     tables: Mutex<Option<Tables>>,
-    /// For checks and their consequences.
-    guard: DependencyGuard,
-    /// For reads that must continue while there are too many checks: of changes, and to probe the database.
-    own: DependencyGuard,
-    own_reads: Mutex<OwnReads>,
+    calls: Calls,
     probes: Singleflight<(), Result<(), StoreError>>,
-    durations: Durations,
     undecodable: Counter,
 }
 
@@ -50,25 +49,6 @@ struct Inner {
 struct Tables {
     schema: Arc<Schema>,
     look_up: Arc<str>,
-}
-
-/// The state of Keystile's own reads. No caller makes them, and callers' look-ups leave one connection to them.
-#[derive(Default)]
-struct OwnReads {
-    /// Whether the last probe failed.
-    ping_failed: bool,
-    /// Whether the last read of the change log failed.
-    changes_failed: bool,
-    /// When a probe was last answered.
-    answered_at: Option<Instant>,
-}
-
-/// `keystile_store_duration_seconds`, by operation.
-struct Durations {
-    records: Histogram,
-    changes: Histogram,
-    usage: Histogram,
-    ping: Histogram,
 }
 
 impl Database {
@@ -92,23 +72,12 @@ impl Database {
     ) -> Result<Self, StoreError> {
         let (timeout, connections) = (options.database_timeout, options.database_connections);
         let backend = Backend::new(options, resolver)?;
-        let store = backend.name();
-        let duration = |operation| metrics.store_duration(store, operation);
-        // One connection remains for reads of its own, where there is more than one.
-        let concurrency = (connections as usize - 1).max(1);
+        let calls = Calls::new(backend.name(), timeout, connections, metrics);
         Ok(Self(Arc::new(Inner {
             backend,
             tables: Mutex::default(),
-            guard: DependencyGuard::new(store, timeout, concurrency, metrics),
-            own: DependencyGuard::new(store, timeout, CAPACITY, metrics),
-            own_reads: Mutex::default(),
+            calls,
             probes: Singleflight::default(),
-            durations: Durations {
-                records: duration("records"),
-                changes: duration("changes"),
-                usage: duration("usage"),
-                ping: duration("ping"),
-            },
             undecodable: metrics.undecodable_rows(),
         })))
     }
@@ -118,13 +87,7 @@ impl Database {
     /// # Errors
     /// [`StoreError`] when the database does not answer, or its tables do not fit.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        let result = self.0.own.call(&self.0.durations.ping, self.look_up(String::new())).await.map(drop);
-        let mut own_reads = self.0.own_reads.lock();
-        own_reads.ping_failed = result.is_err();
-        if result.is_ok() {
-            own_reads.answered_at = Some(clock::monotonic());
-        }
-        result
+        self.0.calls.run(Operation::Ping, self.look_up(String::new())).await.map(drop)
     }
 
     /// The highest cost among the hashes of active keys; `None` when there is none.
@@ -143,7 +106,7 @@ impl Database {
 
     /// Free capacity for further calls, and open connections.
     pub fn room(&self) -> (usize, u32) {
-        (self.0.guard.free_capacity(), self.backend().connections())
+        (self.0.calls.free_capacity(), self.backend().connections())
     }
 
     /// Reads the tables again before their next use: they were migrated.
@@ -190,22 +153,13 @@ impl Database {
         Ok(tables)
     }
 
-    /// Runs a statement of a background task: guarded, and counted under `operation`.
+    /// Runs a statement of a background task, under the guard of its operation.
     pub(super) async fn guarded_query(
         &self,
         operation: Operation,
         statement: Statement,
     ) -> Result<Rows, StoreError> {
-        let Inner { guard, own, durations, .. } = &*self.0;
-        let (guard, duration) = match operation {
-            Operation::Changes => (own, &durations.changes),
-            Operation::Usage => (guard, &durations.usage),
-        };
-        let result = guard.call(duration, self.backend().query(Deadline::Check, statement)).await;
-        if matches!(operation, Operation::Changes) {
-            self.0.own_reads.lock().changes_failed = result.is_err();
-        }
-        result
+        self.0.calls.run(operation, self.backend().query(Deadline::Check, statement)).await
     }
 
     /// The rows with this prefix, and the tables that they were read from.
@@ -231,7 +185,7 @@ impl Database {
         if matches!(error, StoreError::Busy) || self.is_lost() {
             return error;
         }
-        if self.0.own_reads.lock().answered_at.is_some_and(|at| at > since) {
+        if self.0.calls.was_answered_after(since) {
             return StoreError::Busy;
         }
         let database = self.clone();
@@ -243,7 +197,7 @@ impl Database {
 
     /// A place among the look-ups, for a statement that must not take a connection from them.
     pub(super) async fn permit(&self) -> SemaphorePermit<'_> {
-        self.0.guard.permit().await
+        self.0.calls.permit().await
     }
 
     /// Makes a change that must not be made twice. It has no deadline of the guard, which would leave its outcome
@@ -252,7 +206,7 @@ impl Database {
         let _permit = self.permit().await;
         let started = clock::monotonic();
         let written = self.backend().write_once(statement).await;
-        self.0.durations.usage.record(started.elapsed());
+        self.0.calls.record_write(started);
         written
     }
 
@@ -284,18 +238,11 @@ impl Database {
     }
 }
 
-/// The kind of a guarded statement.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Operation {
-    Changes,
-    Usage,
-}
-
 impl KeyStore for Database {
     async fn records(&self, prefix: Prefix, _: Timestamps) -> Result<Arc<Lookup>, StoreError> {
         let since = clock::monotonic();
         let look_up = self.look_up(prefix.as_str().to_owned());
-        let (rows, schema) = match self.0.guard.call(&self.0.durations.records, look_up).await {
+        let (rows, schema) = match self.0.calls.run(Operation::Records, look_up).await {
             Ok(read) => read,
             Err(error) => return Err(self.judge(error, since).await),
         };
@@ -307,7 +254,6 @@ impl KeyStore for Database {
     }
 
     fn is_lost(&self) -> bool {
-        let own_reads = self.0.own_reads.lock();
-        own_reads.ping_failed || own_reads.changes_failed
+        self.0.calls.is_lost()
     }
 }

@@ -43,7 +43,7 @@ struct Inner<S> {
     next: S,
     config: MemoryConfig,
     fence: Arc<Fence<Prefix>>,
-    known: Cache<Prefix, Entry>,
+    known: Cache<Prefix, CachedLookup>,
     unknown: Cache<Prefix, Freshness>,
     /// Reads in progress, and whether they are with hashes.
     singleflight: Singleflight<(Prefix, bool), Result<Arc<Lookup>, StoreError>>,
@@ -52,7 +52,7 @@ struct Inner<S> {
 }
 
 #[derive(Clone)]
-struct Entry {
+struct CachedLookup {
     lookup: Arc<Lookup>,
     freshness: Freshness,
     usable_until: Instant,
@@ -224,7 +224,7 @@ impl<S: KeyStore> Inner<S> {
             let freshness = Freshness::new(read_at, self.config.record_ttl);
             let usable_until = freshness.until + self.config.stale_if_error;
             let lookup = Lookup { tier: Tier::Memory, rows: Arc::default(), seen: None, ..lookup.clone() };
-            self.known.insert(prefix, Entry { lookup: Arc::new(lookup), freshness, usable_until });
+            self.known.insert(prefix, CachedLookup { lookup: Arc::new(lookup), freshness, usable_until });
         });
         self.count();
     }

@@ -32,7 +32,7 @@ use crate::{
 mod commands;
 pub mod envelope;
 
-use commands::{Commands, Entries, Entry, field_name, newest, proofs_name, records_name};
+use commands::{Commands, RawEntries, RawEntry, field_name, newest, proofs_name, records_name};
 use envelope::{Envelopes, InvalidEntry, RedisTimestamps};
 
 /// Shares the answers of the next tier between instances. Cheap to clone.
@@ -157,11 +157,11 @@ impl<S: KeyStore> Inner<S> {
     /// The valid entries in Redis, and the time there. An outage of Redis is a miss.
     async fn read(&self, prefix: Prefix, now: Timestamps) -> (Option<Lookup>, Option<OffsetDateTime>) {
         match self.commands.fetch(prefix).await {
-            Ok(Entries { redis_now: Some(redis), records, proofs }) => {
+            Ok(RawEntries { redis_now: Some(redis), records, proofs }) => {
                 let at = RedisTimestamps { instance: now.wall, redis };
                 (self.accept(prefix, records, proofs, at, now.monotonic), Some(redis))
             }
-            Ok(Entries { redis_now: None, .. }) => {
+            Ok(RawEntries { redis_now: None, .. }) => {
                 if !self.is_warned.swap(true, Ordering::Relaxed) {
                     warn!("Redis does not return its time, so no records are shared: allow its user +time");
                 }
@@ -179,8 +179,8 @@ impl<S: KeyStore> Inner<S> {
     fn accept(
         &self,
         prefix: Prefix,
-        records: Option<Entry>,
-        proofs: Option<Entry>,
+        records: Option<RawEntry>,
+        proofs: Option<RawEntry>,
         now: RedisTimestamps,
         monotonic: Instant,
     ) -> Option<Lookup> {
@@ -212,7 +212,7 @@ impl<S: KeyStore> Inner<S> {
         }
     }
 
-    fn read_proofs(&self, prefix: Prefix, proofs: Option<Entry>, now: OffsetDateTime) -> Arc<[Proof]> {
+    fn read_proofs(&self, prefix: Prefix, proofs: Option<RawEntry>, now: OffsetDateTime) -> Arc<[Proof]> {
         let name = proofs_name(prefix);
         let read = |(field, entry): (&str, &str)| {
             let digest = Digest::parse(field).ok_or(InvalidEntry::Content)?;

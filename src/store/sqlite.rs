@@ -12,4 +12,4 @@ pub(super) use file::SqliteFile;
 pub(super) use statements::SqliteStatements;
 
 /// How often the change log of a file is read. SQLite does not notify its readers.
-pub const SQLITE_POLL: Duration = Duration::from_millis(250);
+pub(super) const SQLITE_POLL: Duration = Duration::from_millis(250);

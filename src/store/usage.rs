@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{
     Database, StoreError,
-    database::Operation,
+    database::calls::Operation,
     decode::timestamp::write_timestamp,
     schema::Schema,
     statement::{Deadline, Statement, first_value},

@@ -9,10 +9,10 @@ use crate::record::KeyId;
 
 /// Keys whose rows refused their usage. Each is written alone.
 #[derive(Debug, Default)]
-pub(super) struct Refusals(HashMap<KeyId, Refusal>);
+pub(super) struct Refusals(HashMap<KeyId, RowRefusal>);
 
 #[derive(Debug)]
-struct Refusal {
+struct RowRefusal {
     tries: u32,
     retry_at: Instant,
     /// Rows that had been written when this one refused for the first time.
@@ -50,7 +50,7 @@ impl Refusals {
         }
         let refusal = self.0.entry(key).or_insert_with(|| {
             warn!(key_id = key.0, %error, "a row refuses its usage; it is tried alone, and abandoned after 31 s");
-            Refusal { tries: 0, retry_at: now, rows_written }
+            RowRefusal { tries: 0, retry_at: now, rows_written }
         });
         refusal.tries = refusal.tries.saturating_add(1);
         let pause = PAUSE * 2u32.saturating_pow(refusal.tries.min(16) - 1);

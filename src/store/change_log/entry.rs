@@ -13,8 +13,8 @@ use crate::{
 pub const MAX_ENTRIES: usize = CAPACITY;
 
 /// An entry. It names a user or a key by its id, and the reader looks up the prefixes.
-pub(super) struct Entry {
-    pub(super) subject: Subject,
+pub(super) struct LogEntry {
+    pub(super) subject: EntrySubject,
     id: u64,
     ago: Duration,
     by_command: bool,
@@ -22,23 +22,23 @@ pub(super) struct Entry {
 
 /// The keys that an entry concerns.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Subject {
+pub(super) enum EntrySubject {
     AllKeys,
     Prefix(Prefix),
     User(i64),
     Key(i64),
 }
 
-impl Entry {
+impl LogEntry {
     /// Decodes a row of the log. None where it names a prefix that no credential can have.
     pub(super) fn decode(values: &[SqlValue]) -> Option<Self> {
         let [_, prefix, user, key, id, ago, source] = values else { return None };
         let number = |value: &SqlValue| value.as_deref().map(str::parse::<i64>);
         let subject = match (prefix, number(user), number(key)) {
-            (Some(prefix), _, _) => Subject::Prefix(Prefix::parse(prefix).ok()?),
-            (None, _, Some(Ok(key))) => Subject::Key(key),
-            (None, Some(Ok(user)), None) => Subject::User(user),
-            _ => Subject::AllKeys,
+            (Some(prefix), _, _) => EntrySubject::Prefix(Prefix::parse(prefix).ok()?),
+            (None, _, Some(Ok(key))) => EntrySubject::Key(key),
+            (None, Some(Ok(user)), None) => EntrySubject::User(user),
+            _ => EntrySubject::AllKeys,
         };
         let ago = ago.as_deref().and_then(|ago| ago.parse().ok()).unwrap_or(0.0);
         Some(Self {
@@ -57,9 +57,9 @@ impl Entry {
     /// The entry for the feed, unless its keys have to be looked up.
     pub(super) fn as_logged(&self) -> Option<Logged> {
         match self.subject {
-            Subject::AllKeys => Some(self.logged(None)),
-            Subject::Prefix(prefix) => Some(self.logged(Some(prefix))),
-            Subject::User(_) | Subject::Key(_) => None,
+            EntrySubject::AllKeys => Some(self.logged(None)),
+            EntrySubject::Prefix(prefix) => Some(self.logged(Some(prefix))),
+            EntrySubject::User(_) | EntrySubject::Key(_) => None,
         }
     }
 }

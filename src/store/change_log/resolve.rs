@@ -2,12 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::entry::{Entry, MAX_ENTRIES, Subject};
+use super::entry::{EntrySubject, LogEntry, MAX_ENTRIES};
 use crate::{
     credential::Prefix,
     revocation::Logged,
     store::{
-        Database, SqlValue, StoreError, database::Operation, decode::value::integer, schema::Schema,
+        Database, SqlValue, StoreError, database::calls::Operation, decode::value::integer, schema::Schema,
         statement::Statement,
     },
 };
@@ -18,15 +18,15 @@ impl Database {
     pub(super) async fn resolve(
         &self,
         schema: &Schema,
-        entries: Vec<Entry>,
+        entries: Vec<LogEntry>,
     ) -> Result<Vec<Logged>, StoreError> {
         let subjects: HashSet<_> = entries.iter().map(|entry| entry.subject).collect();
         let users = subjects.iter().filter_map(|subject| match subject {
-            Subject::User(id) => Some(*id),
+            EntrySubject::User(id) => Some(*id),
             _ => None,
         });
         let keys = subjects.iter().filter_map(|subject| match subject {
-            Subject::Key(id) => Some(*id),
+            EntrySubject::Key(id) => Some(*id),
             _ => None,
         });
         let of_users = self.prefixes_by(schema, "user_id", users.collect()).await?;
@@ -35,12 +35,12 @@ impl Database {
         let mut logged = Vec::with_capacity(entries.len());
         for entry in entries {
             let prefixes = match entry.subject {
-                Subject::AllKeys | Subject::Prefix(_) => {
+                EntrySubject::AllKeys | EntrySubject::Prefix(_) => {
                     logged.extend(entry.as_logged());
                     continue;
                 }
-                Subject::User(id) => of_users.get(&id).unwrap_or(&none),
-                Subject::Key(id) => of_keys.get(&id).unwrap_or(&none),
+                EntrySubject::User(id) => of_users.get(&id).unwrap_or(&none),
+                EntrySubject::Key(id) => of_keys.get(&id).unwrap_or(&none),
             };
             logged.extend(prefixes.iter().map(|prefix| entry.logged(Some(*prefix))));
             if logged.len() > MAX_ENTRIES {

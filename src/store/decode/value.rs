@@ -55,7 +55,7 @@ pub(crate) fn list(text: &str) -> Result<Vec<String>, Expectation> {
 /// A name: a text, or a number that is an id.
 #[derive(Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(untagged)]
-enum Name {
+enum NameOrId {
     Text(String),
     Positive(u64),
     Negative(i64),
@@ -63,12 +63,12 @@ enum Name {
 
 /// A JSON list of names, with numbers as decimals. `null` is the empty list.
 pub(crate) fn names(text: &str) -> Result<Vec<String>, Expectation> {
-    let list: Result<Option<Vec<Name>>, _> = serde_json::from_str(text);
+    let list: Result<Option<Vec<NameOrId>>, _> = serde_json::from_str(text);
     let names = list.map_err(|_| "a JSON list of texts and whole numbers, such as [\"chat\", 7]")?;
     let decimal = |name| match name {
-        Name::Text(text) => text,
-        Name::Positive(id) => id.to_string(),
-        Name::Negative(id) => id.to_string(),
+        NameOrId::Text(text) => text,
+        NameOrId::Positive(id) => id.to_string(),
+        NameOrId::Negative(id) => id.to_string(),
     };
     Ok(names.unwrap_or_default().into_iter().map(decimal).collect())
 }

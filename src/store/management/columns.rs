@@ -20,12 +20,12 @@ use crate::{
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Column {
     pub(super) name: &'static str,
-    pub(super) kind: Kind,
+    pub(super) kind: ColumnKind,
 }
 
 /// The type of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ColumnKind {
     Text,
     Boolean,
     Integer,
@@ -52,60 +52,60 @@ pub(super) enum Kind {
     Hash,
 }
 
-const fn column(name: &'static str, kind: Kind) -> Column {
+const fn column(name: &'static str, kind: ColumnKind) -> Column {
     Column { name, kind }
 }
 
 /// `api_keys`, in the order in which it is shown.
 pub(super) const API_KEYS: &[Column] = &[
-    column("id", Kind::Integer),
-    column("key_prefix", Kind::Prefix),
-    column("key_hash", Kind::Hash),
-    column("name", Kind::Text),
-    column("description", Kind::Text),
-    column("user_id", Kind::Integer),
-    column("is_active", Kind::Boolean),
-    column("created_at", Kind::Timestamp),
-    column("updated_at", Kind::Timestamp),
-    column("expires_at", Kind::Expiry),
-    column("deleted_at", Kind::Timestamp),
-    column("deletion_reason", Kind::Text),
-    column("last_used_at", Kind::Timestamp),
-    column("scopes", Kind::List),
-    column("tags", Kind::List),
-    column("permissions", Kind::Json),
-    column("allowed_models", Kind::Models),
-    column("allowed_endpoints", Kind::Endpoints),
-    column("allowed_ips", Kind::Networks),
-    column("allowed_chatbots", Kind::Names),
-    column("allowed_agents", Kind::Names),
-    column("rate_limit_per_minute", Kind::Count),
-    column("rate_limit_per_hour", Kind::Count),
-    column("rate_limit_per_day", Kind::Count),
-    column("is_unlimited", Kind::Boolean),
-    column("budget_limit_cents", Kind::Integer),
-    column("budget_type", Kind::Text),
-    column("total_requests", Kind::Integer),
-    column("total_tokens", Kind::Integer),
-    column("total_cost", Kind::Number),
+    column("id", ColumnKind::Integer),
+    column("key_prefix", ColumnKind::Prefix),
+    column("key_hash", ColumnKind::Hash),
+    column("name", ColumnKind::Text),
+    column("description", ColumnKind::Text),
+    column("user_id", ColumnKind::Integer),
+    column("is_active", ColumnKind::Boolean),
+    column("created_at", ColumnKind::Timestamp),
+    column("updated_at", ColumnKind::Timestamp),
+    column("expires_at", ColumnKind::Expiry),
+    column("deleted_at", ColumnKind::Timestamp),
+    column("deletion_reason", ColumnKind::Text),
+    column("last_used_at", ColumnKind::Timestamp),
+    column("scopes", ColumnKind::List),
+    column("tags", ColumnKind::List),
+    column("permissions", ColumnKind::Json),
+    column("allowed_models", ColumnKind::Models),
+    column("allowed_endpoints", ColumnKind::Endpoints),
+    column("allowed_ips", ColumnKind::Networks),
+    column("allowed_chatbots", ColumnKind::Names),
+    column("allowed_agents", ColumnKind::Names),
+    column("rate_limit_per_minute", ColumnKind::Count),
+    column("rate_limit_per_hour", ColumnKind::Count),
+    column("rate_limit_per_day", ColumnKind::Count),
+    column("is_unlimited", ColumnKind::Boolean),
+    column("budget_limit_cents", ColumnKind::Integer),
+    column("budget_type", ColumnKind::Text),
+    column("total_requests", ColumnKind::Integer),
+    column("total_tokens", ColumnKind::Integer),
+    column("total_cost", ColumnKind::Number),
 ];
 
 /// `users`. The role may be in `roles` instead.
 pub(super) const USERS: &[Column] = &[
-    column("id", Kind::Integer),
-    column("email", Kind::Text),
-    column("username", Kind::Text),
-    column("role", Kind::Text),
-    column("is_active", Kind::Boolean),
-    column("is_superuser", Kind::Boolean),
-    column("account_locked", Kind::Boolean),
-    column("account_locked_until", Kind::Expiry),
-    column("created_at", Kind::Timestamp),
-    column("updated_at", Kind::Timestamp),
-    column("last_login", Kind::Timestamp),
+    column("id", ColumnKind::Integer),
+    column("email", ColumnKind::Text),
+    column("username", ColumnKind::Text),
+    column("role", ColumnKind::Text),
+    column("is_active", ColumnKind::Boolean),
+    column("is_superuser", ColumnKind::Boolean),
+    column("account_locked", ColumnKind::Boolean),
+    column("account_locked_until", ColumnKind::Expiry),
+    column("created_at", ColumnKind::Timestamp),
+    column("updated_at", ColumnKind::Timestamp),
+    column("last_login", ColumnKind::Timestamp),
 ];
 
-impl Kind {
+impl ColumnKind {
     /// Validates a value that is to be written, and returns its normal form.
     pub(super) fn normalize(self, text: &str) -> Result<SqlValue, Expectation> {
         Ok(Some(match self {
@@ -160,27 +160,27 @@ mod tests {
     #[test]
     fn written_values_are_checked_and_made_uniform() {
         for (kind, text, normal) in [
-            (Kind::Boolean, "True", Some("1")),
-            (Kind::Count, "60", Some("60")),
-            (Kind::Expiry, "2026-01-02T03:04:05+01:00", Some("2026-01-02 02:04:05.000000")),
-            (Kind::Expiry, "Infinity", Some("infinity")),
-            (Kind::List, r#"[ "a", "b" ]"#, Some(r#"["a","b"]"#)),
-            (Kind::Names, r#"[ "a", 7 ]"#, Some(r#"["a","7"]"#)),
-            (Kind::Json, r#"{ "a": 1 }"#, Some(r#"{"a":1}"#)),
-            (Kind::Json, "null", None),
+            (ColumnKind::Boolean, "True", Some("1")),
+            (ColumnKind::Count, "60", Some("60")),
+            (ColumnKind::Expiry, "2026-01-02T03:04:05+01:00", Some("2026-01-02 02:04:05.000000")),
+            (ColumnKind::Expiry, "Infinity", Some("infinity")),
+            (ColumnKind::List, r#"[ "a", "b" ]"#, Some(r#"["a","b"]"#)),
+            (ColumnKind::Names, r#"[ "a", 7 ]"#, Some(r#"["a","7"]"#)),
+            (ColumnKind::Json, r#"{ "a": 1 }"#, Some(r#"{"a":1}"#)),
+            (ColumnKind::Json, "null", None),
         ] {
             assert_eq!(kind.normalize(text), Ok(normal.map(str::to_owned)), "{text}");
         }
         for (kind, bad) in [
-            (Kind::Boolean, "yes"),
-            (Kind::Count, "-1"),
-            (Kind::Timestamp, "infinity"),
-            (Kind::List, "a,b"),
-            (Kind::Networks, r#"["10.0.0.0/8","10.0.0.256"]"#),
-            (Kind::Endpoints, r#"["v1"]"#),
-            (Kind::Models, r#"["a*b"]"#),
-            (Kind::Prefix, "short"),
-            (Kind::Hash, "$2b$15$"),
+            (ColumnKind::Boolean, "yes"),
+            (ColumnKind::Count, "-1"),
+            (ColumnKind::Timestamp, "infinity"),
+            (ColumnKind::List, "a,b"),
+            (ColumnKind::Networks, r#"["10.0.0.0/8","10.0.0.256"]"#),
+            (ColumnKind::Endpoints, r#"["v1"]"#),
+            (ColumnKind::Models, r#"["a*b"]"#),
+            (ColumnKind::Prefix, "short"),
+            (ColumnKind::Hash, "$2b$15$"),
         ] {
             assert!(kind.normalize(bad).is_err(), "{bad}");
         }

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::Value;
 
-use super::columns::{Column, Kind};
+use super::columns::{Column, ColumnKind};
 use crate::store::{
     Row, SqlValue,
     decode::{timestamp, value},
@@ -74,21 +74,24 @@ impl fmt::Display for DisplayValue<'_> {
 }
 
 /// A value as JSON. An unreadable value is shown as its text.
-fn show(kind: Kind, value: SqlValue) -> Value {
+fn show(kind: ColumnKind, value: SqlValue) -> Value {
     let Some(text) = value else { return Value::Null };
     let read = match kind {
-        Kind::Boolean => value::boolean(&text).ok().map(Value::from),
-        Kind::Integer | Kind::Count => value::integer(&text).ok().map(Value::from),
-        Kind::Number => value::number(&text).ok().map(Value::from),
-        Kind::Timestamp | Kind::Expiry => timestamp::timestamp(&text).ok().map(|time| {
+        ColumnKind::Boolean => value::boolean(&text).ok().map(Value::from),
+        ColumnKind::Integer | ColumnKind::Count => value::integer(&text).ok().map(Value::from),
+        ColumnKind::Number => value::number(&text).ok().map(Value::from),
+        ColumnKind::Timestamp | ColumnKind::Expiry => timestamp::timestamp(&text).ok().map(|time| {
             let form = time::format_description::well_known::Rfc3339;
             time.format(&form).map_or(Value::Null, Value::from)
         }),
-        Kind::Json | Kind::List | Kind::Names | Kind::Models | Kind::Endpoints | Kind::Networks => {
-            value::json(&text).ok().map(Option::unwrap_or_default)
-        }
-        Kind::Hash => Some(Value::Null),
-        Kind::Text | Kind::Prefix => None,
+        ColumnKind::Json
+        | ColumnKind::List
+        | ColumnKind::Names
+        | ColumnKind::Models
+        | ColumnKind::Endpoints
+        | ColumnKind::Networks => value::json(&text).ok().map(Option::unwrap_or_default),
+        ColumnKind::Hash => Some(Value::Null),
+        ColumnKind::Text | ColumnKind::Prefix => None,
     };
     read.unwrap_or(Value::String(text))
 }

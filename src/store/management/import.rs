@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{
     ColumnValue, Database, ManagementError, Result, Schema, Statement, StoreError,
-    columns::{API_KEYS, Kind},
+    columns::{API_KEYS, ColumnKind},
     insert,
 };
 use crate::store::statement::{Progress, TransactionOutcome};
@@ -127,7 +127,7 @@ impl Database {
                 ));
             }
             let kind = API_KEYS.iter().find(|column| column.name == *name).map(|column| column.kind);
-            if matches!(kind, Some(Kind::Timestamp | Kind::Expiry)) {
+            if matches!(kind, Some(ColumnKind::Timestamp | ColumnKind::Expiry)) {
                 *value = value.take().map(|written| self.statements().timestamp(written));
             }
         }

@@ -4,7 +4,7 @@ use time::OffsetDateTime;
 
 use super::{
     ColumnValue, Database, DisplayRow, ManagementError, Result, SqlValue, Statement,
-    columns::{API_KEYS, Column, Kind, write_list},
+    columns::{API_KEYS, Column, ColumnKind, write_list},
     id, insert, needs_column, update,
     users::{EMAIL, user_id},
 };
@@ -193,7 +193,7 @@ impl Database {
     async fn keys(&self, filter: &str, params: Vec<SqlValue>) -> Result<Vec<DisplayRow>> {
         let schema = &self.operator_schema().await?;
         let shown: Vec<Column> =
-            API_KEYS.iter().copied().filter(|column| column.kind != Kind::Hash).collect();
+            API_KEYS.iter().copied().filter(|column| column.kind != ColumnKind::Hash).collect();
         let sql = format!(
             "SELECT {}, {} FROM {} {filter} {}",
             schema.select("api_keys", shown.iter().map(|column| column.name)),

@@ -2,7 +2,7 @@
 
 use super::{
     ColumnValue, Database, DisplayRow, ManagementError, Result, Schema, Statement,
-    columns::{Column, Kind, USERS},
+    columns::{Column, ColumnKind, USERS},
     id, insert, needs_column, update,
 };
 use crate::record::UserId;
@@ -138,7 +138,7 @@ impl Database {
 }
 
 /// The email of a key's user, which is shown with the key's own columns.
-pub(super) const EMAIL: Column = Column { name: "email", kind: Kind::Text };
+pub(super) const EMAIL: Column = Column { name: "email", kind: ColumnKind::Text };
 
 pub(super) fn user_id(user: &DisplayRow) -> Result<UserId> {
     let id = user.get("id").as_i64().map(UserId);

@@ -17,7 +17,7 @@ use tokio_postgres::{
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{connector::Connector, error::explain, server::Server};
+use super::{connector::PostgresConnector, error::explain, server::Server};
 use crate::{
     clock,
     store::{
@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// A connection, and the state that its last caller left it in.
-pub(super) struct Connection {
+pub(super) struct PostgresConnection {
     pub(super) client: ServerClient,
     tls: MakeRustlsConnect,
     generation: u64,
@@ -64,7 +64,7 @@ impl Deref for ServerClient {
 
 /// Makes connections for the pool, and reports why it cannot.
 pub(super) struct ConnectionManager {
-    pub(super) connector: Connector,
+    pub(super) connector: PostgresConnector,
     /// Connections of an earlier generation are closed.
     pub(super) generation: Arc<AtomicU64>,
     pub(super) failures: watch::Sender<Option<StoreError>>,
@@ -75,14 +75,14 @@ pub(super) struct ConnectionManager {
 const CANCEL: Duration = Duration::from_secs(5);
 
 impl ManageConnection for ConnectionManager {
-    type Connection = Connection;
+    type Connection = PostgresConnection;
     type Error = StoreError;
 
     /// May take longer than its caller waits: the pool then has the connection for the next callers.
-    async fn connect(&self) -> Result<Connection, StoreError> {
+    async fn connect(&self) -> Result<PostgresConnection, StoreError> {
         let generation = self.generation.load(Ordering::Relaxed);
         match self.connector.connect(|_| (), None).await {
-            Ok((client, server)) => Ok(Connection {
+            Ok((client, server)) => Ok(PostgresConnection {
                 client: ServerClient { client, server },
                 tls: self.connector.tls(),
                 generation,
@@ -98,14 +98,14 @@ impl ManageConnection for ConnectionManager {
     }
 
     /// Without a statement to the server: a look-up is one round trip, not two.
-    async fn is_valid(&self, connection: &mut Connection) -> Result<(), StoreError> {
+    async fn is_valid(&self, connection: &mut PostgresConnection) -> Result<(), StoreError> {
         if connection.client.is_closed() || self.is_outdated(connection) {
             return Err(StoreError::Unavailable("connection closed".into()));
         }
         Ok(())
     }
 
-    fn has_broken(&self, connection: &mut Connection) -> bool {
+    fn has_broken(&self, connection: &mut PostgresConnection) -> bool {
         connection.state != ConnectionState::Idle
             || connection.client.is_closed()
             || self.is_outdated(connection)
@@ -114,12 +114,12 @@ impl ManageConnection for ConnectionManager {
 
 impl ConnectionManager {
     /// Whether the connection leads to a server that was abandoned.
-    fn is_outdated(&self, connection: &Connection) -> bool {
+    fn is_outdated(&self, connection: &PostgresConnection) -> bool {
         connection.generation != self.generation.load(Ordering::Relaxed) || !connection.client.server.is_fit()
     }
 }
 
-impl Connection {
+impl PostgresConnection {
     pub(super) async fn query(&mut self, statement: &Statement) -> Result<Rows, tokio_postgres::Error> {
         (self.state, self.waiting_since) = (ConnectionState::Busy, Some(clock::monotonic()));
         let rows = query(&self.client, statement).await;
@@ -132,7 +132,7 @@ impl Connection {
     }
 }
 
-impl Drop for Connection {
+impl Drop for PostgresConnection {
     /// Cancels a statement that no caller waits for. Otherwise the server would continue it, and the next attempts would
     /// queue behind the same lock, each on a connection of its own.
     fn drop(&mut self) {

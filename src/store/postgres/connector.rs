@@ -20,7 +20,7 @@ use crate::{addresses::Resolver, clock, store::StoreError};
 
 /// Makes connections by one URL. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Connector(Arc<Inner>);
+pub(super) struct PostgresConnector(Arc<Inner>);
 
 struct Inner {
     settings: Settings,
@@ -46,7 +46,7 @@ enum AttemptError {
 /// Minimum share of the deadline, however many addresses a name has: a handshake needs this time.
 const MIN_SHARE: Duration = Duration::from_millis(100);
 
-impl Connector {
+impl PostgresConnector {
     pub(super) fn new(settings: Settings, resolver: Arc<dyn Resolver>, deadline: Duration) -> Self {
         let servers = Arc::new(Servers::new(settings.session_attrs));
         Self(Arc::new(Inner { settings, resolver, deadline, servers }))

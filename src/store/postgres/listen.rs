@@ -6,14 +6,14 @@ use tokio::sync::mpsc;
 use tokio_postgres::{Client, Notification};
 
 use super::{
-    connector::Connector,
+    connector::PostgresConnector,
     error::{explain, within},
-    server::{Reason, Server},
+    server::{AbandonReason, Server},
 };
 use crate::store::StoreError;
 
 /// Receives the notifications of the channels that it listens to, until the connection ends.
-pub(super) struct Listener {
+pub(super) struct NotificationListener {
     client: Client,
     server: Server,
     notifications: mpsc::UnboundedReceiver<Notification>,
@@ -28,10 +28,10 @@ pub(super) struct Notice {
     pub(super) backend: i32,
 }
 
-impl Listener {
+impl NotificationListener {
     /// Connects under `name`, by which the database identifies the listener.
     pub(super) async fn connect(
-        connector: &Connector,
+        connector: &PostgresConnector,
         name: &str,
         limit: Duration,
     ) -> Result<Self, StoreError> {
@@ -80,9 +80,9 @@ impl Listener {
                     });
                 }
                 reason = self.server.abandoned() => match reason {
-                    Reason::RoleChanged => return Err(ended()),
+                    AbandonReason::RoleChanged => return Err(ended()),
                     // A server that is only overloaded still answers this.
-                    Reason::Unresponsive => {
+                    AbandonReason::Unresponsive => {
                         self.execute("").await?;
                         self.server.confirm();
                     }

@@ -13,9 +13,9 @@ use tokio::sync::watch;
 
 use super::{
     connection::{ConnectionManager, ConnectionState, query},
-    connector::Connector,
+    connector::PostgresConnector,
     error::{explain, is_disconnect, is_read_only, within},
-    listen::Listener,
+    listen::NotificationListener,
     settings::Settings,
 };
 use crate::{
@@ -33,7 +33,7 @@ use crate::{
 pub(crate) struct PostgresPool {
     pool: Pool<ConnectionManager>,
     /// For the connections that listen.
-    feed: Connector,
+    feed: PostgresConnector,
     /// Raised to close all earlier connections.
     generation: Arc<AtomicU64>,
     /// Why the last attempt to connect failed.
@@ -64,7 +64,7 @@ impl PostgresPool {
     ) -> Result<Self, StoreError> {
         let connector = |flag, url| {
             let settings = Settings::read(flag, url).map_err(|error| StoreError::Unfit(error.into()))?;
-            Ok::<_, StoreError>(Connector::new(settings, Arc::clone(resolver), deadline))
+            Ok::<_, StoreError>(PostgresConnector::new(settings, Arc::clone(resolver), deadline))
         };
         let main = connector("--database-url", url)?;
         let feed = feed_url.map(|url| connector("--change-feed-url", url)).transpose()?;
@@ -183,8 +183,8 @@ impl PostgresPool {
     }
 
     /// A connection that receives notifications, under this name.
-    pub(super) async fn listener(&self, name: &str) -> Result<Listener, StoreError> {
-        Listener::connect(&self.feed, name, self.timeout.max(LISTENER_TIMEOUT)).await
+    pub(super) async fn listener(&self, name: &str) -> Result<NotificationListener, StoreError> {
+        NotificationListener::connect(&self.feed, name, self.timeout.max(LISTENER_TIMEOUT)).await
     }
 
     /// Closes all connections, those in use once they are returned.

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use super::{PostgresPool, listen::Listener};
+use super::{PostgresPool, listen::NotificationListener};
 use crate::{
     clock,
     revocation::Signals,
@@ -132,7 +132,11 @@ fn reader_name() -> String {
 }
 
 /// Confirms changes on the connection that listens: a command recognises the reader by it.
-async fn confirm(listener: &Listener, log: &str, changes: &BTreeSet<u64>) -> Result<(), StoreError> {
+async fn confirm(
+    listener: &NotificationListener,
+    log: &str,
+    changes: &BTreeSet<u64>,
+) -> Result<(), StoreError> {
     let changes: Vec<_> = changes.iter().map(u64::to_string).collect();
     for part in changes.chunks(PER_CONFIRMATION) {
         listener.notify(CONFIRMED, &format!("{log} {}", part.join(","))).await?;

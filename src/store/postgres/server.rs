@@ -45,12 +45,12 @@ pub(super) enum Address {
 #[derive(Debug, Clone, Copy, Default)]
 struct ServerStatus {
     abandoned_at: Option<Instant>,
-    reason: Option<Reason>,
+    reason: Option<AbandonReason>,
 }
 
 /// Why the connections to a server are abandoned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reason {
+pub(super) enum AbandonReason {
     /// Its role changed: it became read-only, or is no longer a standby.
     RoleChanged,
     /// It did not answer for too long, or it is shutting down.
@@ -127,12 +127,12 @@ impl Servers {
         }
         self.failures.add(address.clone(), clock::monotonic());
         let pause = if was_read_only { READ_ONLY_PAUSE } else { ABANDON_PAUSE };
-        if self.abandon(address, since, Reason::RoleChanged, pause) && !was_read_only {
+        if self.abandon(address, since, AbandonReason::RoleChanged, pause) && !was_read_only {
             tracing::warn!(server = %address, "the server no longer accepts writes: looking for another one");
         }
     }
 
-    fn abandon(&self, address: &Address, since: Instant, reason: Reason, pause: Duration) -> bool {
+    fn abandon(&self, address: &Address, since: Instant, reason: AbandonReason, pause: Duration) -> bool {
         let mut statuses = self.statuses.lock();
         let status = statuses.entry(address.clone()).or_default();
         status.send_if_modified(|status| {
@@ -155,7 +155,7 @@ impl Server {
 
     /// Abandons its connections: it did not answer for too long, or reports that it is shutting down.
     pub(super) fn abandon_unresponsive(&self) {
-        self.servers.abandon(&self.address, self.since, Reason::Unresponsive, ABANDON_PAUSE);
+        self.servers.abandon(&self.address, self.since, AbandonReason::Unresponsive, ABANDON_PAUSE);
     }
 
     /// Evaluates the error of a statement: a primary may have become read-only while its connections live.
@@ -171,11 +171,11 @@ impl Server {
     }
 
     /// Waits until its connections are abandoned, and returns why.
-    pub(super) async fn abandoned(&mut self) -> Reason {
+    pub(super) async fn abandoned(&mut self) -> AbandonReason {
         let since = self.since;
         let status = self.status.wait_for(|status| status.abandoned_at.is_some_and(|at| since <= at)).await;
         match status.map(|status| status.reason) {
-            Ok(reason) => reason.unwrap_or(Reason::Unresponsive),
+            Ok(reason) => reason.unwrap_or(AbandonReason::Unresponsive),
             Err(_) => std::future::pending().await,
         }
     }
@@ -228,7 +228,7 @@ impl ServerMonitor {
         }
         if self.session_attrs.objection(now).is_some() || became_read_only {
             self.is_unfit.store(true, Ordering::Relaxed);
-            self.servers.abandon(&self.address, self.since, Reason::RoleChanged, ABANDON_PAUSE);
+            self.servers.abandon(&self.address, self.since, AbandonReason::RoleChanged, ABANDON_PAUSE);
         }
     }
 }

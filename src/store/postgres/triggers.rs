@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::store::watched_tables::{EntryKind, WatchedTable};
 
 /// A trigger that each watched table has.
-pub(super) struct Trigger {
+pub(super) struct TriggerDefinition {
     pub(super) name: &'static str,
     /// `pg_trigger.tgtype`: when it fires.
     pub(super) kind: u16,
@@ -18,10 +18,10 @@ pub(super) struct Trigger {
 }
 
 /// An update of a row, its insertion or deletion, and the truncation of a table.
-pub(super) const TRIGGERS: [Trigger; 3] = [
-    Trigger { name: "keystile_changed", kind: 17, event: "UPDATE" },
-    Trigger { name: "keystile_changed_rows", kind: 13, event: "INSERT OR DELETE" },
-    Trigger { name: TRUNCATE, kind: 32, event: "TRUNCATE" },
+pub(super) const TRIGGERS: [TriggerDefinition; 3] = [
+    TriggerDefinition { name: "keystile_changed", kind: 17, event: "UPDATE" },
+    TriggerDefinition { name: "keystile_changed_rows", kind: 13, event: "INSERT OR DELETE" },
+    TriggerDefinition { name: TRUNCATE, kind: 32, event: "TRUNCATE" },
 ];
 const TRUNCATE: &str = "keystile_changed_all";
 
@@ -82,8 +82,8 @@ pub(super) fn table_triggers(
     is_partition: bool,
 ) -> Vec<String> {
     let LogLocation { schema, replaces_triggers } = location;
-    let create = |trigger: &Trigger| {
-        let Trigger { name, event, .. } = trigger;
+    let create = |trigger: &TriggerDefinition| {
+        let TriggerDefinition { name, event, .. } = trigger;
         let (level, function, body) = if *name == TRUNCATE {
             ("STATEMENT", "everything", truncated(location))
         } else {

@@ -25,15 +25,15 @@ pub(super) struct Commands {
 }
 
 /// The entries of a prefix in Redis.
-pub(super) struct Entries {
-    pub(super) records: Option<Entry>,
-    pub(super) proofs: Option<Entry>,
+pub(super) struct RawEntries {
+    pub(super) records: Option<RawEntry>,
+    pub(super) proofs: Option<RawEntry>,
     /// The time of its server, where Redis returns that.
     pub(super) redis_now: Option<OffsetDateTime>,
 }
 
 /// A value in Redis.
-pub(super) type Entry = Result<String, InvalidEntry>;
+pub(super) type RawEntry = Result<String, InvalidEntry>;
 
 /// Maximum number of proofs of one prefix. Each is for a correct secret, so there are few, unless another application
 /// writes them.
@@ -53,7 +53,7 @@ impl Commands {
 
     /// Both entries of a prefix and the time of their server, in one round trip. Redis returns a limited part of each value,
     /// in case another application wrote a huge one.
-    pub(super) async fn fetch(&self, prefix: Prefix) -> Result<Entries, RedisError> {
+    pub(super) async fn fetch(&self, prefix: Prefix) -> Result<RawEntries, RedisError> {
         let get = |client: Client| async move {
             let (name, pipeline) = (records_name(prefix), client.pipeline());
             let time = CustomCommand::new_static("TIME", name.as_str(), false);
@@ -78,7 +78,7 @@ impl Commands {
             let time = OffsetDateTime::from_unix_timestamp(seconds).ok()?;
             time.replace_microsecond(micros).ok()
         });
-        Ok(Entries { records, proofs, redis_now })
+        Ok(RawEntries { records, proofs, redis_now })
     }
 
     /// Writes the records of a prefix.
@@ -132,7 +132,7 @@ impl Commands {
 }
 
 /// The value under a name. `GETRANGE` returns the empty text where there is none.
-fn read_value(value: Value) -> Option<Entry> {
+fn read_value(value: Value) -> Option<RawEntry> {
     if value.is_null() {
         return None;
     }

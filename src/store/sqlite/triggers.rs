@@ -10,7 +10,7 @@ use crate::store::{
 
 /// A trigger: its name, and the statement that makes it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub(super) struct Trigger {
+pub(super) struct TriggerStatement {
     pub(super) name: String,
     pub(super) sql: String,
 }
@@ -42,14 +42,14 @@ pub(super) fn log(schema: &Schema) -> Vec<String> {
 }
 
 /// The triggers of all tables.
-pub(super) fn triggers(schema: &Schema, tables: &[WatchedTable]) -> Vec<Trigger> {
+pub(super) fn triggers(schema: &Schema, tables: &[WatchedTable]) -> Vec<TriggerStatement> {
     tables.iter().flat_map(|table| of_table(schema, table)).collect()
 }
 
-fn of_table(schema: &Schema, table: &WatchedTable) -> Vec<Trigger> {
+fn of_table(schema: &Schema, table: &WatchedTable) -> Vec<TriggerStatement> {
     let WatchedTable { name, .. } = table;
-    let trigger = |suffix: &str, event: &str, condition: &str, entries: &[Entry]| {
-        let inserts: Vec<_> = entries.iter().map(Entry::insert).collect();
+    let trigger = |suffix: &str, event: &str, condition: &str, entries: &[EntryInsert]| {
+        let inserts: Vec<_> = entries.iter().map(EntryInsert::insert).collect();
         let name = format!("keystile_changed_{name}_{suffix}");
         let sql = format!(
             "CREATE TRIGGER {name} {event} ON {table} FOR EACH ROW {condition}BEGIN
@@ -57,7 +57,7 @@ fn of_table(schema: &Schema, table: &WatchedTable) -> Vec<Trigger> {
             inserts.join(";\n                "),
             table = table.name,
         );
-        Trigger { name, sql }
+        TriggerStatement { name, sql }
     };
     let (old, new) = (entry(table, "OLD"), entry(table, "NEW"));
     let both = [old.clone(), new.clone()];
@@ -89,12 +89,12 @@ fn of_table(schema: &Schema, table: &WatchedTable) -> Vec<Trigger> {
 
 /// An entry of the log: the columns that name its key or user, and a query for their values.
 #[derive(Clone)]
-struct Entry {
+struct EntryInsert {
     columns: &'static str,
     query: String,
 }
 
-impl Entry {
+impl EntryInsert {
     fn new(columns: &'static str, query: impl Into<String>) -> Self {
         Self { columns, query: query.into() }
     }
@@ -104,14 +104,14 @@ impl Entry {
     }
 }
 
-fn entry(table: &WatchedTable, row: &str) -> Entry {
+fn entry(table: &WatchedTable, row: &str) -> EntryInsert {
     match table.entry_kind {
-        EntryKind::AllKeys => Entry::new("prefix", "VALUES (NULL)"),
+        EntryKind::AllKeys => EntryInsert::new("prefix", "VALUES (NULL)"),
         EntryKind::Key => {
-            Entry::new("prefix", format!("SELECT {row}.key_prefix WHERE {row}.key_prefix IS NOT NULL"))
+            EntryInsert::new("prefix", format!("SELECT {row}.key_prefix WHERE {row}.key_prefix IS NOT NULL"))
         }
-        EntryKind::User => Entry::new("user_id", format!("SELECT {row}.id WHERE {row}.id IS NOT NULL")),
-        EntryKind::Budget => Entry::new(
+        EntryKind::User => EntryInsert::new("user_id", format!("SELECT {row}.id WHERE {row}.id IS NOT NULL")),
+        EntryKind::Budget => EntryInsert::new(
             "user_id, key_id",
             format!(
                 "SELECT CASE WHEN {row}.api_key_id IS NULL THEN {row}.user_id END, {row}.api_key_id
@@ -122,7 +122,7 @@ fn entry(table: &WatchedTable, row: &str) -> Entry {
 }
 
 /// The entries for rows that `OR REPLACE` deletes: those with the new row's value in a unique index.
-fn replaced(schema: &Schema, table: &WatchedTable) -> Option<Entry> {
+fn replaced(schema: &Schema, table: &WatchedTable) -> Option<EntryInsert> {
     let conflicts = unique(schema, table).into_iter().map(|columns| {
         let equal = columns.iter().map(|column| format!("\"{column}\" = NEW.\"{column}\""));
         format!("({})", equal.collect::<Vec<_>>().join(" AND "))
@@ -130,7 +130,7 @@ fn replaced(schema: &Schema, table: &WatchedTable) -> Option<Entry> {
     let conflicts = conflicts.collect::<Vec<_>>().join(" OR ");
     let select = |columns, values: &str, condition: &str| {
         let name = table.name;
-        Entry::new(columns, format!("SELECT {values} FROM {name} WHERE ({conflicts}) AND {condition}"))
+        EntryInsert::new(columns, format!("SELECT {values} FROM {name} WHERE ({conflicts}) AND {condition}"))
     };
     match table.entry_kind {
         EntryKind::AllKeys => None,
