@@ -33,7 +33,7 @@ use crate::{
     store::{
         Database, DatabaseWithProofs, LowerTier, Memory, MemoryConfig, RedisTier, RedisTierConfig, UsageTable,
     },
-    usage::{Usage, Writer},
+    usage::{Usage, UsageWriter},
     verifier::{self, Verifier, VerifierConfig},
 };
 
@@ -133,7 +133,7 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
         attendants.spawn(watch_redis(redis, health.clone()));
     }
     let table = UsageTable::new(database, &options.usage_columns);
-    let writer = Writer::new(usage, table, options.usage_interval, &metrics);
+    let writer = UsageWriter::new(usage, table, options.usage_interval, &metrics);
     let writer = tokio::spawn(writer.run(stop.clone().cancelled_owned()));
     let proof_writer = tokio::spawn(proof_writer.run(stop.clone().cancelled_owned()));
 

@@ -22,9 +22,9 @@ mod refusals;
 mod store;
 mod writer;
 
-use recent::Recent;
+use recent::RecentIds;
 pub use store::{UsageStore, WriteError, WriteOutcome};
-pub use writer::Writer;
+pub use writer::UsageWriter;
 
 /// The usage that is not written yet. Cheap to clone. Checks count without waiting for each other.
 #[derive(Clone)]
@@ -51,7 +51,7 @@ const KEYS: usize = 50_000;
 struct Inner {
     is_on: bool,
     parts: [Mutex<Batch>; PARTS],
-    recent: [Mutex<Recent>; PARTS],
+    recent: [Mutex<RecentIds>; PARTS],
     hasher: RandomState,
     lost: Counter,
 }

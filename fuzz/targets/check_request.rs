@@ -85,7 +85,7 @@ impl Service {
             upstream_headers: Chosen::all(),
             metadata: Chosen::all(),
         };
-        let verifier = Verifier::new(CacheSecrets::one(CacheSecret::random()), proofs, |_, _| (), &metrics);
+        let verifier = Verifier::new(CacheSecrets::one(CacheSecret::random()), proofs, |_, _, _| (), &metrics);
         let mut service = Self {
             runtime: Builder::new_current_thread().enable_time().build().expect("a runtime"),
             ext_authz: ExtAuthz::new(Authorizer::new(Empty, verifier, Limiter::Off), Usage::new(true, &metrics), config, &metrics),

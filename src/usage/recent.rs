@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 /// Remembers recent ids, at least those of the last full generation.
 #[derive(Debug, Default)]
-pub(super) struct Recent {
+pub(super) struct RecentIds {
     young: HashSet<u64>,
     old: HashSet<u64>,
 }
@@ -13,7 +13,7 @@ pub(super) struct Recent {
 /// some 65,000 requests in that time.
 const GENERATION: usize = 4096;
 
-impl Recent {
+impl RecentIds {
     /// Whether this id is new. It is remembered from now on.
     pub(super) fn is_first(&mut self, id: u64) -> bool {
         if self.old.contains(&id) || !self.young.insert(id) {
@@ -33,7 +33,7 @@ mod tests {
 
     #[test]
     fn last_generation_is_known_and_room_is_bounded() {
-        let mut recent = Recent::default();
+        let mut recent = RecentIds::default();
         for id in 0..10 * GENERATION as u64 {
             assert!(recent.is_first(id));
             let earliest = id.saturating_sub(GENERATION as u64 - 1);

@@ -14,7 +14,7 @@ use super::{
 use crate::{metrics::Metrics, record::KeyId};
 
 /// The one task that writes usage.
-pub struct Writer<S> {
+pub struct UsageWriter<S> {
     usage: Usage,
     store: S,
     interval: Duration,
@@ -48,7 +48,7 @@ const BATCH: usize = 500;
 /// many rows that refuse do not overload the database.
 const FAILURES: usize = 64;
 
-impl<S: UsageStore> Writer<S> {
+impl<S: UsageStore> UsageWriter<S> {
     /// Writes the counts of `usage` to `store`, every `interval`.
     pub fn new(usage: Usage, store: S, interval: Duration, metrics: &Metrics) -> Self {
         Self {

@@ -285,6 +285,19 @@ async fn missing_index_is_a_warning_with_its_mend() {
 }
 
 #[tokio::test]
+async fn index_on_a_column_in_upper_case_counts_in_sqlite() {
+    let place = Place::no_file();
+    place
+        .execute(
+            "CREATE TABLE users (id integer PRIMARY KEY);
+            CREATE TABLE api_keys (id integer PRIMARY KEY, KEY_PREFIX text, key_hash text, user_id integer);
+            CREATE INDEX api_keys_key_prefix ON api_keys (KEY_PREFIX)",
+        )
+        .await;
+    assert_eq!(place.database().migrate(None).await.expect("migrates").warnings, Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn two_migrations_at_once_both_succeed() {
     for place in [Place::no_file(), Place::empty_schema().await] {
         let (one, two) = (place.database(), place.database());

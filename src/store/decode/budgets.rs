@@ -159,13 +159,13 @@ mod tests {
     }
 
     #[test]
-    fn inactive_budget_is_none_whatever_else_it_says() {
+    fn inactive_budget_is_ignored_with_any_other_values() {
         let inactive = decoded(&[("is_active", Some("0")), ("limit_cents", None)]);
         assert_eq!(inactive, PeriodBudgets::default());
     }
 
     #[test]
-    fn budget_that_cannot_be_decoded_is_told_by_id_and_column() {
+    fn undecodable_budget_is_reported_by_id_and_column() {
         for (column, value) in [
             ("id", None),
             ("id", Some("x")),

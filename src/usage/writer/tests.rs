@@ -112,14 +112,14 @@ struct Bench {
     usage: Usage,
     model: Model,
     metrics: Metrics,
-    writer: Writer<Model>,
+    writer: UsageWriter<Model>,
 }
 
 impl Bench {
     fn new() -> Self {
         let metrics = Metrics::new().expect("builds");
         let (usage, model) = (Usage::new(true, &metrics), Model::default());
-        let writer = Writer::new(usage.clone(), model.clone(), TICK, &metrics);
+        let writer = UsageWriter::new(usage.clone(), model.clone(), TICK, &metrics);
         Self { usage, model, metrics, writer }
     }
 

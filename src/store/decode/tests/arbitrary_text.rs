@@ -1,5 +1,5 @@
-//! What restricts a key and is not understood denies it: any text in any such column, and an oracle of its own
-//! that says which texts are understood to open it.
+//! A restriction that cannot be read denies its key: any text in any such column. An independent oracle decides which
+//! texts allow the request.
 
 use std::net::IpAddr;
 
@@ -17,7 +17,7 @@ use crate::{
 
 const NOW: OffsetDateTime = datetime!(2026-01-02 03:04:05 UTC);
 
-/// A key without restrictions, but for what each case adds.
+/// Whether the policy allows a request with the key of this row.
 fn is_allowed(values: &[SqlValue]) -> bool {
     let Ok(record) = decode(values) else { return false };
     let settings = [("keystile.chatbot", "segment:1"), ("keystile.agent", "segment:2")];
@@ -37,7 +37,7 @@ fn is_allowed(values: &[SqlValue]) -> bool {
     policy::check(&Facts { record: &record, attributes: &attributes, route: &route, now: NOW }).is_ok()
 }
 
-/// A row with a restriction that stands against the request as long as this column says nothing else.
+/// A row with this value in a column. Its other columns deny the request unless this value lifts the restriction.
 fn row(column: &str, value: &str) -> Vec<SqlValue> {
     if let Some(column) = column.strip_prefix("budgets.") {
         let spent = [
@@ -90,12 +90,12 @@ const COLUMNS_THAT_RESTRICT: &[&str] = &[
     "budgets.allowed_endpoints",
 ];
 
-/// Whether this text is understood to open the key, or to be about other requests.
+/// Whether this text lifts the restriction, or restricts other requests only.
 fn opens(column: &str, text: &str) -> bool {
     let number = text.parse::<f64>().ok().filter(|number| number.is_finite());
     let is_true = number == Some(1.0) || ["true", "t"].contains(&&*text.to_ascii_lowercase());
     let is_false = number == Some(0.0) || ["false", "f"].contains(&&*text.to_ascii_lowercase());
-    // Near the edge times sort as their texts do.
+    // Near this date, times sort as their texts do.
     let year = text.split('-').next().and_then(|year| year.parse::<u32>().ok());
     let is_future = text.eq_ignore_ascii_case("infinity") || year.is_some_and(|year| year >= 2026);
     let is_past = text.eq_ignore_ascii_case("-infinity") || year.is_some_and(|year| year <= 2026);
@@ -130,7 +130,7 @@ fn opens(column: &str, text: &str) -> bool {
     }
 }
 
-fn junk() -> impl Strategy<Value = String> {
+fn arbitrary_text() -> impl Strategy<Value = String> {
     let known = proptest::sample::select(
         &[
             "true",
@@ -192,22 +192,22 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(5_000))]
 
     #[test]
-    fn what_restricts_and_is_not_understood_denies(column in proptest::sample::select(COLUMNS_THAT_RESTRICT), junk in junk()) {
-        prop_assert!(!is_allowed(&row(column, &junk)) || opens(column, &junk), "{} = {:?}", column, junk);
+    fn unreadable_restriction_denies(column in proptest::sample::select(COLUMNS_THAT_RESTRICT), text in arbitrary_text()) {
+        prop_assert!(!is_allowed(&row(column, &text)) || opens(column, &text), "{} = {:?}", column, text);
     }
 
     #[test]
-    fn limit_that_is_not_understood_is_not_lost(
-        column in proptest::sample::select(&["rate_limit_per_minute", "rate_limit_per_hour", "rate_limit_per_day"][..]), junk in junk(),
+    fn unreadable_limit_is_not_lost(
+        column in proptest::sample::select(&["rate_limit_per_minute", "rate_limit_per_hour", "rate_limit_per_day"][..]), text in arbitrary_text(),
     ) {
-        if let Ok(record) = decode(&row_with(&[(column, Some(&junk))])) {
-            prop_assert!(!record.limits.is_empty(), "{} = {:?}", column, junk);
+        if let Ok(record) = decode(&row_with(&[(column, Some(&text))])) {
+            prop_assert!(!record.limits.is_empty(), "{} = {:?}", column, text);
         }
     }
 }
 
 #[test]
-fn what_is_understood_opens() {
+fn readable_value_opens() {
     for (column, text) in [
         ("is_active", "true"),
         ("expires_at", "2999-01-01"),

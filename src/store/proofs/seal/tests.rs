@@ -1,4 +1,4 @@
-//! Facts about stored proofs, and a table of what a thief or a writer of the table might try.
+//! Stored proofs, and attacks by someone who can read or write their table.
 
 use proptest::prelude::*;
 use time::macros::datetime;
@@ -19,7 +19,7 @@ fn seals(secrets: &[&str]) -> ProofSeals {
     ProofSeals::new(CacheSecrets::new(secrets.iter().map(|text| secret(text))).expect("some"))
 }
 
-/// The proof key of the sample's key under this secret.
+/// The proof key of the sample key under this secret.
 fn proof_key(text: &str) -> ProofKey {
     let credential = Credential::parse(sample::CREDENTIAL.as_bytes()).expect("well-formed");
     let record = sample::record();
@@ -39,7 +39,7 @@ fn other_hash() -> KeyHash {
 }
 
 #[test]
-fn sealed_proof_opens_as_the_claim_it_was() {
+fn sealed_proof_opens_with_its_content() {
     let proof = open(&values(), PROVEN_AT).expect("believed");
     assert_eq!(proof.proof_key, proof_key("one"));
     let believed = Duration::try_from(proof.until - PROVEN_AT).expect("later");
@@ -47,7 +47,7 @@ fn sealed_proof_opens_as_the_claim_it_was() {
 }
 
 #[test]
-fn proof_is_believed_for_seven_days_at_most_from_its_bcrypt_run() {
+fn proof_is_valid_for_at_most_seven_days_from_its_bcrypt_run() {
     let until = open(&values(), PROVEN_AT).expect("believed").until;
     let nearly = until - Duration::from_millis(1);
     assert_eq!(open(&values(), nearly).expect("believed").until, until, "no reading moves the end");
@@ -61,7 +61,7 @@ fn proof_is_believed_for_seven_days_at_most_from_its_bcrypt_run() {
 }
 
 #[test]
-fn proofs_of_one_minute_do_not_end_in_one_minute() {
+fn proofs_of_one_minute_do_not_expire_in_one_minute() {
     let mut ends: Vec<_> = (0..1000)
         .map(|n| {
             let credential = Credential::parse(format!("ks_key{n:08}").as_bytes()).expect("well-formed");
@@ -78,7 +78,7 @@ fn proofs_of_one_minute_do_not_end_in_one_minute() {
 }
 
 #[test]
-fn row_of_another_key_hash_or_secret_is_not_believed() {
+fn row_of_another_key_hash_or_secret_is_rejected() {
     let (values, record) = (values(), sample::record());
     let moved = KeyRecord { id: KeyId(record.id.0 + 1), ..record.clone() };
     let rehashed = KeyRecord { hash: other_hash(), ..record.clone() };
@@ -111,11 +111,11 @@ fn nothing_in_a_row_can_be_computed_without_the_secret() {
 }
 
 proptest! {
-    /// Whatever is changed in a row, by however little: it is another row's, and no proof.
+    /// A row with any change is rejected.
     #[test]
-    fn changed_row_is_not_believed(cell in 0..3_usize, at in any::<prop::sample::Index>(), byte in 0x20..0x7f_u8) {
+    fn changed_row_is_rejected(column in 0..3_usize, at in any::<prop::sample::Index>(), byte in 0x20..0x7f_u8) {
         let mut changed = values();
-        let text = &mut changed[cell];
+        let text = &mut changed[column];
         let at = at.index(text.len());
         text.replace_range(at..=at, &char::from(byte).to_string());
         let is_same = changed == values();

@@ -18,7 +18,7 @@ fn envelopes(secrets: &[&[u8]]) -> Envelopes {
     Envelopes::new(CacheSecrets::new(secrets.iter().map(|secret| CacheSecret::new(secret))).expect("some"))
 }
 
-fn found() -> Lookup {
+fn lookup() -> Lookup {
     let mut row = decode::fixtures::row_with(&[("name", Some("build")), ("scopes", Some(r#"["chat"]"#))]);
     // The log position follows the columns.
     row.push(Some("5/7:9:8".into()));
@@ -28,12 +28,12 @@ fn found() -> Lookup {
 }
 
 #[test]
-fn records_come_back_as_they_were_without_their_hash() {
-    let (envelopes, found) = (envelopes(&[b"one"]), found());
-    let entry = envelopes.records(NAME, &found, at(NOW));
+fn records_are_restored_without_their_hash() {
+    let (envelopes, lookup) = (envelopes(&[b"one"]), lookup());
+    let entry = envelopes.records(NAME, &lookup, at(NOW));
     let read = envelopes.read_records(NAME, &entry, at(NOW + Duration::from_secs(9)), TTL).expect("good");
-    assert_eq!((read.tier, read.age, &read.seen), (Tier::Redis, Duration::from_secs(9), &found.seen));
-    let (ours, theirs) = (&found.records[0], &read.records[0]);
+    assert_eq!((read.tier, read.age, &read.seen), (Tier::Redis, Duration::from_secs(9), &lookup.seen));
+    let (ours, theirs) = (&lookup.records[0], &read.records[0]);
     assert_eq!((theirs.hash.tag(), theirs.hash.expose()), (ours.hash.tag(), None));
     let with_hash = crate::record::KeyRecord { hash: ours.hash.clone(), ..(**theirs).clone() };
     assert_eq!(with_hash, **ours);
@@ -43,9 +43,9 @@ fn records_come_back_as_they_were_without_their_hash() {
 }
 
 #[test]
-fn nothing_that_was_changed_or_moved_is_believed() {
+fn changed_or_moved_entry_is_invalid() {
     let envelopes = envelopes(&[b"one"]);
-    let entry = envelopes.records(NAME, &found(), at(NOW));
+    let entry = envelopes.records(NAME, &lookup(), at(NOW));
     let read = |name: &str, entry: &str| envelopes.read_records(name, entry, at(NOW), TTL).map(drop);
     assert_eq!(read(NAME, &entry), Ok(()));
     assert_eq!(read("keystile:{ks_other}:records", &entry), Err(InvalidEntry::Seal));
@@ -60,24 +60,24 @@ fn nothing_that_was_changed_or_moved_is_believed() {
 }
 
 #[test]
-fn age_counts_from_the_reading_and_by_the_clock_that_says_more() {
+fn age_is_the_greater_of_two_clocks() {
     let envelopes = envelopes(&[b"one"]);
-    let entry = envelopes.records(NAME, &found(), at(NOW));
+    let entry = envelopes.records(NAME, &lookup(), at(NOW));
     let age = |instance: i64, redis: i64| {
         let later = |seconds| NOW + time::Duration::seconds(seconds);
         let now = RedisTimestamps { instance: later(instance), redis: later(redis) };
-        envelopes.read_records(NAME, &entry, now, TTL).map(|found| found.age.as_secs())
+        envelopes.read_records(NAME, &entry, now, TTL).map(|lookup| lookup.age.as_secs())
     };
     for (instance, redis, expected) in [
         (0, 0, Ok(0)),
         (299, 299, Ok(299)),
         (300, 300, Err(InvalidEntry::Age)),
-        // Of an instance whose clock is behind, and of one that is ahead.
+        // The clock of one instance is behind, that of the other is ahead.
         (-3600, 40, Ok(40)),
         (100, 40, Ok(100)),
         (300, 40, Err(InvalidEntry::Age)),
         (40, 300, Err(InvalidEntry::Age)),
-        // Redis has not been there yet: it is another server, or its clock was set.
+        // The clock of Redis is behind the entry: it is another server, or its clock was set.
         (40, -1, Err(InvalidEntry::Age)),
         (i64::from(i32::MAX), 0, Err(InvalidEntry::Age)),
     ] {
@@ -86,12 +86,12 @@ fn age_counts_from_the_reading_and_by_the_clock_that_says_more() {
 }
 
 #[test]
-fn older_secrets_are_understood_until_they_are_taken_away() {
-    let old = envelopes(&[b"old"]).records(NAME, &found(), at(NOW));
+fn older_secrets_are_accepted_until_they_are_removed() {
+    let old = envelopes(&[b"old"]).records(NAME, &lookup(), at(NOW));
     let read = |envelopes: &Envelopes| envelopes.read_records(NAME, &old, at(NOW), TTL).map(drop);
     assert_eq!(read(&envelopes(&[b"new", b"old"])), Ok(()));
     assert_eq!(read(&envelopes(&[b"new"])), Err(InvalidEntry::Seal));
-    let new = envelopes(&[b"new", b"old"]).records(NAME, &found(), at(NOW));
+    let new = envelopes(&[b"new", b"old"]).records(NAME, &lookup(), at(NOW));
     assert!(envelopes(&[b"new"]).read_records(NAME, &new, at(NOW), TTL).is_ok(), "the newest seals");
 }
 
@@ -114,12 +114,12 @@ fn proof_is_of_one_credential_for_one_record_with_one_hash() {
     assert_eq!(
         envelopes.proof("p:ab", &ProofKey { key: None, ..proof_key }, NOW, NOW + TTL),
         None,
-        "nobody's record is proven"
+        "no record is proven"
     );
 }
 
 #[test]
-fn entry_of_another_kind_is_not_read_as_this_one() {
+fn entry_of_another_kind_is_invalid() {
     let envelopes = envelopes(&[b"one"]);
     let record = sample::record();
     let digest = Digest::parse(&"ab".repeat(32)).expect("a digest");
