@@ -23,7 +23,7 @@ use keystile::{
     proof::ProofKey,
     store::{
         Database, KeyStore,
-        entry::{Entries, RedisTimestamps},
+        envelope::{Envelopes, RedisTimestamps},
     },
 };
 use rusqlite::{Connection, params};
@@ -126,7 +126,7 @@ async fn prove(options: &Options, redis: SocketAddr, secret: CacheSecret) -> any
         },
         &metrics,
     )?;
-    let entries = Entries::new(CacheSecrets::one(secret.clone()));
+    let entries = Envelopes::new(CacheSecrets::one(secret.clone()));
     let socket = TcpStream::connect(redis).context("redis")?;
     let answers = thread::spawn({
         let mut socket = socket.try_clone()?;

@@ -15,17 +15,17 @@ use std::{
 use parking_lot::Mutex;
 
 /// Finds the addresses of a host.
-pub trait Lookup: Send + Sync {
+pub trait Resolver: Send + Sync {
     /// All addresses of `host`, each with `port`. A host that is an address already has that one.
     fn addresses<'a>(&'a self, host: &'a str, port: u16) -> Addresses<'a>;
 }
 
-/// A lookup under way.
+/// A resolution under way.
 pub type Addresses<'a> = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'a>>;
 
-/// The operating system's lookup: `/etc/hosts`, then DNS.
+/// The operating system's resolver: `/etc/hosts`, then DNS.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct SystemLookup;
+pub struct SystemResolver;
 
 /// Remembers what did not work lately, and puts it behind the rest.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub(crate) struct Failures<T>(Mutex<HashMap<T, Instant>>);
 /// How long a failure is remembered. After that one connection pays for it again, if it is still there.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
-impl Lookup for SystemLookup {
+impl Resolver for SystemResolver {
     fn addresses<'a>(&'a self, host: &'a str, port: u16) -> Addresses<'a> {
         Box::pin(async move {
             let found: Vec<_> = tokio::net::lookup_host((host, port)).await?.collect();

@@ -12,7 +12,7 @@ use crate::{
     limiter::{RateLimiter, Refusal},
     limits::Bill,
     policy::{self, Facts},
-    store::{Found, KeyStore, StoreError},
+    store::{KeyStore, Lookup, StoreError},
     verifier::{Caller, ProofError, Verifier},
 };
 
@@ -82,7 +82,7 @@ impl<S: KeyStore, L: RateLimiter> Authorizer<S, L> {
     async fn prove(
         &self,
         credential: &Credential,
-        found: Arc<Found>,
+        found: Arc<Lookup>,
         caller: &Caller,
     ) -> Result<Proven, Denial> {
         match self.verifier.prove(credential, &found, caller).await {

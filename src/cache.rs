@@ -1,4 +1,4 @@
-//! Caches that grow without holding anybody up.
+//! Caches that grow without long pauses.
 
 use std::hash::Hash;
 
@@ -7,11 +7,11 @@ use quick_cache::{DefaultHashBuilder, OptionsBuilder, UnitWeighter, sync::Defaul
 /// A cache of entries by key.
 pub(crate) type Cache<K, V> = quick_cache::sync::Cache<K, V>;
 
-/// Parts of a cache, each under a lock of its own. A part that grows moves all that it holds, and whoever asks for
-/// one of these waits: with a million entries, some 20 ms were it one of eight, as the library would have on two cores.
+/// Parts of a cache, each with its own lock. A part that grows moves all its entries, and readers of these entries wait.
+/// With a million entries in eight parts, the library's default on two cores, that is some 20 ms.
 const PARTS: usize = 64;
 
-/// An empty cache for so many entries.
+/// An empty cache with this capacity.
 pub(crate) fn cache<K: Eq + Hash, V: Clone>(capacity: usize) -> Cache<K, V> {
     let mut options = OptionsBuilder::new();
     options.shards(PARTS).estimated_items_capacity(capacity).weight_capacity(capacity as u64);

@@ -28,7 +28,7 @@ pub struct CacheLookups {
     /// It was there, past its time, and served because nothing below answered.
     pub stale: Counter,
     /// Something was there that could not be believed: as good as a miss.
-    pub odd: Counter,
+    pub invalid: Counter,
 }
 
 /// `keystile_durable_proofs_total`. Cheap to clone.
@@ -378,7 +378,7 @@ impl Metrics {
             negative: lookups("negative"),
             miss: lookups("miss"),
             stale: lookups("stale"),
-            odd: lookups("odd"),
+            invalid: lookups("odd"),
         }
     }
 

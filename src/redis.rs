@@ -14,7 +14,7 @@ use metrics::Histogram;
 use tokio::{sync::watch, task::AbortHandle};
 
 use crate::{
-    addresses::{Failures, Lookup, SystemLookup},
+    addresses::{Failures, Resolver, SystemResolver},
     config::RedisUrl,
     metrics::Metrics,
     resilience::{CAPACITY, DependencyGuard},
@@ -59,10 +59,10 @@ impl Redis {
     /// # Errors
     /// [`RedisError`] when the settings cannot be used.
     pub fn connect(url: &RedisUrl, limit: Duration, metrics: &Metrics) -> Result<Self, RedisError> {
-        Self::connect_by(url, limit, metrics, Arc::new(SystemLookup))
+        Self::connect_by(url, limit, metrics, Arc::new(SystemResolver))
     }
 
-    /// The same, with names looked up by `lookup`.
+    /// The same, with names resolved by `resolver`.
     ///
     /// # Errors
     /// [`RedisError`] when the settings cannot be used.
@@ -70,7 +70,7 @@ impl Redis {
         url: &RedisUrl,
         limit: Duration,
         metrics: &Metrics,
-        lookup: Arc<dyn Lookup>,
+        resolver: Arc<dyn Resolver>,
     ) -> Result<Self, RedisError> {
         let mut config = url.to_config()?;
         config.version = RespVersion::RESP3;
@@ -90,7 +90,7 @@ impl Redis {
             PerformanceConfig { default_command_timeout: limit, ..PerformanceConfig::default() };
         let (sender, state) = watch::channel(State::Connecting);
         let failures = Failures::default();
-        let connector = Connector { config, connection, performance, lookup, failures, state: sender };
+        let connector = Connector { config, connection, performance, resolver, failures, state: sender };
         let connector = tokio::spawn(connector.run()).abort_handle();
         let guard = DependencyGuard::new(STORE, limit, CAPACITY, metrics);
         let ping = metrics.store_duration(STORE, "ping");

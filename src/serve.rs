@@ -30,8 +30,10 @@ use crate::{
     proof_writer::{ProofQueue, proof_writer},
     redis::Redis,
     revocation::{ChangeFeed, FeedState, Fence},
-    store::{Below, Database, Memory, MemoryConfig, ProvenDatabase, Shared, SharedConfig, UsageTable},
-    usage::{Usage, Writer},
+    store::{
+        Database, DatabaseWithProofs, LowerTier, Memory, MemoryConfig, RedisTier, RedisTierConfig, UsageTable,
+    },
+    usage::{Usage, UsageWriter},
     verifier::{self, Verifier, VerifierConfig},
 };
 
@@ -73,17 +75,17 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
     let redis = connect_redis(&options.redis, &metrics)?;
     let fence = Arc::new(Fence::new(clock::monotonic()));
     let shared = redis.clone().map(|redis| {
-        let config = SharedConfig { record_ttl: options.record_ttl, proof_ttl: options.proof_ttl };
-        Shared::new(database.clone(), redis, secrets.clone(), config, Arc::clone(&fence), &metrics)
+        let config = RedisTierConfig { record_ttl: options.record_ttl, proof_ttl: options.proof_ttl };
+        RedisTier::new(database.clone(), redis, secrets.clone(), config, Arc::clone(&fence), &metrics)
     });
     let durable = is_lasting && shared.is_none() && options.durable_proofs != DurableProofs::None;
     let below = match &shared {
-        Some(shared) => Below::Shared(shared.clone()),
+        Some(shared) => LowerTier::Redis(shared.clone()),
         None if durable => {
-            let proven = ProvenDatabase::new(database.clone(), secrets.clone(), &metrics);
-            Below::Proven(Box::new(proven))
+            let proven = DatabaseWithProofs::new(database.clone(), secrets.clone(), &metrics);
+            LowerTier::DatabaseWithProofs(Box::new(proven))
         }
-        None => Below::Alone(database.clone()),
+        None => LowerTier::Database(database.clone()),
     };
     let covered = if durable { options.durable_proofs.clone() } else { DurableProofs::None };
     let (proofs, proof_writer) = proof_writer(covered, secrets.clone(), database.clone(), &metrics);
@@ -131,7 +133,7 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
         attendants.spawn(watch_redis(redis, health.clone()));
     }
     let table = UsageTable::new(database, &options.usage_columns);
-    let writer = Writer::new(usage, table, options.usage_interval, &metrics);
+    let writer = UsageWriter::new(usage, table, options.usage_interval, &metrics);
     let writer = tokio::spawn(writer.run(stop.clone().cancelled_owned()));
     let proof_writer = tokio::spawn(proof_writer.run(stop.clone().cancelled_owned()));
 
@@ -291,7 +293,7 @@ fn connect_redis(options: &RedisOptions, metrics: &Metrics) -> anyhow::Result<Op
 
 /// What becomes of a proof besides being remembered here.
 fn share_by(
-    shared: Option<Shared<Database>>,
+    shared: Option<RedisTier<Database>>,
     proofs: ProofQueue,
 ) -> impl Fn(&Credential, ProofKey, verifier::Shared) + Send + Sync {
     move |credential, proof_key, why| {

@@ -1,8 +1,10 @@
-//! Where key records come from: one trait, and the tiers that implement it.
+//! The store of key records: one trait, and the tiers that implement it.
 //!
-//! Tiers decorate one another: [`Memory`] asks the next one for what it does not hold, which is [`Shared`]
-//! where there is Redis; at the bottom stands a [`Database`], which operators also manage users and keys
-//! through.
+//! Each tier reads from the next one: [`Memory`] from [`RedisTier`] where there is Redis, and both from a [`Database`].
+//! Operators manage users and keys through the [`Database`] as well.
+//!
+//! A database has one of two backends. Each backend owns its SQL: `postgres` and `sqlite` implement the traits of
+//! `dialect` and `statements`, and only `backend` tells them apart.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -16,90 +18,94 @@ use crate::{
     revocation::LogPosition,
 };
 
-mod below;
-mod budgets;
-mod catalog;
-mod cell;
+mod backend;
 mod change_log;
-mod columns;
 mod database;
-mod manage;
+mod decode;
+mod dialect;
+mod look_up;
+mod lower_tier;
+mod management;
 mod memory;
 mod migrate;
 mod postgres;
 mod proofs;
-mod row;
-mod shared;
-mod sql;
+mod redis;
+mod schema;
 mod sqlite;
-mod used;
-mod watched;
+mod statement;
+mod statements;
+mod usage;
+mod watched_tables;
 
-pub use below::Below;
-pub use cell::{Cell, allow_list};
-pub use change_log::{Confirmed, MAX_ENTRIES, SQLITE_POLL};
-pub use columns::Listed;
+pub use change_log::MAX_ENTRIES;
 pub use database::Database;
-pub use manage::{ImportError, ImportRow, ManageError, NewKey, NewUser};
+pub use decode::value::allow_list;
+pub use lower_tier::LowerTier;
+pub use management::{DisplayRow, ImportError, ImportRow, ManagementError, NewKey, NewUser};
 pub use memory::{Memory, MemoryConfig};
-pub use migrate::{Log, Migration};
-pub use proofs::{InvalidProof, ProofSeals, ProvenDatabase, StoredProof};
-pub use shared::{Shared, SharedConfig, entry};
-pub use used::{UsageStore, UsageTable, Written};
+pub use migrate::{LogInstallation, Migration};
+pub use postgres::Confirmations;
+pub use proofs::{DatabaseWithProofs, InvalidProof, ProofSeals, StoredProof};
+pub use redis::{RedisTier, RedisTierConfig, envelope};
+pub use usage::UsageTable;
 
 /// Finds the records that a credential might belong to.
 pub trait KeyStore: Send + Sync + 'static {
     /// All records whose prefix is `prefix`, newest first, at most [`MAX_RECORDS`].
     ///
-    /// None is an answer, not an error: the prefix is unknown.
+    /// No record is an answer, not an error: the prefix is unknown.
     fn records(
         &self,
         prefix: Prefix,
         now: Timestamps,
-    ) -> impl Future<Output = Result<Arc<Found>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Arc<Lookup>, StoreError>> + Send;
 
-    /// The same, with the hash in every record, which bcrypt needs: no tier outside the process has them.
+    /// The same, with the hash in every record, which bcrypt needs. Redis has no hashes.
     fn hashed(
         &self,
         prefix: Prefix,
         now: Timestamps,
-    ) -> impl Future<Output = Result<Arc<Found>, StoreError>> + Send {
+    ) -> impl Future<Output = Result<Arc<Lookup>, StoreError>> + Send {
         self.records(prefix, now)
     }
 
-    /// Whether the store answers Keystile's own reads no more, which no caller can bring about.
+    /// Whether Keystile's own reads of the store fail. No caller can cause that.
     fn is_lost(&self) -> bool {
         false
     }
 }
 
-/// How many rows with one prefix are tried.
+/// Maximum number of rows with one prefix that are read.
 pub const MAX_RECORDS: usize = 8;
 
-/// What a store found for a prefix.
+/// The answer of a store for a prefix.
 #[derive(Debug, Clone)]
-pub struct Found {
+pub struct Lookup {
     /// The records, newest first.
     pub records: Arc<[Arc<KeyRecord>]>,
-    /// What has been proven of credentials for them already, elsewhere.
+    /// Proofs of credentials for these records, from other instances or earlier.
     pub proofs: Arc<[Proof]>,
-    /// Which tier had them.
+    /// The tier that answered.
     pub tier: Tier,
-    /// Whether they are past their time, and serve because no tier below answers.
+    /// Whether they are past their TTL, and are used because no lower tier answers.
     pub stale: bool,
     /// How long ago the records were current on the primary database.
     pub age: Duration,
-    /// Which changes the database had seen by then. None where there is no log, or on a standby.
+    /// The changes that the database had seen by then. None where there is no log, or on a standby.
     pub seen: Option<Arc<LogPosition>>,
-    /// The rows that the records were read from, for a tier that keeps them outside the process.
+    /// The rows of the records, for a tier that stores them outside the process.
     pub rows: Arc<[Row]>,
 }
 
-/// One row, in the order in which its columns are selected.
-pub type Row = Vec<Cell>;
+/// A value of a row as a database returns it, as text. `None` is NULL.
+pub type SqlValue = Option<String>;
 
-impl Found {
-    /// Records that were read just now.
+/// One row, in the order in which its columns are selected.
+pub type Row = Vec<SqlValue>;
+
+impl Lookup {
+    /// Records that were just read.
     pub fn fresh(records: impl Into<Arc<[Arc<KeyRecord>]>>, tier: Tier) -> Self {
         Self {
             records: records.into(),
@@ -123,25 +129,25 @@ impl Found {
     }
 }
 
-/// Why a store has no answer. Its text names what an operator can mend, and no secret.
+/// Why a store has no answer. The text names what an operator can fix, and no secret.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// No answer within the deadline.
     #[error("no answer from the database within {}", humantime::format_duration(*.0))]
     Timeout(Duration),
-    /// More is asked of the database than it can be.
-    #[error("too much is asked of the database at the moment")]
+    /// There are too many calls of the database.
+    #[error("the database has too many calls at the moment")]
     Busy,
-    /// The database cannot be reached or broke off.
+    /// The database cannot be reached, or the connection was lost.
     #[error("the database is unavailable: {0}")]
     Unavailable(Arc<str>),
-    /// The database answers, but it does not hold what is needed.
+    /// The database answers, but its tables, or what it allows, do not fit.
     #[error("{0}")]
     Unfit(Arc<str>),
-    /// Another transaction holds a lock that was waited for long enough.
+    /// Another transaction holds a lock for too long.
     #[error("another transaction holds a lock: {0}")]
     Locked(Arc<str>),
-    /// The work was abandoned half-way.
+    /// The work was abandoned before its end.
     #[error(transparent)]
     Abandoned(#[from] crate::resilience::Abandoned),
 }
@@ -157,7 +163,7 @@ impl From<Rejected> for StoreError {
 }
 
 impl CallError for StoreError {
-    /// A database that answers, but is not fit, is no outage.
+    /// A database that answers, but does not fit, is no outage.
     fn is_outage(&self) -> bool {
         !matches!(self, Self::Unfit(_) | Self::Locked(_))
     }

@@ -1,4 +1,4 @@
-//! When keys were used last, and how often: gathered here, written in batches.
+//! Counts how often each key is used, and when it was used last. A background task writes the counts in batches.
 
 use std::{
     cell::Cell,
@@ -19,43 +19,45 @@ use crate::{metrics::Metrics, record::KeyId};
 
 mod recent;
 mod refusals;
+mod store;
 mod writer;
 
-use recent::Recent;
-pub use writer::Writer;
+use recent::RecentIds;
+pub use store::{UsageStore, WriteError, WriteOutcome};
+pub use writer::UsageWriter;
 
-/// What was used and is not written yet. Cheap to clone, and no check waits for another to count.
+/// The usage that is not written yet. Cheap to clone. Checks count without waiting for each other.
 #[derive(Clone)]
 pub struct Usage(Arc<Inner>);
 
 /// The use of one key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Used {
-    /// Requests that were let through.
+pub struct KeyUsage {
+    /// Allowed requests.
     pub requests: u64,
     /// When the last of them came.
     pub last: OffsetDateTime,
 }
 
 /// The use of several keys.
-pub type Batch = HashMap<KeyId, Used>;
+pub type Batch = HashMap<KeyId, KeyUsage>;
 
-/// Each thread counts in a part of its own, so that cores do not wait for each other.
+/// Each thread counts in its own part, so that cores do not wait for each other.
 const PARTS: usize = 16;
 
-/// Keys that one part holds while the database is away; what is counted beyond that is lost, and said to be.
+/// Maximum number of keys in one part while the database is unavailable. Further counts are lost, and counted as lost.
 const KEYS: usize = 50_000;
 
 struct Inner {
     is_on: bool,
     parts: [Mutex<Batch>; PARTS],
-    recent: [Mutex<Recent>; PARTS],
+    recent: [Mutex<RecentIds>; PARTS],
     hasher: RandomState,
     lost: Counter,
 }
 
 impl Usage {
-    /// Nothing used yet. Unless it is on, nothing is counted either.
+    /// Starts empty. Counts only if `is_on`.
     pub fn new(is_on: bool, metrics: &Metrics) -> Self {
         Self(Arc::new(Inner {
             is_on,
@@ -66,8 +68,7 @@ impl Usage {
         }))
     }
 
-    /// Counts a request that was let through. `stream` is Envoy's id of it, the same when Envoy asks again:
-    /// that counts once.
+    /// Counts an allowed request. `stream` is Envoy's id of it. A repeated check has the same id, and counts once.
     pub fn count(&self, key: KeyId, stream: &str, now: OffsetDateTime) {
         if !self.0.is_on {
             return;
@@ -83,10 +84,10 @@ impl Usage {
             self.0.lost.increment(1);
             return;
         }
-        add(&mut part, key, Used { requests: 1, last: now });
+        add(&mut part, key, KeyUsage { requests: 1, last: now });
     }
 
-    /// Takes everything out that is not written yet.
+    /// Takes everything that is not written yet.
     pub fn take(&self) -> Batch {
         let mut all = Batch::new();
         for part in &self.0.parts {
@@ -99,13 +100,13 @@ impl Usage {
 
     /// Puts back what could not be written.
     pub fn put_back(&self, batch: Batch) {
-        // Over all parts, since each is bounded.
+        // Into all parts, since each is bounded.
         for (n, (key, used)) in batch.into_iter().enumerate() {
             add(&mut self.0.parts[n % PARTS].lock(), key, used);
         }
     }
 
-    /// Gives up what may have been written and may not, or what a row refuses.
+    /// Counts as lost what a row refuses, and what may or may not have been written.
     fn lose(&self, batch: &Batch) {
         self.0.lost.increment(batch.values().map(|used| used.requests).sum());
     }
@@ -117,8 +118,8 @@ impl Usage {
     }
 }
 
-fn add(batch: &mut Batch, key: KeyId, used: Used) {
-    let sum = batch.entry(key).or_insert(Used { requests: 0, last: used.last });
+fn add(batch: &mut Batch, key: KeyId, used: KeyUsage) {
+    let sum = batch.entry(key).or_insert(KeyUsage { requests: 0, last: used.last });
     sum.requests += used.requests;
     sum.last = sum.last.max(used.last);
 }
@@ -158,13 +159,13 @@ mod tests {
             }
         });
         assert_eq!(usage.pending(), 8000);
-        let used = Used { requests: 4000, last: NOW + time::Duration::seconds(7) };
+        let used = KeyUsage { requests: 4000, last: NOW + time::Duration::seconds(7) };
         assert_eq!(usage.take(), Batch::from([(KeyId(0), used), (KeyId(1), used)]));
         assert_eq!((usage.pending(), usage.take().len()), (0, 0));
     }
 
     #[test]
-    fn request_that_is_asked_about_again_counts_once() {
+    fn repeated_check_counts_once() {
         let (usage, _) = usage();
         for stream in ["7", "7", "8", "7", "", ""] {
             usage.count(KeyId(1), stream, NOW);
@@ -173,17 +174,17 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_written_is_added_to_what_came_since() {
+    fn usage_that_is_put_back_is_added_to_later_usage() {
         let (usage, _) = usage();
         usage.count(KeyId(1), "1", NOW);
         let batch = usage.take();
         usage.count(KeyId(1), "2", NOW - time::Duration::seconds(1));
         usage.put_back(batch);
-        assert_eq!(usage.take()[&KeyId(1)], Used { requests: 2, last: NOW });
+        assert_eq!(usage.take()[&KeyId(1)], KeyUsage { requests: 2, last: NOW });
     }
 
     #[test]
-    fn what_goes_beyond_the_bound_is_lost_and_said_to_be() {
+    fn usage_beyond_the_bound_is_counted_as_lost() {
         let (usage, metrics) = usage();
         for key in 0..KEYS as i64 + 3 {
             usage.count(KeyId(key), "", NOW);

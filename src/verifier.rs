@@ -28,7 +28,7 @@ use crate::{
     proof::{Proof, ProofKey},
     record::{HashTag, KeyHash, KeyId, KeyRecord},
     resilience::Singleflight,
-    store::{Found, MAX_RECORDS},
+    store::{Lookup, MAX_RECORDS},
 };
 
 mod caller;
@@ -157,7 +157,7 @@ impl Verifier {
     pub async fn prove(
         &self,
         credential: &Credential,
-        found: &Found,
+        found: &Lookup,
         caller: &Caller,
     ) -> Result<Arc<KeyRecord>, ProofError> {
         let digest = credential.digest(self.0.secrets.newest());
@@ -198,7 +198,7 @@ impl Verifier {
         &self,
         credential: &Credential,
         digest: Digest,
-        found: &Found,
+        found: &Lookup,
         caller: &Caller,
     ) -> Result<Arc<KeyRecord>, ProofError> {
         let inner = &self.0;
@@ -250,7 +250,7 @@ impl Inner {
     fn proven_elsewhere<'a>(
         &self,
         credential: &Credential,
-        found: &'a Found,
+        found: &'a Lookup,
         now: Timestamps,
     ) -> Option<(&'a Arc<KeyRecord>, &'a Proof)> {
         if found.proofs.is_empty() {

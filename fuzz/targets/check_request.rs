@@ -25,7 +25,7 @@ use keystile::{
     limiter::Limiter,
     metrics::Metrics,
     clock::Timestamps,
-    store::{Found, KeyStore, StoreError},
+    store::{Lookup, KeyStore, StoreError},
     usage::Usage,
     verifier::{Verifier, VerifierConfig},
 };
@@ -53,8 +53,8 @@ struct Service {
 struct Empty;
 
 impl KeyStore for Empty {
-    async fn records(&self, _: Prefix, _: Timestamps) -> Result<Arc<Found>, StoreError> {
-        Ok(Arc::new(Found::fresh([], Tier::Database)))
+    async fn records(&self, _: Prefix, _: Timestamps) -> Result<Arc<Lookup>, StoreError> {
+        Ok(Arc::new(Lookup::fresh([], Tier::Database)))
     }
 }
 
@@ -85,7 +85,7 @@ impl Service {
             upstream_headers: Chosen::all(),
             metadata: Chosen::all(),
         };
-        let verifier = Verifier::new(CacheSecrets::one(CacheSecret::random()), proofs, |_, _| (), &metrics);
+        let verifier = Verifier::new(CacheSecrets::one(CacheSecret::random()), proofs, |_, _, _| (), &metrics);
         let mut service = Self {
             runtime: Builder::new_current_thread().enable_time().build().expect("a runtime"),
             ext_authz: ExtAuthz::new(Authorizer::new(Empty, verifier, Limiter::Off), Usage::new(true, &metrics), config, &metrics),

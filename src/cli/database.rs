@@ -5,7 +5,7 @@ use anyhow::Context;
 use crate::{
     config::DatabaseOptions,
     metrics::Metrics,
-    store::{Database, ManageError},
+    store::{Database, ManagementError},
     telemetry,
 };
 
@@ -20,11 +20,11 @@ pub(super) fn open(options: &DatabaseOptions) -> anyhow::Result<Database> {
 }
 
 /// Adds the database's name to its error. A refusal needs none.
-pub(super) fn with_database_name(options: &DatabaseOptions, error: ManageError) -> anyhow::Error {
+pub(super) fn with_database_name(options: &DatabaseOptions, error: ManagementError) -> anyhow::Error {
     match error {
-        ManageError::Store(error) => {
+        ManagementError::Store(error) => {
             anyhow::Error::new(error).context(format!("--database-url {}", options.database_url))
         }
-        ManageError::Refused(text) => anyhow::Error::msg(text),
+        ManagementError::Refused(text) => anyhow::Error::msg(text),
     }
 }

@@ -6,7 +6,7 @@ use super::{
     database::{open, with_database_name},
     output::print,
 };
-use crate::{config::DatabaseOptions, store::Log};
+use crate::{config::DatabaseOptions, store::LogInstallation};
 
 /// What to make.
 #[derive(Debug, Args)]
@@ -40,9 +40,9 @@ pub(super) async fn run(args: Migrate) -> anyhow::Result<()> {
         print("created the table keystile_proofs\n")?;
     }
     match migrated.log {
-        Log::Made => print("changes of keys and users are logged now\n")?,
-        Log::Kept => print("changes of keys and users are logged, as before\n")?,
-        Log::Refused(_) => {}
+        LogInstallation::Installed => print("changes of keys and users are logged now\n")?,
+        LogInstallation::Kept => print("changes of keys and users are logged, as before\n")?,
+        LogInstallation::Refused(_) => {}
     }
     for warning in migrated.warnings {
         eprintln!("warning: {warning}");

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
-use crate::store::Listed;
+use crate::store::DisplayRow;
 
 /// How a command answers.
 #[derive(Debug, Clone, Copy, Args)]
@@ -28,7 +28,12 @@ pub(super) enum OutputFormat {
 
 impl Output {
     /// Prints rows, of which a table shows only some columns: pairs of title and name.
-    pub(super) fn rows(self, rows: &[Listed], columns: &[(&str, &str)], none: &str) -> anyhow::Result<()> {
+    pub(super) fn rows(
+        self,
+        rows: &[DisplayRow],
+        columns: &[(&str, &str)],
+        none: &str,
+    ) -> anyhow::Result<()> {
         match self.output {
             OutputFormat::Json => json(rows),
             OutputFormat::Table if rows.is_empty() => note(none),
@@ -44,7 +49,7 @@ impl Output {
     }
 
     /// Prints one row, with everything that is set.
-    pub(super) fn row(self, row: &Listed) -> anyhow::Result<()> {
+    pub(super) fn row(self, row: &DisplayRow) -> anyhow::Result<()> {
         match self.output {
             OutputFormat::Json => json(row),
             OutputFormat::Table => {

@@ -24,7 +24,7 @@ use crate::{
     decision::Tier,
     limiter::Limiter,
     record::sample,
-    store::{Found, StoreError},
+    store::{Lookup, StoreError},
     verifier::{Verifier, VerifierConfig},
 };
 
@@ -44,7 +44,7 @@ enum Behaviour {
 struct Scripted(Behaviour);
 
 impl KeyStore for Scripted {
-    async fn records(&self, prefix: Prefix, _: Timestamps) -> Result<Arc<Found>, StoreError> {
+    async fn records(&self, prefix: Prefix, _: Timestamps) -> Result<Arc<Lookup>, StoreError> {
         let mut record = sample::record();
         match self.0 {
             Behaviour::Know => {}
@@ -55,7 +55,7 @@ impl KeyStore for Scripted {
             Behaviour::Revoked => record.is_active = false,
         }
         let records = if prefix == record.prefix { [Arc::new(record)].into() } else { Arc::default() };
-        Ok(Arc::new(Found::fresh(records, Tier::Database)))
+        Ok(Arc::new(Lookup::fresh(records, Tier::Database)))
     }
 
     fn is_lost(&self) -> bool {

@@ -25,7 +25,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::error::{RedisError, STORE};
-use crate::addresses::{Failures, Lookup};
+use crate::addresses::{Failures, Resolver};
 
 use crate::clock;
 
@@ -51,7 +51,7 @@ pub(super) struct Connector {
     pub(super) config: Config,
     pub(super) connection: ConnectionConfig,
     pub(super) performance: PerformanceConfig,
-    pub(super) lookup: Arc<dyn Lookup>,
+    pub(super) resolver: Arc<dyn Resolver>,
     pub(super) failures: Failures<SocketAddr>,
     pub(super) state: watch::Sender<State>,
 }
@@ -170,7 +170,7 @@ impl Connector {
     ) -> Result<Vec<(SocketAddr, Server)>, RedisError> {
         let looked_up = join_all(hosts.iter().map(|server| async move {
             let host = server.host.trim_start_matches('[').trim_end_matches(']');
-            let lookup = timeout(LOOKUP, self.lookup.addresses(host, server.port)).await;
+            let lookup = timeout(LOOKUP, self.resolver.addresses(host, server.port)).await;
             let addresses = lookup.map_err(|_| format!("{host}: no answer to the lookup of the name"))?;
             let addresses = addresses.map_err(|error| format!("{host}: {error}"))?;
             let name = server.tls_server_name.clone().or_else(|| has_tls.then(|| server.host.clone()));

@@ -1,226 +1,176 @@
-//! The store at the bottom: SQLite or Postgres, read by one decoder.
+//! The lowest tier: a SQLite or Postgres database.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
+use metrics::Counter;
 use parking_lot::Mutex;
-
-use metrics::{Counter, Histogram};
 use tokio::sync::SemaphorePermit;
 use tracing::warn;
 
 use super::{
-    Found, KeyStore, Row, StoreError, Written,
-    catalog::Catalog,
-    change_log,
-    postgres::Postgres,
-    row,
-    sql::{Backend, Dialect, Patience, Rows, Statement},
-    sqlite::Sqlite,
+    KeyStore, Lookup, Row, StoreError,
+    backend::Backend,
+    decode::{self, DecodeError},
+    look_up,
+    schema::Schema,
+    statement::{Deadline, Rows, Statement},
+    statements::Statements,
 };
 use crate::{
-    addresses::{Lookup, SystemLookup},
+    addresses::{Resolver, SystemResolver},
     clock::{self, Timestamps},
-    config::{DatabaseOptions, DatabaseUrl},
+    config::DatabaseOptions,
     credential::Prefix,
     decision::Tier,
     metrics::Metrics,
     record::{KeyHash, KeyRecord, UnreadableBudget},
     resilience::Singleflight,
-    resilience::{CAPACITY, DependencyGuard},
+    usage::WriteOutcome,
 };
 
-/// Where the keys are. Cheap to clone.
+pub(super) mod calls;
+
+use calls::{Calls, Operation};
+
+/// The database of the keys. Cheap to clone.
 #[derive(Clone)]
 pub struct Database(Arc<Inner>);
 
 struct Inner {
     backend: Backend,
-    catalog: Mutex<Option<Arc<Catalog>>>,
-    /// For checks, and what comes of them.
-    guard: DependencyGuard,
-    /// For what has to go on while checks are too many: to hear of changes, and whether the database is there.
-    own: DependencyGuard,
-    own_reads: Mutex<OwnReads>,
+    tables: Mutex<Option<Tables>>,
+    calls: Calls,
     probes: Singleflight<(), Result<(), StoreError>>,
-    durations: Durations,
     undecodable: Counter,
 }
 
-/// How Keystile's own reads went, which no caller makes, and which callers' look-ups leave a connection to.
-#[derive(Default)]
-struct OwnReads {
-    /// Whether the last look-up of Keystile's own failed.
-    ping_failed: bool,
-    /// Whether the log of changes could not be read last.
-    changes_failed: bool,
-    /// When a look-up of Keystile's own was last answered.
-    answered_at: Option<Instant>,
-}
-
-/// `keystile_store_duration_seconds`, by operation.
-struct Durations {
-    records: Histogram,
-    changes: Histogram,
-    usage: Histogram,
-    ping: Histogram,
+/// The tables as they were last read, and the look-up for them.
+#[derive(Clone)]
+struct Tables {
+    schema: Arc<Schema>,
+    look_up: Arc<str>,
 }
 
 impl Database {
-    /// Takes the settings; the database itself need not be up, nor the file be there.
+    /// Does not connect. The database need not be up, nor the file exist.
     ///
     /// # Errors
     /// [`StoreError::Unfit`] when the URL's parameters cannot be used. Must be called within a
     /// tokio runtime.
     pub fn connect(options: &DatabaseOptions, metrics: &Metrics) -> Result<Self, StoreError> {
-        Self::connect_by(options, metrics, &(Arc::new(SystemLookup) as Arc<dyn Lookup>))
+        Self::connect_by(options, metrics, &(Arc::new(SystemResolver) as Arc<dyn Resolver>))
     }
 
-    /// The same, with names looked up by `lookup`.
+    /// The same, with names resolved by `resolver`.
     ///
     /// # Errors
     /// As above.
     pub fn connect_by(
         options: &DatabaseOptions,
         metrics: &Metrics,
-        lookup: &Arc<dyn Lookup>,
+        resolver: &Arc<dyn Resolver>,
     ) -> Result<Self, StoreError> {
         let (timeout, connections) = (options.database_timeout, options.database_connections);
-        let backend = match &options.database_url {
-            DatabaseUrl::Sqlite(path) => Backend::Sqlite(Sqlite::new(path, timeout, connections)),
-            DatabaseUrl::Postgres(url) => {
-                let feed_url = match &options.change_feed_url {
-                    Some(DatabaseUrl::Postgres(feed_url)) => Some(feed_url),
-                    Some(DatabaseUrl::Sqlite(_)) => {
-                        return Err(StoreError::Unfit("--change-feed-url is no Postgres URL".into()));
-                    }
-                    None => None,
-                };
-                Backend::Postgres(Postgres::new(url, feed_url, lookup, timeout, connections)?)
-            }
-        };
-        let store = backend.dialect().name();
-        let duration = |operation| metrics.store_duration(store, operation);
-        // One connection is left over, where there is more than one.
-        let concurrency = (connections as usize - 1).max(1);
+        let backend = Backend::new(options, resolver)?;
+        let calls = Calls::new(backend.name(), timeout, connections, metrics);
         Ok(Self(Arc::new(Inner {
             backend,
-            catalog: Mutex::default(),
-            guard: DependencyGuard::new(store, timeout, concurrency, metrics),
-            own: DependencyGuard::new(store, timeout, CAPACITY, metrics),
-            own_reads: Mutex::default(),
+            tables: Mutex::default(),
+            calls,
             probes: Singleflight::default(),
-            durations: Durations {
-                records: duration("records"),
-                changes: duration("changes"),
-                usage: duration("usage"),
-                ping: duration("ping"),
-            },
             undecodable: metrics.undecodable_rows(),
         })))
     }
 
-    /// Answers once the database answers look-ups and its tables fit: it makes one, of a prefix that no key has.
+    /// Returns once the database answers a look-up of a prefix that no key has.
     ///
     /// # Errors
-    /// [`StoreError`] with what stands against it.
+    /// [`StoreError`] when the database does not answer, or its tables do not fit.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        let result = self.0.own.call(&self.0.durations.ping, self.look_up(String::new())).await.map(drop);
-        let mut own_reads = self.0.own_reads.lock();
-        own_reads.ping_failed = result.is_err();
-        if result.is_ok() {
-            own_reads.answered_at = Some(clock::monotonic());
-        }
-        result
+        self.0.calls.run(Operation::Ping, self.look_up(String::new())).await.map(drop)
     }
 
     /// The highest cost among the hashes of active keys; `None` when there is none.
     ///
     /// # Errors
-    /// [`StoreError`] with what stands against it.
+    /// [`StoreError`] when the database does not answer, or its tables do not fit.
     pub async fn highest_cost(&self) -> Result<Option<u32>, StoreError> {
-        let catalog = self.catalog(Patience::Check).await?;
-        let statement = Statement::new(catalog.select_costs(), []);
-        // It reads every row: one look-up fewer meanwhile.
+        let schema = self.schema(Deadline::Check).await?;
+        let statement = Statement::plain(look_up::costs(&schema));
+        // The statement reads every row, so it takes the place of one look-up.
         let _permit = self.permit().await;
-        let rows = self.backend().query(Patience::Person, statement).await?;
+        let rows = self.backend().query(Deadline::Operator, statement).await?;
         let costs = rows.iter().filter_map(|cells| cells.first()?.as_deref()?.parse().ok());
         Ok(costs.filter(|cost| KeyHash::COSTS.contains(cost)).max())
     }
 
-    /// Calls that may still be made at the same time, and connections that are open.
+    /// Free capacity for further calls, and open connections.
     pub fn room(&self) -> (usize, u32) {
-        let connections = match self.backend() {
-            Backend::Postgres(postgres) => postgres.connections(),
-            Backend::Sqlite(sqlite) => sqlite.connections(),
-        };
-        (self.0.guard.free_capacity(), connections)
+        (self.0.calls.free_capacity(), self.backend().connections())
     }
 
-    /// Looks at the tables anew, the next time that it matters: they were migrated.
+    /// Reads the tables again before their next use: they were migrated.
     pub fn forget_tables(&self) {
-        *self.0.catalog.lock() = None;
+        *self.0.tables.lock() = None;
     }
 
     /// Its name in metrics.
     pub fn name(&self) -> &'static str {
-        self.dialect().name()
+        self.backend().name()
     }
 
     /// Whether it is a file, and no server.
     pub fn is_file(&self) -> bool {
-        self.dialect() == Dialect::Sqlite
+        self.backend().is_file()
     }
 
     pub(super) fn backend(&self) -> &Backend {
         &self.0.backend
     }
 
-    pub(super) fn dialect(&self) -> Dialect {
-        self.0.backend.dialect()
+    pub(super) fn statements(&self) -> &'static dyn Statements {
+        self.0.backend.statements()
     }
 
-    /// Read at the first success, and then kept.
-    pub(super) async fn catalog(&self, patience: Patience) -> Result<Arc<Catalog>, StoreError> {
-        let kept = self.0.catalog.lock().clone();
-        if let Some(catalog) = kept {
-            return Ok(catalog);
-        }
-        if self.dialect() == Dialect::Sqlite {
-            self.create_in_empty_file().await?;
-        }
-        let catalog = Catalog::read(self.backend(), patience).await?.fit();
-        // Where they are found may have changed for new sessions alone: the search path of a role.
-        let catalog = Arc::new(catalog.inspect_err(|_| self.backend().reconnect())?);
-        *self.0.catalog.lock() = Some(Arc::clone(&catalog));
-        Ok(catalog)
+    /// The tables of this database.
+    pub(super) async fn schema(&self, deadline: Deadline) -> Result<Arc<Schema>, StoreError> {
+        Ok(self.tables(deadline).await?.schema)
     }
 
-    /// Makes a call that nobody waits for: guarded, and counted under `operation`.
-    pub(super) async fn check(&self, operation: Operation, statement: Statement) -> Result<Rows, StoreError> {
-        let Inner { guard, own, durations, .. } = &*self.0;
-        let (guard, duration) = match operation {
-            Operation::Changes => (own, &durations.changes),
-            Operation::Usage => (guard, &durations.usage),
-        };
-        let result = guard.call(duration, self.backend().query(Patience::Check, statement)).await;
-        if matches!(operation, Operation::Changes) {
-            self.0.own_reads.lock().changes_failed = result.is_err();
+    /// Read until they are read once, then kept.
+    async fn tables(&self, deadline: Deadline) -> Result<Tables, StoreError> {
+        let kept = self.0.tables.lock().clone();
+        if let Some(tables) = kept {
+            return Ok(tables);
         }
-        result
+        self.backend().create_in_empty_file().await?;
+        let schema = self.backend().read_schema(deadline).await?.fit();
+        // New sessions may find the tables elsewhere: the search path of a role may have changed.
+        let schema = schema.inspect_err(|_| self.backend().reconnect())?;
+        let look_up = look_up::records(&schema, self.statements()).into();
+        let tables = Tables { schema: Arc::new(schema), look_up };
+        *self.0.tables.lock() = Some(tables.clone());
+        Ok(tables)
+    }
+
+    /// Runs a statement of a background task, under the guard of its operation.
+    pub(super) async fn guarded_query(
+        &self,
+        operation: Operation,
+        statement: Statement,
+    ) -> Result<Rows, StoreError> {
+        self.0.calls.run(operation, self.backend().query(Deadline::Check, statement)).await
     }
 
     /// The rows with this prefix, and the tables that they were read from.
-    async fn look_up(&self, prefix: String) -> Result<(Rows, Arc<Catalog>), StoreError> {
+    async fn look_up(&self, prefix: String) -> Result<(Rows, Arc<Schema>), StoreError> {
         let read = || async {
-            let catalog = self.catalog(Patience::Check).await?;
-            let statement = Statement::new(Arc::clone(&catalog.records), [Some(prefix.clone())]);
-            Ok((self.backend().query(Patience::Check, statement).await?, catalog))
+            let Tables { schema, look_up } = self.tables(Deadline::Check).await?;
+            let statement = Statement::new(look_up, [Some(prefix.clone())]);
+            Ok((self.backend().query(Deadline::Check, statement).await?, schema))
         };
         match read().await {
-            // A column may have gone since the tables were looked at.
+            // A column may have been dropped since the tables were read.
             Err(StoreError::Unfit(_)) => {
                 self.forget_tables();
                 read().await
@@ -229,14 +179,13 @@ impl Database {
         }
     }
 
-    /// What the failure of a look-up that began `since` is to its caller. It is an outage only if a look-up of
-    /// Keystile's own fails as well: callers can make the database slow, and some may have found a way to make their own
-    /// look-ups fail.
+    /// The error for the caller of a failed look-up that began at `since`. It is an outage only if a probe fails as well:
+    /// callers can make the database slow, and may find ways to make their own look-ups fail.
     async fn judge(&self, error: StoreError, since: Instant) -> StoreError {
         if matches!(error, StoreError::Busy) || self.is_lost() {
             return error;
         }
-        if self.0.own_reads.lock().answered_at.is_some_and(|at| at > since) {
+        if self.0.calls.was_answered_after(since) {
             return StoreError::Busy;
         }
         let database = self.clone();
@@ -246,25 +195,25 @@ impl Database {
         }
     }
 
-    /// A turn among look-ups, for what is to take no connection beside them.
+    /// A place among the look-ups, for a statement that must not take a connection from them.
     pub(super) async fn permit(&self) -> SemaphorePermit<'_> {
-        self.0.guard.permit().await
+        self.0.calls.permit().await
     }
 
-    /// Makes a change that is not to be made twice. Not cut short by the guard, whose deadline would leave it
-    /// unknown what became of it.
-    pub(super) async fn write_once(&self, statement: Statement) -> Written {
+    /// Makes a change that must not be made twice. It has no deadline of the guard, which would leave its outcome
+    /// unknown.
+    pub(super) async fn write_once(&self, statement: Statement) -> WriteOutcome<StoreError> {
         let _permit = self.permit().await;
         let started = clock::monotonic();
         let written = self.backend().write_once(statement).await;
-        self.0.durations.usage.record(started.elapsed());
+        self.0.calls.record_write(started);
         written
     }
 
     /// The records of this prefix that can be decoded, and the rows that they are in.
     fn decode(&self, prefix: Prefix, rows: Rows) -> (Vec<Arc<KeyRecord>>, Vec<Row>) {
-        let decoded = rows.into_iter().filter_map(|cells| match row::decode(&cells) {
-            // The log names its changes by another prefix, so they would be missed here.
+        let decoded = rows.into_iter().filter_map(|row| match decode::decode(&row) {
+            // The change log has another prefix for this row, so its changes would be missed.
             Ok(record) if record.prefix != prefix => None,
             Ok(record) => {
                 for column in record.allowed.unreadable() {
@@ -276,9 +225,9 @@ impl Database {
                     let (key_id, budget_id) = (record.id.0, id.map(|id| id.0));
                     warn!(key_id, budget_id, column, expected, "budget cannot be decoded: the key is denied");
                 }
-                Some((Arc::new(record), cells))
+                Some((Arc::new(record), row))
             }
-            Err(row::Undecodable { key, table, column, expected }) => {
+            Err(DecodeError { key, table, column, expected }) => {
                 self.0.undecodable.increment(1);
                 let key_id = key.as_deref().unwrap_or("unreadable");
                 warn!(key_id, table, column, expected, "row cannot be decoded: its key is denied");
@@ -289,34 +238,22 @@ impl Database {
     }
 }
 
-/// What a guarded call is about.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Operation {
-    Changes,
-    Usage,
-}
-
 impl KeyStore for Database {
-    async fn records(&self, prefix: Prefix, _: Timestamps) -> Result<Arc<Found>, StoreError> {
+    async fn records(&self, prefix: Prefix, _: Timestamps) -> Result<Arc<Lookup>, StoreError> {
         let since = clock::monotonic();
         let look_up = self.look_up(prefix.as_str().to_owned());
-        let (rows, catalog) = match self.0.guard.call(&self.0.durations.records, look_up).await {
+        let (rows, schema) = match self.0.calls.run(Operation::Records, look_up).await {
             Ok(read) => read,
             Err(error) => return Err(self.judge(error, since).await),
         };
-        let seen = rows.first().and_then(|cells| cells.get(row::COLUMNS.len())?.as_deref());
-        let seen = seen.and_then(|text| change_log::position(text, &catalog)).map(Arc::new);
-        let lag = rows.first().and_then(|cells| cells.get(row::COLUMNS.len() + 1)?.as_deref()?.parse().ok());
-        let age = lag.map_or(Duration::ZERO, |lag| {
-            Duration::try_from_secs_f64(lag).unwrap_or(if lag < 0.0 { Duration::ZERO } else { Duration::MAX })
-        });
+        let seen = look_up::log_position(&rows, &schema);
+        let age = look_up::replication_lag(&rows);
         let (records, rows) = self.decode(prefix, rows);
-        let found = Found::fresh(records, Tier::Database);
-        Ok(Arc::new(Found { age, seen, rows: rows.into(), ..found }))
+        let lookup = Lookup::fresh(records, Tier::Database);
+        Ok(Arc::new(Lookup { age, seen, rows: rows.into(), ..lookup }))
     }
 
     fn is_lost(&self) -> bool {
-        let own_reads = self.0.own_reads.lock();
-        own_reads.ping_failed || own_reads.changes_failed
+        self.0.calls.is_lost()
     }
 }

@@ -1,4 +1,4 @@
-//! The tier in this process: records by prefix, unknown prefixes apart.
+//! The tier in this process: records by prefix, and a separate cache of unknown prefixes.
 
 use std::{
     sync::Arc,
@@ -7,7 +7,7 @@ use std::{
 
 use metrics::Gauge;
 
-use super::{Found, KeyStore, StoreError};
+use super::{KeyStore, Lookup, StoreError};
 use crate::{
     cache::{Cache, cache},
     clock::Timestamps,
@@ -18,62 +18,62 @@ use crate::{
     revocation::{Fence, Generation, WORST_CASE},
 };
 
-/// Remembers what the next tier found. Cheap to clone.
+/// Caches the answers of the next tier. Cheap to clone.
 ///
-/// Known and unknown prefixes are bounded apart: a flood of invented keys evicts no good one.
+/// Known and unknown prefixes have separate bounds: a flood of invented keys evicts no valid key.
 pub struct Memory<S>(Arc<Inner<S>>);
 
-/// How much [`Memory`] holds, and for how long.
+/// The capacity and the TTLs of [`Memory`].
 #[derive(Debug, Clone, Copy)]
 pub struct MemoryConfig {
-    /// Known prefixes at the most, and as many unknown ones.
+    /// Maximum number of known prefixes. Unknown prefixes have a separate cache of the same size.
     pub capacity: usize,
-    /// How long records are believed.
+    /// How long records are valid.
     pub record_ttl: Duration,
-    /// How long an unknown prefix is believed to be unknown.
+    /// How long a prefix counts as unknown.
     pub negative_ttl: Duration,
-    /// How long past their TTL records serve while no tier below answers.
+    /// How long past their TTL records are used while no lower tier answers.
     pub stale_if_error: Duration,
 }
 
-/// How long a stale record serves before the tier below is asked again.
+/// How long a stale record is used before the next read of the lower tier.
 const RETRY: Duration = Duration::from_secs(1);
 
 struct Inner<S> {
     next: S,
     config: MemoryConfig,
     fence: Arc<Fence<Prefix>>,
-    known: Cache<Prefix, Held>,
-    unknown: Cache<Prefix, Term>,
-    /// What is asked for now, and whether with hashes.
-    singleflight: Singleflight<(Prefix, bool), Result<Arc<Found>, StoreError>>,
+    known: Cache<Prefix, CachedLookup>,
+    unknown: Cache<Prefix, Freshness>,
+    /// Reads in progress, and whether they are with hashes.
+    singleflight: Singleflight<(Prefix, bool), Result<Arc<Lookup>, StoreError>>,
     lookups: CacheLookups,
-    entries: Entries,
+    sizes: Sizes,
 }
 
 #[derive(Clone)]
-struct Held {
-    found: Arc<Found>,
-    term: Term,
+struct CachedLookup {
+    lookup: Arc<Lookup>,
+    freshness: Freshness,
     usable_until: Instant,
 }
 
-/// How long something is believed.
+/// How long an entry is valid.
 #[derive(Clone, Copy)]
-struct Term {
-    /// While changes are heard of.
-    fresh_until: Instant,
-    /// While they are not.
-    unheard_until: Instant,
+struct Freshness {
+    /// While the change feed is up.
+    until: Instant,
+    /// While it is not.
+    until_without_feed: Instant,
 }
 
-struct Entries {
+struct Sizes {
     known: Gauge,
     unknown: Gauge,
 }
 
 impl<S: KeyStore> Memory<S> {
-    /// Puts an empty memory before `next`. What is read goes past `fence` before it is remembered.
+    /// Puts an empty cache before `next`. `fence` admits each answer before it is cached.
     pub fn new(next: S, config: MemoryConfig, fence: Arc<Fence<Prefix>>, metrics: &Metrics) -> Self {
         Self(Arc::new(Inner {
             next,
@@ -83,15 +83,14 @@ impl<S: KeyStore> Memory<S> {
             unknown: cache(config.capacity),
             singleflight: Singleflight::default(),
             lookups: metrics.cache_lookups(Tier::Memory.name(), "records"),
-            entries: Entries {
+            sizes: Sizes {
                 known: metrics.cache_entries("records"),
                 unknown: metrics.cache_entries("unknown"),
             },
         }))
     }
 
-    /// Drops what is held of these prefixes, or of all when `None`; whoever asks from now on gets nothing
-    /// that was read before.
+    /// Drops these prefixes, or all when `None`. Later calls get no answer that was read before.
     pub fn forget(&self, prefixes: Option<&[Prefix]>) {
         let Some(prefixes) = prefixes else {
             self.0.known.clear();
@@ -108,7 +107,7 @@ impl<S: KeyStore> Memory<S> {
         self.0.count();
     }
 
-    /// Known and unknown prefixes that are held.
+    /// Number of cached prefixes, known and unknown.
     pub fn len(&self) -> (usize, usize) {
         (self.0.known.len(), self.0.unknown.len())
     }
@@ -121,17 +120,17 @@ impl<S> Clone for Memory<S> {
 }
 
 impl<S: KeyStore> KeyStore for Memory<S> {
-    async fn records(&self, prefix: Prefix, now: Timestamps) -> Result<Arc<Found>, StoreError> {
+    async fn records(&self, prefix: Prefix, now: Timestamps) -> Result<Arc<Lookup>, StoreError> {
         match self.0.recall(prefix, now.monotonic) {
-            Some(found) => Ok(found),
-            // Apart, so that a check that memory answers is not the size of one that asks further down.
+            Some(lookup) => Ok(lookup),
+            // Boxed, so that the future of a check that memory answers is small.
             None => Box::pin(self.load(prefix, false, now)).await,
         }
     }
 
-    async fn hashed(&self, prefix: Prefix, now: Timestamps) -> Result<Arc<Found>, StoreError> {
-        match self.0.known.get(&prefix).filter(|held| self.0.is_fresh(held.term, now.monotonic)) {
-            Some(held) if held.found.is_hashed() => Ok(held.found),
+    async fn hashed(&self, prefix: Prefix, now: Timestamps) -> Result<Arc<Lookup>, StoreError> {
+        match self.0.known.get(&prefix).filter(|entry| self.0.is_fresh(entry.freshness, now.monotonic)) {
+            Some(entry) if entry.lookup.is_hashed() => Ok(entry.lookup),
             _ => Box::pin(self.load(prefix, true, now)).await,
         }
     }
@@ -142,7 +141,7 @@ impl<S: KeyStore> KeyStore for Memory<S> {
 }
 
 impl<S: KeyStore> Memory<S> {
-    async fn load(&self, prefix: Prefix, hashed: bool, now: Timestamps) -> Result<Arc<Found>, StoreError> {
+    async fn load(&self, prefix: Prefix, hashed: bool, now: Timestamps) -> Result<Arc<Lookup>, StoreError> {
         let inner = Arc::clone(&self.0);
         self.0
             .singleflight
@@ -152,99 +151,97 @@ impl<S: KeyStore> Memory<S> {
 }
 
 impl<S: KeyStore> Inner<S> {
-    fn recall(&self, prefix: Prefix, now: Instant) -> Option<Arc<Found>> {
-        if let Some(held) = self.known.get(&prefix).filter(|held| self.is_fresh(held.term, now)) {
+    fn recall(&self, prefix: Prefix, now: Instant) -> Option<Arc<Lookup>> {
+        if let Some(entry) = self.known.get(&prefix).filter(|entry| self.is_fresh(entry.freshness, now)) {
             self.lookups.hit.increment(1);
-            return Some(held.found);
+            return Some(entry.lookup);
         }
-        if self.unknown.get(&prefix).is_some_and(|term| self.is_fresh(term, now)) {
+        if self.unknown.get(&prefix).is_some_and(|freshness| self.is_fresh(freshness, now)) {
             self.lookups.negative.increment(1);
-            return Some(Arc::new(Found::fresh([], Tier::Memory)));
+            return Some(Arc::new(Lookup::fresh([], Tier::Memory)));
         }
         self.lookups.miss.increment(1);
         None
     }
 
-    fn is_fresh(&self, term: Term, now: Instant) -> bool {
-        now < if self.fence.is_up(now) { term.fresh_until } else { term.unheard_until }
+    fn is_fresh(&self, freshness: Freshness, now: Instant) -> bool {
+        now < if self.fence.is_up(now) { freshness.until } else { freshness.until_without_feed }
     }
 
-    async fn load(&self, prefix: Prefix, hashed: bool, now: Timestamps) -> Result<Arc<Found>, StoreError> {
+    async fn load(&self, prefix: Prefix, hashed: bool, now: Timestamps) -> Result<Arc<Lookup>, StoreError> {
         let generation = self.fence.generation();
-        let found = match hashed {
-            true => self.next.hashed(prefix, now).await,
-            false => self.next.records(prefix, now).await,
-        };
-        match found {
-            Ok(found) => {
-                // A standby that its primary does not reach is like a database that is lost.
-                if found.age > self.config.record_ttl.saturating_add(self.config.stale_if_error) {
+        let lookup =
+            if hashed { self.next.hashed(prefix, now).await } else { self.next.records(prefix, now).await };
+        match lookup {
+            Ok(lookup) => {
+                // A standby that lags this far behind counts as an outage.
+                if lookup.age > self.config.record_ttl.saturating_add(self.config.stale_if_error) {
                     return Err(StoreError::Unavailable(
                         "it is a standby that does not follow its primary".into(),
                     ));
                 }
-                self.remember(prefix, &found, generation, now.monotonic);
-                Ok(found)
+                self.insert(prefix, &lookup, generation, now.monotonic);
+                Ok(lookup)
             }
-            // What is held has perhaps no hashes, and what it has is proven already.
+            // A cached entry may have no hashes, and its proofs are known already.
             Err(error) if !hashed => self.fall_back(prefix, generation, now.monotonic).ok_or(error),
             Err(error) => Err(error),
         }
     }
 
-    /// What is past its TTL serves on through an outage, for a while; who was unknown stays unknown to
-    /// us, which is no answer. Past the fence, so that it does not bring back what is being dropped.
-    fn fall_back(&self, prefix: Prefix, generation: Generation, now: Instant) -> Option<Arc<Found>> {
-        let mut found = None;
+    /// Uses an entry past its TTL during an outage, for a limited time. An unknown prefix has no such entry. The fence
+    /// admits it, so that an entry that is being dropped does not return.
+    fn fall_back(&self, prefix: Prefix, generation: Generation, now: Instant) -> Option<Arc<Lookup>> {
+        let mut lookup = None;
         self.fence.admit(prefix, generation, || {
-            let held = self.known.get(&prefix).filter(|held| now < held.usable_until);
-            let Some(mut held) = held else { return };
-            Arc::make_mut(&mut held.found).stale = true;
-            let until = (now + RETRY).min(held.usable_until);
-            held.term = Term { fresh_until: until, unheard_until: until };
-            found = Some(Arc::clone(&held.found));
-            self.known.insert(prefix, held);
+            let entry = self.known.get(&prefix).filter(|entry| now < entry.usable_until);
+            let Some(mut entry) = entry else { return };
+            Arc::make_mut(&mut entry.lookup).stale = true;
+            let until = (now + RETRY).min(entry.usable_until);
+            entry.freshness = Freshness { until, until_without_feed: until };
+            lookup = Some(Arc::clone(&entry.lookup));
+            self.known.insert(prefix, entry);
         });
-        if found.is_some() {
+        if lookup.is_some() {
             self.lookups.stale.increment(1);
         }
-        found
+        lookup
     }
 
-    /// Ages count from before the question was asked: an answer is never younger than it looks.
-    fn remember(&self, prefix: Prefix, found: &Found, generation: Generation, asked: Instant) {
-        let read_at = asked.checked_sub(found.age).unwrap_or(asked);
-        if found.records.is_empty() {
-            // Cached too: unknown prefixes are what attackers send.
+    /// Caches an answer. Ages count from the start of the read, so an answer is never older than its age.
+    fn insert(&self, prefix: Prefix, lookup: &Lookup, generation: Generation, read_started: Instant) {
+        let read_at = read_started.checked_sub(lookup.age).unwrap_or(read_started);
+        if lookup.records.is_empty() {
+            // Cached as well: attackers send unknown prefixes.
             self.fence.admit(prefix, generation, || {
                 self.known.remove(&prefix);
-                self.unknown.insert(prefix, Term::new(read_at, self.config.negative_ttl));
+                self.unknown.insert(prefix, Freshness::new(read_at, self.config.negative_ttl));
             });
             return self.count();
         }
-        self.fence.admit_read(prefix, generation, found.seen.as_deref(), || {
+        self.fence.admit_read(prefix, generation, lookup.seen.as_deref(), || {
             self.unknown.remove(&prefix);
-            let term = Term::new(read_at, self.config.record_ttl);
-            let usable_until = term.fresh_until + self.config.stale_if_error;
-            let found = Found { tier: Tier::Memory, rows: Arc::default(), seen: None, ..found.clone() };
-            self.known.insert(prefix, Held { found: Arc::new(found), term, usable_until });
+            let freshness = Freshness::new(read_at, self.config.record_ttl);
+            let usable_until = freshness.until + self.config.stale_if_error;
+            let lookup = Lookup { tier: Tier::Memory, rows: Arc::default(), seen: None, ..lookup.clone() };
+            self.known.insert(prefix, CachedLookup { lookup: Arc::new(lookup), freshness, usable_until });
         });
         self.count();
     }
 
     fn count(&self) {
-        self.entries.known.set(self.known.len() as f64);
-        self.entries.unknown.set(self.unknown.len() as f64);
+        self.sizes.known.set(self.known.len() as f64);
+        self.sizes.unknown.set(self.unknown.len() as f64);
     }
 }
 
-impl Term {
-    /// Up to a tenth less than the TTL, so that entries made together do not expire together. Never more:
-    /// a TTL is a promise about how old an answer can be.
+impl Freshness {
+    /// Up to a tenth less than the TTL, so that entries created together do not expire together. Never more: a TTL limits
+    /// the age of an answer.
     fn new(read_at: Instant, ttl: Duration) -> Self {
         let share = 1.0 - rand::random::<f64>() / 10.0;
         let until = |ttl: Duration| read_at + ttl.mul_f64(share);
-        Self { fresh_until: until(ttl), unheard_until: until(ttl.min(WORST_CASE)) }
+        Self { until: until(ttl), until_without_feed: until(ttl.min(WORST_CASE)) }
     }
 }
 

@@ -1,20 +1,20 @@
-//! Ids that were met lately, in bounded room.
+//! A bounded memory of recent ids.
 
 use std::collections::HashSet;
 
-/// Remembers the last ids that it was shown: half of its room of them at the least.
+/// Remembers recent ids, at least those of the last full generation.
 #[derive(Debug, Default)]
-pub(super) struct Recent {
+pub(super) struct RecentIds {
     young: HashSet<u64>,
     old: HashSet<u64>,
 }
 
-/// How many ids a generation has. Envoy asks again within its deadline for the check, a few seconds:
-/// with all parts, room for some 65,000 requests in that time.
+/// Number of ids in a generation. Envoy repeats a check within its deadline, a few seconds. All parts together hold
+/// some 65,000 requests in that time.
 const GENERATION: usize = 4096;
 
-impl Recent {
-    /// Whether this id is new here; from now on it is not.
+impl RecentIds {
+    /// Whether this id is new. It is remembered from now on.
     pub(super) fn is_first(&mut self, id: u64) -> bool {
         if self.old.contains(&id) || !self.young.insert(id) {
             return false;
@@ -33,7 +33,7 @@ mod tests {
 
     #[test]
     fn last_generation_is_known_and_room_is_bounded() {
-        let mut recent = Recent::default();
+        let mut recent = RecentIds::default();
         for id in 0..10 * GENERATION as u64 {
             assert!(recent.is_first(id));
             let earliest = id.saturating_sub(GENERATION as u64 - 1);

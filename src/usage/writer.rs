@@ -1,4 +1,4 @@
-//! Writes usage, a batch at a time, each request once. A row that refuses costs its own count alone.
+//! Writes usage in batches, each request once. A row that refuses its update loses only its own count.
 
 use std::time::Duration;
 
@@ -6,21 +6,21 @@ use metrics::Gauge;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::{Batch, Usage, Used, refusals::Refusals};
-use crate::{
-    metrics::Metrics,
-    record::KeyId,
-    store::{StoreError, UsageStore, Written},
+use super::{
+    Batch, KeyUsage, Usage,
+    refusals::Refusals,
+    store::{UsageStore, WriteError, WriteOutcome},
 };
+use crate::{metrics::Metrics, record::KeyId};
 
 /// The one task that writes usage.
-pub struct Writer<S> {
+pub struct UsageWriter<S> {
     usage: Usage,
     store: S,
     interval: Duration,
-    /// A batch of which nobody knows whether it was written, and the transaction that would know.
-    unsure: Option<(String, Batch)>,
-    /// Keys whose rows refused their count. They are written alone, so that no other key waits for them.
+    /// A batch whose outcome is unknown, and its transaction.
+    unknown: Option<(String, Batch)>,
+    /// Keys whose rows refused their usage. They are written alone, so that no other key waits for them.
     refusals: Refusals,
     /// Rows that were written since the start.
     rows_written: u64,
@@ -30,7 +30,7 @@ pub struct Writer<S> {
     pending: Gauge,
 }
 
-/// Whether there is a later pass for what is not written now.
+/// Whether a later pass will write the rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pass {
     Regular,
@@ -38,24 +38,24 @@ enum Pass {
     Last,
 }
 
-/// How often the pending count is exported, and what could not be written is tried again.
+/// How often the pending count is exported, and failed writes are tried again.
 const TICK: Duration = Duration::from_secs(1);
 
 /// Keys in one statement.
 const BATCH: usize = 500;
 
-/// Statements that may fail in one pass while batches are split. The rest waits for the next pass, so that many
-/// rows that refuse do not keep the database busy.
+/// Maximum number of failed statements in one pass while batches are split. The rest waits for the next pass, so that
+/// many rows that refuse do not overload the database.
 const FAILURES: usize = 64;
 
-impl<S: UsageStore> Writer<S> {
-    /// Writes what `usage` gathers to `store`, every `interval`.
+impl<S: UsageStore> UsageWriter<S> {
+    /// Writes the counts of `usage` to `store`, every `interval`.
     pub fn new(usage: Usage, store: S, interval: Duration, metrics: &Metrics) -> Self {
         Self {
             usage,
             store,
             interval,
-            unsure: None,
+            unknown: None,
             refusals: Refusals::default(),
             rows_written: 0,
             is_failing: false,
@@ -78,9 +78,9 @@ impl<S: UsageStore> Writer<S> {
         self
     }
 
-    /// Writes everything that is pending, within `patience`, and logs what was lost.
-    pub async fn finish(&mut self, patience: Duration) {
-        let deadline = Instant::now() + patience;
+    /// Writes everything that is pending, within `timeout`, and logs what was lost.
+    pub async fn finish(&mut self, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
         while !self.write(Pass::Last).await && Instant::now() < deadline {
             tokio::time::sleep(TICK / 4).await;
         }
@@ -89,17 +89,17 @@ impl<S: UsageStore> Writer<S> {
             requests => warn!(
                 requests,
                 refused_keys = ?self.refusals.some_ids(),
-                "the database did not take the usage of these requests"
+                "the usage of these requests was not written"
             ),
         }
     }
 
     fn pending(&self) -> u64 {
-        let unsure = self.unsure.iter().flat_map(|(_, batch)| batch.values());
-        self.usage.pending() + unsure.map(|used| used.requests).sum::<u64>()
+        let unknown = self.unknown.iter().flat_map(|(_, batch)| batch.values());
+        self.usage.pending() + unknown.map(|used| used.requests).sum::<u64>()
     }
 
-    /// Writes everything that is pending, and returns whether nothing is left to try now.
+    /// Writes everything that is pending. Returns whether nothing remains to be tried now.
     async fn write(&mut self, pass: Pass) -> bool {
         let is_done = self.write_all(pass).await;
         self.is_behind = !is_done;
@@ -107,27 +107,27 @@ impl<S: UsageStore> Writer<S> {
     }
 
     async fn write_all(&mut self, pass: Pass) -> bool {
-        if !self.is_sure().await {
+        if !self.resolve_unknown().await {
             return false;
         }
         let mut batches = self.due(pass);
         let (mut failures, mut is_done) = (0, true);
         while let Some(batch) = batches.pop() {
             let error = match self.store.write_usage(&batch).await {
-                Written::Done => {
+                WriteOutcome::Done => {
                     self.succeed(&batch);
                     continue;
                 }
-                Written::NotDone(error) => error,
-                Written::Unsure(transaction, error) => {
+                WriteOutcome::Failed(error) => error,
+                WriteOutcome::Unknown { transaction, error } => {
                     self.fail(&error);
-                    self.unsure = Some((transaction, batch));
+                    self.unknown = Some((transaction, batch));
                     self.put_back(batches);
                     return false;
                 }
             };
-            // The same statement without rows tells whose fault it is: the database's, or that of a row.
-            if !matches!(self.store.write_usage(&Batch::new()).await, Written::Done) {
+            // The same statement without rows shows whether the database or a row is the cause.
+            if !matches!(self.store.write_usage(&Batch::new()).await, WriteOutcome::Done) {
                 self.fail(&error);
                 self.put_back(batches.into_iter().chain([batch]));
                 return false;
@@ -146,7 +146,7 @@ impl<S: UsageStore> Writer<S> {
         is_done
     }
 
-    /// Takes out what is to be tried now, in batches. The last one is tried first: keys that refused come last.
+    /// Takes the usage to try now, in batches. The last batch is tried first, so keys that refused come last.
     fn due(&mut self, pass: Pass) -> Vec<Batch> {
         let (mut refused, mut later, mut rest) = (Vec::new(), Batch::new(), Vec::new());
         let now = Instant::now();
@@ -166,12 +166,11 @@ impl<S: UsageStore> Writer<S> {
         batches.into_iter().for_each(|batch| self.usage.put_back(batch));
     }
 
-    /// Keeps the count of a row that refused, or gives it up; returns whether this needs no further try now.
-    fn refuse(&mut self, key: KeyId, used: Used, error: &StoreError, pass: Pass) -> bool {
+    /// Keeps the count of a row that refused, or abandons it. Returns whether it needs no further try now.
+    fn refuse(&mut self, key: KeyId, used: KeyUsage, error: &S::Error, pass: Pass) -> bool {
         let is_final = self.refusals.add(key, error, self.rows_written);
-        // A lock, or a server that is out of space, passes. What the database refuses, it refuses again.
-        let is_refusal = matches!(error, StoreError::Unfit(_));
-        if is_refusal && (is_final || pass == Pass::Last) {
+        // A lock, or a server that is out of space, passes. A refusal does not.
+        if error.is_refusal() && (is_final || pass == Pass::Last) {
             self.usage.lose(&Batch::from([(key, used)]));
             if pass == Pass::Last {
                 warn!(key_id = key.0, requests = used.requests, "usage is lost: the row refuses it");
@@ -182,9 +181,9 @@ impl<S: UsageStore> Writer<S> {
         pass == Pass::Regular
     }
 
-    /// Finds out what became of a batch whose answer was lost.
-    async fn is_sure(&mut self) -> bool {
-        let Some((transaction, batch)) = self.unsure.take() else { return true };
+    /// Finds out the outcome of a batch whose answer was lost. Returns whether it is known now.
+    async fn resolve_unknown(&mut self) -> bool {
+        let Some((transaction, batch)) = self.unknown.take() else { return true };
         match self.store.was_written(&transaction).await {
             Ok(Some(true)) => {
                 self.succeed(&batch);
@@ -194,21 +193,21 @@ impl<S: UsageStore> Writer<S> {
                 self.usage.put_back(batch);
                 true
             }
-            // Another server, or one that was restored, knows nothing of this transaction, and never will.
-            Err(StoreError::Unfit(_)) => {
+            // Another server, or one that was restored, will never know this transaction.
+            Err(error) if error.is_refusal() => {
                 self.usage.lose(&batch);
                 true
             }
             Ok(None) | Err(_) => {
-                self.unsure = Some((transaction, batch));
+                self.unknown = Some((transaction, batch));
                 false
             }
         }
     }
 
-    fn fail(&mut self, error: &StoreError) {
+    fn fail(&mut self, error: &S::Error) {
         if !std::mem::replace(&mut self.is_failing, true) {
-            warn!(%error, "usage is not written at the moment; it is kept, and tried again");
+            warn!(%error, "usage is not written at the moment; it is kept and tried again");
         }
     }
 
@@ -221,8 +220,8 @@ impl<S: UsageStore> Writer<S> {
     }
 }
 
-/// The row of a batch that has no other.
-fn only(batch: &Batch) -> Option<(KeyId, Used)> {
+/// The only row of a batch.
+fn only(batch: &Batch) -> Option<(KeyId, KeyUsage)> {
     let mut rows = batch.iter();
     match (rows.next(), rows.next()) {
         (Some((key, used)), None) => Some((*key, *used)),

@@ -53,7 +53,7 @@ impl Bench {
     ) -> Result<KeyId, ProofError> {
         let credential = Credential::parse(text.as_bytes()).expect("well-formed");
         let now = Timestamps { monotonic: now, ..Timestamps::now() };
-        let found = Found::fresh(records, Tier::Database);
+        let found = Lookup::fresh(records, Tier::Database);
         self.verifier.prove(&credential, &found, &caller(now)).await.map(|record| record.id)
     }
 
@@ -243,7 +243,7 @@ async fn key_of_seventy_two_bytes_is_proven_whole() {
 }
 
 /// Two processes with these secrets, newest first, and what the first has proven of the sample's key.
-async fn proven_by_another(ours: &[&[u8]], theirs: &[&[u8]]) -> (Bench, Found) {
+async fn proven_by_another(ours: &[&[u8]], theirs: &[&[u8]]) -> (Bench, Lookup) {
     let secrets = |secrets: &[&[u8]]| {
         CacheSecrets::new(secrets.iter().map(|secret| CacheSecret::new(secret))).expect("some")
     };
@@ -257,22 +257,22 @@ async fn proven_by_another(ours: &[&[u8]], theirs: &[&[u8]]) -> (Bench, Found) {
     };
     let another = Verifier::new(secrets(theirs), config(), share, &metrics);
     let credential = Credential::parse(sample::CREDENTIAL.as_bytes()).expect("well-formed");
-    let found = Found::fresh(good(), Tier::Database);
+    let found = Lookup::fresh(good(), Tier::Database);
     another.prove(&credential, &found, &caller(Timestamps::now())).await.expect("proven");
     let (prefix, proof_key) = shared.lock().pop().expect("shared");
     assert_eq!(prefix, credential.prefix());
     let hash = KeyHash::parse_redacted(&sample::record().hash.redacted()).expect("read");
     let record = Arc::new(KeyRecord { hash, ..sample::record() });
     let until = Timestamps::now().wall + Duration::from_secs(60);
-    let found = Found {
+    let found = Lookup {
         proofs: Arc::from([Proof { proof_key, until, ends: until }]),
-        ..Found::fresh([record], Tier::Redis)
+        ..Lookup::fresh([record], Tier::Redis)
     };
     let metrics = Metrics::new().expect("builds");
     (Bench { verifier: Verifier::new(secrets(ours), config(), |_, _, _| (), &metrics), metrics }, found)
 }
 
-async fn recall(bench: &Bench, text: &str, found: &Found, now: Timestamps) -> Result<KeyId, ProofError> {
+async fn recall(bench: &Bench, text: &str, found: &Lookup, now: Timestamps) -> Result<KeyId, ProofError> {
     let credential = Credential::parse(text.as_bytes()).expect("well-formed");
     bench.verifier.prove(&credential, found, &caller(now)).await.map(|record| record.id)
 }
@@ -287,7 +287,7 @@ async fn proof_of_another_process_counts_without_bcrypt_for_as_long_as_it_says()
         let after = Duration::from_secs(seconds);
         Timestamps { wall: now.wall + after, monotonic: now.monotonic + after }
     };
-    let without = Found { proofs: Arc::default(), ..found.clone() };
+    let without = Lookup { proofs: Arc::default(), ..found.clone() };
     assert_eq!(
         recall(&bench, sample::CREDENTIAL, &without, later(10)).await,
         Ok(KeyId(7)),
@@ -302,7 +302,7 @@ async fn proof_of_another_process_is_of_its_credential_record_and_hash_alone() {
     let now = Timestamps::now();
     let wrong = format!("{}x", sample::CREDENTIAL);
     assert_eq!(recall(&bench, &wrong, &found, now).await, Err(ProofError::Unhashed));
-    let other = |record: KeyRecord| Found { records: Arc::from([Arc::new(record)]), ..found.clone() };
+    let other = |record: KeyRecord| Lookup { records: Arc::from([Arc::new(record)]), ..found.clone() };
     let record = (*found.records[0]).clone();
     let moved = other(KeyRecord { id: KeyId(8), ..record.clone() });
     assert_eq!(recall(&bench, sample::CREDENTIAL, &moved, now).await, Err(ProofError::Unhashed));

@@ -328,7 +328,7 @@ async fn proofs_are_replaced_bounded_and_deleted_when_they_are_over() {
         clock::Timestamps,
         credential::{CacheSecret, CacheSecrets, Credential},
         proof::{MAX_AGE, ProofKey},
-        store::{KeyStore, ProofSeals, ProvenDatabase},
+        store::{DatabaseWithProofs, KeyStore, ProofSeals},
     };
     let secrets = CacheSecrets::one(CacheSecret::new(b"a secret"));
     let credential = Credential::parse(CREDENTIAL.as_bytes()).unwrap();
@@ -337,7 +337,7 @@ async fn proofs_are_replaced_bounded_and_deleted_when_they_are_over() {
         place.key("1", &[]).await;
         place.key("2", &[]).await;
         let (database, now) = (place.database(), Timestamps::now());
-        let proven = ProvenDatabase::new(database.clone(), secrets.clone(), &place.metrics);
+        let proven = DatabaseWithProofs::new(database.clone(), secrets.clone(), &place.metrics);
         let found = proven.records(credential.prefix(), now).await.unwrap();
         assert_eq!(found.proofs.len(), 0);
         let seals = ProofSeals::new(secrets.clone());

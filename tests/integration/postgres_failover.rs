@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use keystile::{addresses::Lookup, metrics::Metrics, store::Database};
+use keystile::{addresses::Resolver, metrics::Metrics, store::Database};
 use tokio::net::TcpListener;
 
 use crate::harness::{
@@ -74,7 +74,7 @@ async fn each_address_of_a_name_is_tried_and_the_name_is_looked_up_again() {
     let mut first = Server::start(&[]).await;
     let black_hole = BlackHole::open().await;
     let names = Names::new(&[black_hole.address, first.address()]);
-    let lookup: Arc<dyn Lookup> = names.clone();
+    let lookup: Arc<dyn Resolver> = names.clone();
     let url = "postgres://keystile@db.example/postgres?sslmode=disable";
     let database = Database::connect_by(&options(url, 500), &Metrics::new().unwrap(), &lookup).unwrap();
     until("it is found", FOUND, async || database.migrate(None).await.is_ok()).await;
@@ -90,7 +90,7 @@ async fn each_address_of_a_name_is_tried_and_the_name_is_looked_up_again() {
 async fn name_that_still_leads_to_the_old_server_is_looked_up_until_it_does_not() {
     let mut first = Server::start(&[]).await;
     let names = Names::new(&[first.address()]);
-    let lookup: Arc<dyn Lookup> = names.clone();
+    let lookup: Arc<dyn Resolver> = names.clone();
     let url = "postgres://keystile@db.example/postgres?sslmode=disable";
     let database = Database::connect_by(&options(url, 500), &Metrics::new().unwrap(), &lookup).unwrap();
     database.migrate(None).await.unwrap();

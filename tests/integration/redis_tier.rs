@@ -10,7 +10,7 @@ use keystile::{
     credential::{CacheSecret, CacheSecrets},
     decision::Tier,
     revocation::Fence,
-    store::{Database, KeyStore, Shared, SharedConfig},
+    store::{Database, KeyStore, RedisTier, RedisTierConfig},
 };
 
 use crate::harness::{
@@ -254,12 +254,12 @@ async fn secret_is_rotated_without_a_gap() {
 }
 
 /// The tier of one instance, on a database that has no log of changes: age alone counts.
-fn tier(place: &Place, redis: &Redis) -> Shared<Database> {
+fn tier(place: &Place, redis: &Redis) -> RedisTier<Database> {
     let client =
         keystile::redis::Redis::connect(&redis.url().parse().unwrap(), 2 * SECOND, &place.metrics).unwrap();
-    let config = SharedConfig { record_ttl: 300 * SECOND, proof_ttl: 300 * SECOND };
+    let config = RedisTierConfig { record_ttl: 300 * SECOND, proof_ttl: 300 * SECOND };
     let secrets = CacheSecrets::new([CacheSecret::new(SECRET.as_bytes())]).unwrap();
-    Shared::new(
+    RedisTier::new(
         place.database(),
         client,
         secrets,
@@ -283,7 +283,7 @@ async fn no_clock_of_an_instance_makes_an_entry_younger() {
         place.user().await;
         place.key("7", &[]).await;
         let (one, other) = (tier(&place, &redis), tier(&place, &redis));
-        let read = async |tier: &Shared<Database>, seconds| {
+        let read = async |tier: &RedisTier<Database>, seconds| {
             let found = tier.records(prefix(), now(seconds)).await.expect("answers");
             (found.tier, found.age)
         };

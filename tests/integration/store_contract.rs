@@ -4,7 +4,7 @@ use keystile::{
     clock::Timestamps,
     record::{AllowList, Expiry, KeyRecord, Lock},
     revocation::{ChangeLog, LogRead, Reading, Since, verify},
-    store::{KeyStore, Log, MAX_ENTRIES, MAX_RECORDS},
+    store::{KeyStore, LogInstallation, MAX_ENTRIES, MAX_RECORDS},
 };
 use time::macros::datetime;
 
@@ -286,7 +286,7 @@ async fn log_is_whole_with_every_trigger_and_no_fewer(place: &Place) {
     };
     place.execute(lose).await;
     assert!(!is_whole().await, "deletions are not logged");
-    assert_eq!(database.migrate(None).await.expect("migrates").log, Log::Made);
+    assert_eq!(database.migrate(None).await.expect("migrates").log, LogInstallation::Installed);
     assert!(is_whole().await);
 }
 

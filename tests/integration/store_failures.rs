@@ -10,7 +10,8 @@ use keystile::{
     credential::Prefix,
     metrics::Metrics,
     revocation::{ChangeLog, LogRead, Since},
-    store::{Database, KeyStore, Log, StoreError, UsageStore, UsageTable},
+    store::{Database, KeyStore, LogInstallation, StoreError, UsageTable},
+    usage::UsageStore,
 };
 
 use crate::harness::{
@@ -210,7 +211,7 @@ async fn migration_that_waits_for_a_table_does_not_keep_look_ups_waiting() {
     assert!(!migrating.is_finished(), "it waits, and tries again");
     writer.batch_execute("COMMIT").await.expect("is over");
     let migrated = migrating.await.expect("no panic").expect("migrates");
-    assert_eq!(migrated.log, Log::Made);
+    assert_eq!(migrated.log, LogInstallation::Installed);
     drop(reader);
 }
 
@@ -281,6 +282,19 @@ async fn missing_index_is_a_warning_with_its_mend() {
         place.execute(mend).await;
         assert_eq!(place.database().migrate(None).await.expect("migrates").warnings, Vec::<String>::new());
     }
+}
+
+#[tokio::test]
+async fn index_on_a_column_in_upper_case_counts_in_sqlite() {
+    let place = Place::no_file();
+    place
+        .execute(
+            "CREATE TABLE users (id integer PRIMARY KEY);
+            CREATE TABLE api_keys (id integer PRIMARY KEY, KEY_PREFIX text, key_hash text, user_id integer);
+            CREATE INDEX api_keys_key_prefix ON api_keys (KEY_PREFIX)",
+        )
+        .await;
+    assert_eq!(place.database().migrate(None).await.expect("migrates").warnings, Vec::<String>::new());
 }
 
 #[tokio::test]

@@ -211,8 +211,8 @@ async fn last_use_is_written_every_five_minutes_and_counts_are_added() {
     use keystile::{
         config::UsageColumn,
         record::KeyId,
-        store::{UsageStore, UsageTable, Written},
-        usage::{Batch, Used},
+        store::UsageTable,
+        usage::{Batch, KeyUsage, UsageStore, WriteOutcome},
     };
     use time::macros::datetime;
     let start = datetime!(2026-01-02 03:04:05 UTC);
@@ -227,9 +227,9 @@ async fn last_use_is_written_every_five_minutes_and_counts_are_added() {
         let database = place.database();
         let table = UsageTable::new(database.clone(), &[UsageColumn::LastUsedAt, UsageColumn::TotalRequests]);
         for (seconds, total, last) in [(0, 2, 0), (299, 4, 0), (301, 6, 301), (200, 8, 301)] {
-            let used = Used { requests: 2, last: start + Duration::from_secs(seconds) };
+            let used = KeyUsage { requests: 2, last: start + Duration::from_secs(seconds) };
             let written = table.write_usage(&Batch::from([(KeyId(1), used), (KeyId(99), used)])).await;
-            assert!(matches!(written, Written::Done), "{written:?}");
+            assert!(matches!(written, WriteOutcome::Done), "{written:?}");
             let key = database.find_key("1").await.unwrap();
             let expected = start + Duration::from_secs(last);
             let form = &time::format_description::well_known::Rfc3339;

@@ -13,7 +13,7 @@ struct Counting {
 }
 
 impl KeyStore for Counting {
-    async fn records(&self, prefix: Prefix, _: Timestamps) -> Result<Arc<Found>, StoreError> {
+    async fn records(&self, prefix: Prefix, _: Timestamps) -> Result<Arc<Lookup>, StoreError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         tokio::time::sleep(Duration::from_millis(10)).await;
         if self.broken.load(Ordering::SeqCst) {
@@ -22,7 +22,7 @@ impl KeyStore for Counting {
         }
         let record = Arc::new(sample::record());
         let records = if prefix == record.prefix { Arc::from([record]) } else { Arc::default() };
-        Ok(Arc::new(Found::fresh(records, Tier::Database)))
+        Ok(Arc::new(Lookup::fresh(records, Tier::Database)))
     }
 }
 
@@ -58,7 +58,7 @@ fn unknown(n: usize) -> Prefix {
 }
 
 #[tokio::test]
-async fn records_are_asked_for_once_within_their_ttl() {
+async fn records_are_read_once_within_their_ttl() {
     let (memory, asked) = memory(false);
     let now = Timestamps::now();
     assert_eq!(memory.records(known(), now).await.expect("found").tier, Tier::Database);
@@ -70,7 +70,7 @@ async fn records_are_asked_for_once_within_their_ttl() {
 }
 
 #[tokio::test]
-async fn unknown_prefixes_are_remembered_briefly() {
+async fn unknown_prefixes_are_cached_briefly() {
     let (memory, asked) = memory(false);
     let now = Timestamps::now();
     for seconds in [0, 8, 10] {
@@ -85,9 +85,9 @@ async fn flood_of_unknown_prefixes_evicts_no_known_one() {
     let now = Timestamps::now();
     memory.records(known(), now).await.expect("found");
     for n in 0..10 * CONFIG.capacity {
-        memory.0.remember(
+        memory.0.insert(
             unknown(n),
-            &Found::fresh([], Tier::Database),
+            &Lookup::fresh([], Tier::Database),
             memory.0.fence.generation(),
             now.monotonic,
         );
@@ -99,7 +99,7 @@ async fn flood_of_unknown_prefixes_evicts_no_known_one() {
 }
 
 #[tokio::test]
-async fn callers_at_the_same_time_ask_once() {
+async fn concurrent_callers_share_one_read() {
     let (memory, asked) = memory(false);
     let now = Timestamps::now();
     let callers: Vec<_> = (0..1000)
@@ -117,7 +117,7 @@ async fn callers_at_the_same_time_ask_once() {
 }
 
 #[tokio::test]
-async fn failure_is_not_remembered() {
+async fn failure_is_not_cached() {
     let (memory, asked) = memory(true);
     for _ in 0..2 {
         memory.records(unknown(1), Timestamps::now()).await.expect_err("broken");
@@ -128,7 +128,7 @@ async fn failure_is_not_remembered() {
 
 #[tokio::test]
 async fn known_keys_outlive_an_outage_and_unknown_ones_get_no_answer() {
-    // Whether the database is gone, or answers that it no longer has what is needed.
+    // The database is unavailable, or its tables no longer fit.
     for unfit in [false, true] {
         let next = Counting { unfit, ..Counting::default() };
         let broken = Arc::clone(&next.broken);
@@ -142,7 +142,7 @@ async fn known_keys_outlive_an_outage_and_unknown_ones_get_no_answer() {
             assert_eq!((found.records.len(), found.tier, found.stale), expected, "{seconds} s");
         }
         memory.records(known(), later(now, 600)).await.expect_err("too old");
-        memory.records(unknown(1), later(now, 300)).await.expect_err("nobody knows");
+        memory.records(unknown(1), later(now, 300)).await.expect_err("it is not known");
         broken.store(false, Ordering::SeqCst);
         let recovered = memory.records(known(), later(now, 601)).await.expect("found");
         assert_eq!((recovered.tier, recovered.stale), (Tier::Database, false));
@@ -150,7 +150,7 @@ async fn known_keys_outlive_an_outage_and_unknown_ones_get_no_answer() {
 }
 
 #[tokio::test]
-async fn outage_is_asked_about_once_a_second_for_each_key() {
+async fn outage_causes_one_read_a_second_for_each_key() {
     let (memory, asked) = memory(false);
     let now = Timestamps::now();
     memory.records(known(), now).await.expect("found");
@@ -164,7 +164,7 @@ async fn outage_is_asked_about_once_a_second_for_each_key() {
 }
 
 #[tokio::test]
-async fn nothing_is_older_than_the_worst_case_while_changes_are_not_heard_of() {
+async fn nothing_is_older_than_the_worst_case_while_the_feed_is_down() {
     let (memory, asked) = memory(false);
     let now = Timestamps::now();
     memory.records(known(), now).await.expect("found");
@@ -175,12 +175,12 @@ async fn nothing_is_older_than_the_worst_case_while_changes_are_not_heard_of() {
 }
 
 #[tokio::test]
-async fn what_another_tier_had_for_a_while_is_not_young_again() {
+async fn age_in_another_tier_counts() {
     let aged =
-        Found { age: Duration::from_secs(200), ..Found::fresh([Arc::new(sample::record())], Tier::Redis) };
+        Lookup { age: Duration::from_secs(200), ..Lookup::fresh([Arc::new(sample::record())], Tier::Redis) };
     let (memory, _) = memory(false);
     let now = Timestamps::now();
-    memory.0.remember(known(), &aged, memory.0.fence.generation(), now.monotonic);
+    memory.0.insert(known(), &aged, memory.0.fence.generation(), now.monotonic);
     assert_eq!(memory.records(known(), later(now, 69)).await.expect("found").tier, Tier::Memory);
     assert_eq!(memory.records(known(), later(now, 100)).await.expect("found").tier, Tier::Database);
 }
@@ -192,15 +192,15 @@ struct Slow {
 }
 
 impl KeyStore for Arc<Slow> {
-    async fn records(&self, _: Prefix, _: Timestamps) -> Result<Arc<Found>, StoreError> {
+    async fn records(&self, _: Prefix, _: Timestamps) -> Result<Arc<Lookup>, StoreError> {
         self.read.notify_one();
         self.land.notified().await;
-        Ok(Arc::new(Found::fresh([Arc::new(sample::record())], Tier::Database)))
+        Ok(Arc::new(Lookup::fresh([Arc::new(sample::record())], Tier::Database)))
     }
 }
 
 #[tokio::test]
-async fn reading_from_before_a_change_is_neither_remembered_nor_given_to_later_callers() {
+async fn read_from_before_a_change_is_neither_cached_nor_shared_with_later_callers() {
     let slow = Arc::new(Slow { read: tokio::sync::Notify::new(), land: tokio::sync::Notify::new() });
     let fence = Arc::new(Fence::new(Instant::now()));
     let metrics = Metrics::new().expect("builds");
@@ -224,17 +224,12 @@ async fn reading_from_before_a_change_is_neither_remembered_nor_given_to_later_c
 }
 
 #[tokio::test]
-async fn record_without_a_hash_is_asked_for_again_where_one_is_needed() {
+async fn record_without_a_hash_is_read_again_where_one_is_needed() {
     let (memory, asked) = memory(false);
     let now = Timestamps::now();
     let hash = crate::record::KeyHash::parse_redacted(&sample::record().hash.redacted()).expect("read");
     let bare = Arc::new(crate::record::KeyRecord { hash, ..sample::record() });
-    memory.0.remember(
-        known(),
-        &Found::fresh([bare], Tier::Redis),
-        memory.0.fence.generation(),
-        now.monotonic,
-    );
+    memory.0.insert(known(), &Lookup::fresh([bare], Tier::Redis), memory.0.fence.generation(), now.monotonic);
     assert!(!memory.records(known(), now).await.expect("found").is_hashed());
     assert_eq!(asked.load(Ordering::SeqCst), 0);
     for _ in 0..2 {
@@ -244,13 +239,13 @@ async fn record_without_a_hash_is_asked_for_again_where_one_is_needed() {
 }
 
 #[tokio::test]
-async fn what_changes_meanwhile_is_not_served_through_an_outage() {
+async fn changed_record_is_not_used_during_an_outage() {
     let (memory, _) = memory(false);
     let now = Timestamps::now();
     memory.records(known(), now).await.expect("found");
     let generation = memory.0.fence.generation();
     assert!(memory.0.fall_back(known(), generation, now.monotonic).is_some(), "nothing has changed");
-    // Heard of, and about to be dropped.
+    // The change is applied, and its record is about to be dropped.
     memory.0.fence.apply(Changes::Hints(vec![known()]), now.monotonic, || ());
     assert!(memory.0.fall_back(known(), generation, now.monotonic).is_none());
 }

@@ -27,7 +27,7 @@ CREATE INDEX IF NOT EXISTS keystile_changes_xid ON {schema}.keystile_changes (xi
 -- Counts the changes that a trigger could not log.
 CREATE SEQUENCE IF NOT EXISTS {schema}.keystile_changes_lost
 --;
--- It tells nothing but that number, and each reader needs it.
+-- It reveals only that number, which each reader needs.
 GRANT SELECT ON SEQUENCE {schema}.keystile_changes_lost TO PUBLIC
 --;
 CREATE OR REPLACE FUNCTION {schema}.keystile_notify() RETURNS trigger LANGUAGE plpgsql

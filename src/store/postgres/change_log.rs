@@ -1,7 +1,7 @@
 //! The statements with which Postgres reads its log of changes, and the evidence that the log is complete.
 
 use super::triggers::TRIGGERS;
-use crate::store::{catalog::Catalog, watched::Watched};
+use crate::store::{schema::Schema, watched_tables::WatchedTable};
 
 /// The tables by name, their partitions and the tables that inherit from them, and the log.
 const TABLES: &str = "roots AS (
@@ -30,8 +30,8 @@ const FINGERPRINT: &str = "(SELECT encode(sha256(convert_to(string_agg(f.part, '
     ) f (part))";
 
 /// Adds to `columns` the fingerprint, and the name of each table in SQL: a statement with that name reads the same
-/// table in each session, whatever its search path is.
-pub(in crate::store) fn tables(columns: &str) -> String {
+/// table in each session, independent of its search path.
+pub(super) fn tables(columns: &str) -> String {
     format!(
         "WITH RECURSIVE {TABLES}
         {columns}
@@ -42,9 +42,9 @@ pub(in crate::store) fn tables(columns: &str) -> String {
     )
 }
 
-/// Selects the relations that need triggers of their own: table, name in SQL, kind, and whether a partition, which has
+/// Selects the relations that need their own triggers: table, name in SQL, kind, and whether it is a partition, which has
 /// the row triggers of its parent.
-pub(in crate::store) fn members() -> String {
+pub(super) fn members() -> String {
     format!(
         "WITH RECURSIVE {TABLES}
         SELECT m.name, quote_ident(n.nspname) || '.' || quote_ident(c.relname), CAST(c.relkind AS text),
@@ -56,13 +56,13 @@ pub(in crate::store) fn members() -> String {
 
 /// An expression for the server that a statement ran on, and the changes that it saw. NULL on a standby, whose
 /// snapshots do not list the transactions in progress.
-pub(in crate::store) const POSITION: &str = "CASE WHEN NOT pg_is_in_recovery() THEN
+pub(super) const POSITION: &str = "CASE WHEN NOT pg_is_in_recovery() THEN
     CAST(CAST(extract(epoch FROM pg_postmaster_start_time()) * 1000000 AS bigint) AS text)
     || '/' || CAST(pg_current_snapshot() AS text) END";
 
 /// An expression for how far the server's data lags behind its primary, in seconds; NULL on a primary. A standby that
 /// is connected and has replayed all that it received lags by nothing.
-pub(in crate::store) const LAG: &str = "CASE WHEN pg_is_in_recovery() THEN
+pub(super) const LAG: &str = "CASE WHEN pg_is_in_recovery() THEN
     CAST(CASE WHEN (SELECT pid FROM pg_stat_get_wal_receiver()) IS NOT NULL
             AND pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0
         ELSE COALESCE(extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()), 1000000000) END
@@ -70,10 +70,9 @@ pub(in crate::store) const LAG: &str = "CASE WHEN pg_is_in_recovery() THEN
 
 /// Selects the evidence, as JSON, and the entries since a snapshot (`$1`); `$2` is the newest entry of the previous read.
 ///
-/// An entry whose number no transaction of this cluster had yet came with a dump from another cluster: it says nothing
-/// about changes here.
-pub(in crate::store) fn read(catalog: &Catalog, watched: &[Watched], limit: usize) -> String {
-    let log = catalog.relation("keystile_changes");
+/// An entry whose number no transaction of this cluster had yet is from a dump of another cluster, and no change here.
+pub(super) fn read(schema: &Schema, watched: &[WatchedTable], limit: usize) -> String {
+    let log = schema.relation("keystile_changes");
     let needed = watched.iter().map(|table| {
         let columns = table.columns.iter().map(|column| format!("'{}'", column.spelling.replace('\'', "''")));
         let columns = columns.collect::<Vec<_>>().join(", ");
@@ -159,9 +158,10 @@ fn newest(log: &str) -> String {
     )
 }
 
-/// Deletes what every reader has seen, and marks what is new. The newest entry stays: readers recognise the log by it.
-pub(in crate::store) fn prune(catalog: &Catalog, seconds: u64) -> [String; 2] {
-    let log = catalog.relation("keystile_changes");
+/// Deletes entries that every reader has seen, and marks new ones as seen. The newest entry stays: readers recognise the
+/// log by it.
+pub(super) fn prune(schema: &Schema, seconds: u64) -> [String; 2] {
+    let log = schema.relation("keystile_changes");
     [
         format!(
             "DELETE FROM {log} WHERE seen_at < clock_timestamp() - CAST('{seconds} s' AS interval)

@@ -1,59 +1,59 @@
 //! The triggers with which Postgres logs the changes of keys, users, roles and budgets.
 //!
-//! A trigger must never fail the statement that fires it, whatever happens to tables, columns or the log. It catches
-//! every error. One that kept it from writing the log is counted in a sequence, which a rollback does not reset, so
+//! A trigger must never fail the statement that fires it, even if tables, columns or the log change. It catches every
+//! error. One that kept it from writing the log is counted in a sequence, which a rollback does not reset, so
 //! that readers know that the log is incomplete.
 
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
-use crate::store::watched::{Subject, Watched};
+use crate::store::watched_tables::{EntryKind, WatchedTable};
 
 /// A trigger that each watched table has.
-pub(in crate::store) struct Trigger {
-    pub(in crate::store) name: &'static str,
+pub(super) struct TriggerDefinition {
+    pub(super) name: &'static str,
     /// `pg_trigger.tgtype`: when it fires.
-    pub(in crate::store) kind: u16,
+    pub(super) kind: u16,
     event: &'static str,
 }
 
 /// An update of a row, its insertion or deletion, and the truncation of a table.
-pub(in crate::store) const TRIGGERS: [Trigger; 3] = [
-    Trigger { name: "keystile_changed", kind: 17, event: "UPDATE" },
-    Trigger { name: "keystile_changed_rows", kind: 13, event: "INSERT OR DELETE" },
-    Trigger { name: TRUNCATE, kind: 32, event: "TRUNCATE" },
+pub(super) const TRIGGERS: [TriggerDefinition; 3] = [
+    TriggerDefinition { name: "keystile_changed", kind: 17, event: "UPDATE" },
+    TriggerDefinition { name: "keystile_changed_rows", kind: 13, event: "INSERT OR DELETE" },
+    TriggerDefinition { name: TRUNCATE, kind: 32, event: "TRUNCATE" },
 ];
 const TRUNCATE: &str = "keystile_changed_all";
 
 const LOG: &str = include_str!("../migrations/changes.postgres.sql");
 
 /// Where the log and the functions are.
-pub(in crate::store) struct Place<'a> {
+pub(super) struct LogLocation<'a> {
     /// The schema, as an identifier in SQL.
-    pub(in crate::store) schema: &'a str,
-    /// Whether `CREATE OR REPLACE TRIGGER` is known (Postgres 14): it locks out no reader.
-    pub(in crate::store) replaces_triggers: bool,
+    pub(super) schema: &'a str,
+    /// Whether there is `CREATE OR REPLACE TRIGGER` (Postgres 14), which does not block readers.
+    pub(super) replaces_triggers: bool,
 }
 
-impl Place<'_> {
+impl LogLocation<'_> {
     /// The sequence that counts lost changes, inside a string literal.
-    pub(in crate::store) fn lost(&self) -> String {
+    pub(super) fn lost_sequence(&self) -> String {
         format!("{}.keystile_changes_lost", self.schema).replace('\'', "''")
     }
 }
 
 /// The statements that make the log.
-pub(in crate::store) fn log(place: &Place<'_>) -> Vec<String> {
-    let statements = LOG.split("--;").map(|statement| statement.trim().replace("{schema}", place.schema));
+pub(super) fn log(location: &LogLocation<'_>) -> Vec<String> {
+    let statements = LOG.split("--;").map(|statement| statement.trim().replace("{schema}", location.schema));
     let mut statements: Vec<_> = statements.filter(|statement| !statement.is_empty()).collect();
-    statements.extend(function(place, "everything", &truncated(place)));
+    statements.extend(function(location, "everything", &truncated(location)));
     statements
 }
 
 /// The statements that make the trigger that notifies readers, or remove it. A transaction that notifies cannot be
 /// prepared for a two-phase commit.
-pub(in crate::store) fn notify(place: &Place<'_>, notifies: bool) -> Vec<String> {
-    let Place { schema, .. } = place;
+pub(super) fn notify(location: &LogLocation<'_>, notifies: bool) -> Vec<String> {
+    let LogLocation { schema, .. } = location;
     let drop = format!("DROP TRIGGER IF EXISTS keystile_notify ON {schema}.keystile_changes");
     if !notifies {
         return vec![drop];
@@ -69,27 +69,27 @@ pub(in crate::store) fn notify(place: &Place<'_>, notifies: bool) -> Vec<String>
 }
 
 /// The statements that make the function of one table.
-pub(in crate::store) fn table_function(place: &Place<'_>, table: &Watched) -> [String; 2] {
-    function(place, table.name, &row_changed(place, table))
+pub(super) fn table_function(location: &LogLocation<'_>, table: &WatchedTable) -> [String; 2] {
+    function(location, table.name, &row_changed(location, table))
 }
 
 /// The statements that make the triggers of one table. `relation` is its name in SQL: the table itself, a partition,
 /// or a table that inherits from it. A partition has the row triggers of its parent already.
-pub(in crate::store) fn table_triggers(
-    place: &Place<'_>,
-    table: &Watched,
+pub(super) fn table_triggers(
+    location: &LogLocation<'_>,
+    table: &WatchedTable,
     relation: &str,
     is_partition: bool,
 ) -> Vec<String> {
-    let Place { schema, replaces_triggers } = place;
-    let create = |trigger: &Trigger| {
-        let Trigger { name, event, .. } = trigger;
+    let LogLocation { schema, replaces_triggers } = location;
+    let create = |trigger: &TriggerDefinition| {
+        let TriggerDefinition { name, event, .. } = trigger;
         let (level, function, body) = if *name == TRUNCATE {
-            ("STATEMENT", "everything", truncated(place))
+            ("STATEMENT", "everything", truncated(location))
         } else {
-            ("ROW", table.name, row_changed(place, table))
+            ("ROW", table.name, row_changed(location, table))
         };
-        // What readers verify: the function's text, the schema of its log, and the columns that it compares.
+        // Readers verify these: the function's text, the schema of its log, and the columns that it compares.
         let arguments = [digest(&body), unquoted(schema)].into_iter();
         let arguments = arguments.chain(table.columns.iter().map(|column| column.spelling.clone()));
         let arguments: Vec<_> = arguments.map(|argument| literal(&argument)).collect();
@@ -109,10 +109,10 @@ pub(in crate::store) fn table_triggers(
     TRIGGERS.iter().flat_map(create).collect()
 }
 
-/// A trigger function: its owner writes the log, whoever changes the table. No one else can use it, since a trigger
-/// on a table of one's own would otherwise write the log as well.
-fn function(place: &Place<'_>, name: &str, body: &str) -> [String; 2] {
-    let Place { schema, .. } = place;
+/// A trigger function. It writes the log with the rights of its owner, not of the role that changes the table. Other
+/// roles cannot use it: a trigger on one of their own tables could otherwise write the log.
+fn function(location: &LogLocation<'_>, name: &str, body: &str) -> [String; 2] {
+    let LogLocation { schema, .. } = location;
     [
         format!(
             "CREATE OR REPLACE FUNCTION {schema}.keystile_log_{name}() RETURNS trigger LANGUAGE plpgsql
@@ -122,13 +122,13 @@ fn function(place: &Place<'_>, name: &str, body: &str) -> [String; 2] {
     ]
 }
 
-fn truncated(place: &Place<'_>) -> String {
-    let Place { schema, .. } = place;
-    guarded(place, "", &format!("INSERT INTO {schema}.keystile_changes (prefix) VALUES (NULL);"))
+fn truncated(location: &LogLocation<'_>) -> String {
+    let LogLocation { schema, .. } = location;
+    guarded(location, "", &format!("INSERT INTO {schema}.keystile_changes (prefix) VALUES (NULL);"))
 }
 
-fn row_changed(place: &Place<'_>, table: &Watched) -> String {
-    let Place { schema, .. } = place;
+fn row_changed(location: &LogLocation<'_>, table: &WatchedTable) -> String {
+    let LogLocation { schema, .. } = location;
     // As text, compared byte by byte: types such as json have no equality, and some collations take different prefixes
     // for equal.
     let compared = |row: &str| {
@@ -148,19 +148,19 @@ fn row_changed(place: &Place<'_>, table: &Watched) -> String {
         compared("NEW"),
     );
     let of = |row: &str| {
-        let cell = |column| format!("{row}.{}", table.sql(column));
-        match table.subject {
-            Subject::Everything => "(prefix) VALUES (NULL)".to_owned(),
-            Subject::Key => {
-                let prefix = cell("key_prefix");
+        let value = |column| format!("{row}.{}", table.sql(column));
+        match table.entry_kind {
+            EntryKind::AllKeys => "(prefix) VALUES (NULL)".to_owned(),
+            EntryKind::Key => {
+                let prefix = value("key_prefix");
                 format!("(prefix) SELECT {prefix}::text WHERE {prefix} IS NOT NULL")
             }
-            Subject::User => {
-                let id = cell("id");
+            EntryKind::User => {
+                let id = value("id");
                 format!("(user_id) SELECT {id}::bigint WHERE {id} IS NOT NULL")
             }
-            Subject::Budget => {
-                let (user, key) = (cell("user_id"), cell("api_key_id"));
+            EntryKind::Budget => {
+                let (user, key) = (value("user_id"), value("api_key_id"));
                 format!(
                     "(user_id, key_id) SELECT CASE WHEN {key} IS NULL THEN {user}::bigint END, {key}::bigint
                         WHERE {key} IS NOT NULL OR {user} IS NOT NULL"
@@ -180,11 +180,11 @@ fn row_changed(place: &Place<'_>, table: &Watched) -> String {
         "IF TG_OP <> 'INSERT' THEN EXECUTE {planned} USING OLD; END IF;
             IF TG_OP <> 'DELETE' THEN EXECUTE {planned} USING NEW; END IF;"
     );
-    guarded(place, &unchanged, &format!("BEGIN {log} EXCEPTION WHEN OTHERS THEN {replanned} END;"))
+    guarded(location, &unchanged, &format!("BEGIN {log} EXCEPTION WHEN OTHERS THEN {replanned} END;"))
 }
 
 /// The body of a function that never fails.
-fn guarded(place: &Place<'_>, unchanged: &str, log: &str) -> String {
+fn guarded(location: &LogLocation<'_>, unchanged: &str, log: &str) -> String {
     format!(
         "
     BEGIN
@@ -204,8 +204,8 @@ fn guarded(place: &Place<'_>, unchanged: &str, log: &str) -> String {
         END;
         RETURN NULL;
     END",
-        schema = place.schema,
-        sequence = place.lost(),
+        schema = location.schema,
+        sequence = location.lost_sequence(),
     )
 }
 

@@ -1,19 +1,18 @@
 //! The statements with which SQLite reads its log of changes, and the evidence that the log is complete.
 
 /// The schema cookie: SQLite raises it with every change of tables and triggers.
-pub(in crate::store) const FINGERPRINT: &str =
-    "(SELECT CAST(schema_version AS TEXT) FROM pragma_schema_version)";
+pub(super) const FINGERPRINT: &str = "(SELECT CAST(schema_version AS TEXT) FROM pragma_schema_version)";
 
 /// An expression for the file's history and the changes that a statement saw. Two histories that share their change
 /// numbers, since the file was restored, differ in the random number of their newest entry. The sequence outlives the
 /// entries that are pruned.
-pub(in crate::store) const POSITION: &str = "(SELECT printf('%d/%d:%d:', l.nonce, l.n, l.n) FROM (
+pub(super) const POSITION: &str = "(SELECT printf('%d/%d:%d:', l.nonce, l.n, l.n) FROM (
     SELECT COALESCE((SELECT nonce FROM keystile_changes ORDER BY id DESC LIMIT 1), 0) AS nonce,
         1 + COALESCE((SELECT MAX(seq) FROM sqlite_sequence WHERE name = 'keystile_changes'), 0) AS n) l)";
 
 /// Selects the evidence, as JSON, and the entries since a change number (`?1`); `?2` is the newest entry of the previous
 /// read, `?3` the triggers that there must be, as a JSON array of their names and statements.
-pub(in crate::store) fn read(limit: usize) -> String {
+pub(super) fn read(limit: usize) -> String {
     format!(
         "SELECT 'evidence', json_object(
             'is_replica', json('false'),
@@ -38,8 +37,9 @@ pub(in crate::store) fn read(limit: usize) -> String {
     )
 }
 
-/// Deletes what every reader has seen, and marks what is new. The newest entry stays: readers recognise the log by it.
-pub(in crate::store) fn prune(seconds: u64) -> [String; 2] {
+/// Deletes entries that every reader has seen, and marks new ones as seen. The newest entry stays: readers recognise the
+/// log by it.
+pub(super) fn prune(seconds: u64) -> [String; 2] {
     [
         format!(
             "DELETE FROM keystile_changes WHERE seen_at < datetime('now', '-{seconds} seconds')

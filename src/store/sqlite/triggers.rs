@@ -4,19 +4,19 @@
 //! Only spending and generated columns have to be compared.
 
 use crate::store::{
-    catalog::Catalog,
-    watched::{Subject, Watched, WatchedColumn},
+    schema::Schema,
+    watched_tables::{EntryKind, WatchedColumn, WatchedTable},
 };
 
 /// A trigger: its name, and the statement that makes it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub(in crate::store) struct Trigger {
-    pub(in crate::store) name: String,
-    pub(in crate::store) sql: String,
+pub(super) struct TriggerStatement {
+    pub(super) name: String,
+    pub(super) sql: String,
 }
 
 /// The statements that make the log, from none or from the one of an earlier version.
-pub(in crate::store) fn log(catalog: &Catalog) -> Vec<String> {
+pub(super) fn log(schema: &Schema) -> Vec<String> {
     const LOG: &str = "CREATE TABLE keystile_changes (
     id integer PRIMARY KEY AUTOINCREMENT,
     prefix text, -- a key; an entry without prefix, user and key stands for every key
@@ -26,7 +26,7 @@ pub(in crate::store) fn log(catalog: &Catalog) -> Vec<String> {
     changed_at timestamp NOT NULL DEFAULT (strftime('%Y-%m-%d %H:%M:%f', 'now')),
     source text NOT NULL DEFAULT 'change', -- or 'command'
     seen_at timestamp)";
-    let statements: &[&str] = match (catalog.has_log(), catalog.has_table("keystile_changes")) {
+    let statements: &[&str] = match (schema.has_log(), schema.has_table("keystile_changes")) {
         (true, _) => &[],
         (false, false) => &[LOG],
         // The numbers of its changes continue, for readers of the earlier version.
@@ -42,14 +42,14 @@ pub(in crate::store) fn log(catalog: &Catalog) -> Vec<String> {
 }
 
 /// The triggers of all tables.
-pub(in crate::store) fn triggers(catalog: &Catalog, tables: &[Watched]) -> Vec<Trigger> {
-    tables.iter().flat_map(|table| of_table(catalog, table)).collect()
+pub(super) fn triggers(schema: &Schema, tables: &[WatchedTable]) -> Vec<TriggerStatement> {
+    tables.iter().flat_map(|table| of_table(schema, table)).collect()
 }
 
-fn of_table(catalog: &Catalog, table: &Watched) -> Vec<Trigger> {
-    let Watched { name, .. } = table;
-    let trigger = |suffix: &str, event: &str, condition: &str, entries: &[Entry]| {
-        let inserts: Vec<_> = entries.iter().map(Entry::insert).collect();
+fn of_table(schema: &Schema, table: &WatchedTable) -> Vec<TriggerStatement> {
+    let WatchedTable { name, .. } = table;
+    let trigger = |suffix: &str, event: &str, condition: &str, entries: &[EntryInsert]| {
+        let inserts: Vec<_> = entries.iter().map(EntryInsert::insert).collect();
         let name = format!("keystile_changed_{name}_{suffix}");
         let sql = format!(
             "CREATE TRIGGER {name} {event} ON {table} FOR EACH ROW {condition}BEGIN
@@ -57,11 +57,11 @@ fn of_table(catalog: &Catalog, table: &Watched) -> Vec<Trigger> {
             inserts.join(";\n                "),
             table = table.name,
         );
-        Trigger { name, sql }
+        TriggerStatement { name, sql }
     };
     let (old, new) = (entry(table, "OLD"), entry(table, "NEW"));
     let both = [old.clone(), new.clone()];
-    let is_generated = |column: &&WatchedColumn| catalog.is_generated(name, column.name);
+    let is_generated = |column: &&WatchedColumn| schema.is_generated(name, column.name);
     let stored = table.columns.iter().filter(|column| !is_generated(column));
     let of = stored.map(|column| column.name).collect::<Vec<_>>().join(", ");
     let generated = table.columns.iter().filter(is_generated);
@@ -77,9 +77,9 @@ fn of_table(catalog: &Catalog, table: &Watched) -> Vec<Trigger> {
     if !compared.is_empty() {
         triggers.push(trigger("compare", "AFTER UPDATE", &format!("WHEN {compared} "), &both));
     }
-    if let Some(replaced) = replaced(catalog, table) {
+    if let Some(replaced) = replaced(schema, table) {
         // `OR REPLACE` deletes rows without firing the trigger of a deletion.
-        let unique = unique(catalog, table).concat();
+        let unique = unique(schema, table).concat();
         let unique = unique.iter().map(|column| format!("\"{column}\"")).collect::<Vec<_>>().join(", ");
         triggers.push(trigger("replace", "BEFORE INSERT", "", std::slice::from_ref(&replaced)));
         triggers.push(trigger("replace_by_update", &format!("BEFORE UPDATE OF {unique}"), "", &[replaced]));
@@ -87,14 +87,14 @@ fn of_table(catalog: &Catalog, table: &Watched) -> Vec<Trigger> {
     triggers
 }
 
-/// One entry of the log: the column that names whom it concerns, and a query for its value.
+/// An entry of the log: the columns that name its key or user, and a query for their values.
 #[derive(Clone)]
-struct Entry {
+struct EntryInsert {
     columns: &'static str,
     query: String,
 }
 
-impl Entry {
+impl EntryInsert {
     fn new(columns: &'static str, query: impl Into<String>) -> Self {
         Self { columns, query: query.into() }
     }
@@ -104,14 +104,14 @@ impl Entry {
     }
 }
 
-fn entry(table: &Watched, row: &str) -> Entry {
-    match table.subject {
-        Subject::Everything => Entry::new("prefix", "VALUES (NULL)"),
-        Subject::Key => {
-            Entry::new("prefix", format!("SELECT {row}.key_prefix WHERE {row}.key_prefix IS NOT NULL"))
+fn entry(table: &WatchedTable, row: &str) -> EntryInsert {
+    match table.entry_kind {
+        EntryKind::AllKeys => EntryInsert::new("prefix", "VALUES (NULL)"),
+        EntryKind::Key => {
+            EntryInsert::new("prefix", format!("SELECT {row}.key_prefix WHERE {row}.key_prefix IS NOT NULL"))
         }
-        Subject::User => Entry::new("user_id", format!("SELECT {row}.id WHERE {row}.id IS NOT NULL")),
-        Subject::Budget => Entry::new(
+        EntryKind::User => EntryInsert::new("user_id", format!("SELECT {row}.id WHERE {row}.id IS NOT NULL")),
+        EntryKind::Budget => EntryInsert::new(
             "user_id, key_id",
             format!(
                 "SELECT CASE WHEN {row}.api_key_id IS NULL THEN {row}.user_id END, {row}.api_key_id
@@ -121,22 +121,22 @@ fn entry(table: &Watched, row: &str) -> Entry {
     }
 }
 
-/// Whom the rows concern that `OR REPLACE` deletes: those with the new row's value in a unique index.
-fn replaced(catalog: &Catalog, table: &Watched) -> Option<Entry> {
-    let conflicts = unique(catalog, table).into_iter().map(|columns| {
+/// The entries for rows that `OR REPLACE` deletes: those with the new row's value in a unique index.
+fn replaced(schema: &Schema, table: &WatchedTable) -> Option<EntryInsert> {
+    let conflicts = unique(schema, table).into_iter().map(|columns| {
         let equal = columns.iter().map(|column| format!("\"{column}\" = NEW.\"{column}\""));
         format!("({})", equal.collect::<Vec<_>>().join(" AND "))
     });
     let conflicts = conflicts.collect::<Vec<_>>().join(" OR ");
     let select = |columns, values: &str, condition: &str| {
         let name = table.name;
-        Entry::new(columns, format!("SELECT {values} FROM {name} WHERE ({conflicts}) AND {condition}"))
+        EntryInsert::new(columns, format!("SELECT {values} FROM {name} WHERE ({conflicts}) AND {condition}"))
     };
-    match table.subject {
-        Subject::Everything => None,
-        Subject::Key => Some(select("prefix", "key_prefix", "key_prefix IS NOT NULL")),
-        Subject::User => Some(select("user_id", "id", "id IS NOT NULL")),
-        Subject::Budget => Some(select(
+    match table.entry_kind {
+        EntryKind::AllKeys => None,
+        EntryKind::Key => Some(select("prefix", "key_prefix", "key_prefix IS NOT NULL")),
+        EntryKind::User => Some(select("user_id", "id", "id IS NOT NULL")),
+        EntryKind::Budget => Some(select(
             "user_id, key_id",
             "CASE WHEN api_key_id IS NULL THEN user_id END, api_key_id",
             "(api_key_id IS NOT NULL OR user_id IS NOT NULL)",
@@ -145,7 +145,7 @@ fn replaced(catalog: &Catalog, table: &Watched) -> Option<Entry> {
 }
 
 /// The unique keys of a table. The row number is one of them, and has no index.
-fn unique(catalog: &Catalog, table: &Watched) -> Vec<Vec<String>> {
-    let indexes = catalog.unique(table.name).map(<[String]>::to_vec);
+fn unique(schema: &Schema, table: &WatchedTable) -> Vec<Vec<String>> {
+    let indexes = schema.unique(table.name).map(<[String]>::to_vec);
     indexes.chain([vec!["id".to_owned()]]).collect()
 }

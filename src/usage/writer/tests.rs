@@ -1,4 +1,4 @@
-//! The writer against a model of a database that refuses rows, fails and loses answers.
+//! The writer with a model of a database that refuses rows, fails and loses answers.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,13 +21,13 @@ struct State {
     totals: HashMap<i64, u64>,
     /// Rows that no statement may touch.
     refused: HashSet<i64>,
-    /// Rows that somebody else has locked.
+    /// Rows that another application has locked.
     locked: HashSet<i64>,
     /// Whether every statement is refused, as without the right to write.
     refuses_all: bool,
-    /// What becomes of the next statements; afterwards all is well.
+    /// The faults of the next statements. Later ones succeed.
     faults: Vec<Fault>,
-    /// What became of transactions whose answer was lost.
+    /// Whether the transactions whose answer was lost were committed.
     lost: HashMap<String, bool>,
     statements: usize,
 }
@@ -40,7 +40,7 @@ enum Fault {
     Lost {
         was_committed: bool,
     },
-    /// It is not known yet what became of a transaction.
+    /// The outcome of a transaction is not known yet.
     Unknown,
 }
 
@@ -50,21 +50,38 @@ impl Model {
     }
 }
 
+/// Why the model did not write.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+enum ModelError {
+    #[error("the database refuses")]
+    Refused,
+    #[error("unavailable")]
+    Unavailable,
+}
+
+impl WriteError for ModelError {
+    fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused)
+    }
+}
+
 impl UsageStore for Model {
-    async fn write_usage(&self, batch: &Batch) -> Written {
+    type Error = ModelError;
+
+    async fn write_usage(&self, batch: &Batch) -> WriteOutcome<ModelError> {
         // A statement takes its time, so that a pause between two tries is one.
         tokio::time::sleep(Duration::from_millis(1)).await;
         let state = &mut *self.state();
         state.statements += 1;
         let fault = state.faults.pop().unwrap_or(Fault::None);
         if matches!(fault, Fault::Unreachable | Fault::Unknown) {
-            return Written::NotDone(StoreError::Unavailable("not there".into()));
+            return WriteOutcome::Failed(ModelError::Unavailable);
         }
         if state.refuses_all || batch.keys().any(|key| state.refused.contains(&key.0)) {
-            return Written::NotDone(StoreError::Unfit("the database refuses".into()));
+            return WriteOutcome::Failed(ModelError::Refused);
         }
         if batch.keys().any(|key| state.locked.contains(&key.0)) {
-            return Written::NotDone(StoreError::Unavailable("locked".into()));
+            return WriteOutcome::Failed(ModelError::Unavailable);
         }
         if !matches!(fault, Fault::Lost { was_committed: false }) {
             for (key, used) in batch {
@@ -75,16 +92,16 @@ impl UsageStore for Model {
             Fault::Lost { was_committed } => {
                 let transaction = state.statements.to_string();
                 state.lost.insert(transaction.clone(), was_committed);
-                Written::Unsure(transaction, StoreError::Unavailable("cut off".into()))
+                WriteOutcome::Unknown { transaction, error: ModelError::Unavailable }
             }
-            _ => Written::Done,
+            _ => WriteOutcome::Done,
         }
     }
 
-    async fn was_written(&self, transaction: &str) -> Result<Option<bool>, StoreError> {
+    async fn was_written(&self, transaction: &str) -> Result<Option<bool>, ModelError> {
         let state = &mut *self.state();
         match state.faults.pop() {
-            Some(Fault::Unreachable) => Err(StoreError::Unavailable("not there".into())),
+            Some(Fault::Unreachable) => Err(ModelError::Unavailable),
             Some(Fault::Unknown) => Ok(None),
             _ => Ok(Some(state.lost[transaction])),
         }
@@ -95,14 +112,14 @@ struct Bench {
     usage: Usage,
     model: Model,
     metrics: Metrics,
-    writer: Writer<Model>,
+    writer: UsageWriter<Model>,
 }
 
 impl Bench {
     fn new() -> Self {
         let metrics = Metrics::new().expect("builds");
         let (usage, model) = (Usage::new(true, &metrics), Model::default());
-        let writer = Writer::new(usage.clone(), model.clone(), TICK, &metrics);
+        let writer = UsageWriter::new(usage.clone(), model.clone(), TICK, &metrics);
         Self { usage, model, metrics, writer }
     }
 
@@ -176,7 +193,7 @@ proptest! {
 }
 
 #[test]
-fn row_that_refuses_is_given_up_after_its_tries_and_keeps_nobody_waiting() {
+fn row_that_refuses_is_abandoned_after_its_tries_and_delays_no_other_row() {
     run(async {
         let mut bench = Bench::new();
         bench.model.state().refused.insert(7);
@@ -191,7 +208,7 @@ fn row_that_refuses_is_given_up_after_its_tries_and_keeps_nobody_waiting() {
             assert!(second == 0 || statements <= 4, "{statements} statements: it is tried alone");
         }
         let (lost, pending) = (bench.lost(), bench.writer.pending());
-        assert!((31..35).contains(&lost), "given up after 31 s: {lost}");
+        assert!((31..35).contains(&lost), "abandoned after 31 s: {lost}");
         assert_eq!(lost + pending, 40);
     });
 }
@@ -213,7 +230,7 @@ fn row_that_takes_its_count_again_gets_all_of_it() {
 }
 
 #[test]
-fn nothing_is_given_up_while_no_row_can_be_written() {
+fn nothing_is_abandoned_while_no_row_can_be_written() {
     run(async {
         let mut bench = Bench::new();
         bench.model.state().refused = (0..300).collect();

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use keystile::addresses::{Addresses, Lookup};
+use keystile::addresses::{Addresses, Resolver};
 use tokio::{
     net::{TcpSocket, TcpStream},
     time::timeout,
@@ -28,7 +28,7 @@ impl Names {
     }
 }
 
-impl Lookup for Names {
+impl Resolver for Names {
     fn addresses<'a>(&'a self, _: &'a str, _: u16) -> Addresses<'a> {
         let addresses = self.0.lock().unwrap().clone();
         Box::pin(async move {

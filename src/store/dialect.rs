@@ -1,0 +1,35 @@
+//! The expressions that differ by backend. The schema builds its SQL from them.
+
+use std::time::Duration;
+
+/// How a backend writes names, values and conditions.
+pub(crate) trait Dialect: Send + Sync {
+    /// A column's name in SQL. `name` is its name in lower case, `spelling` its name in the database.
+    fn identifier(&self, name: &str, spelling: &str) -> String;
+
+    /// A column's value as text, independent of the session's settings: time zone, and output of dates, bytes and
+    /// fractions.
+    fn as_text(&self, column: &str, kind: &str) -> String;
+
+    /// A column's value as an integer. A value that is none must not fail the statement.
+    fn as_integer(&self, column: &str, kind: &str) -> String;
+
+    /// A condition: the column's text is the same, byte for byte, as the parameter of this number. The column's type or
+    /// collation may consider other texts equal.
+    fn is_exactly(&self, column: &str, param: usize) -> String;
+
+    /// A condition: the column is one of these numbers. Returned with the value of parameter 1, which the condition uses.
+    fn is_one_of(&self, column: &str, kind: &str, numbers: &[i64]) -> (String, String);
+
+    /// A condition: the time in the column is less than `window` ago.
+    fn is_within(&self, column: &str, kind: &str, window: Duration) -> String;
+
+    /// The parameter of this number, for a column of this type.
+    fn param(&self, number: usize, kind: &str) -> String;
+
+    /// A timestamp as it is written, from the form of [`write_timestamp`](super::decode::timestamp::write_timestamp).
+    fn timestamp(&self, written: String) -> String;
+
+    /// An aggregate: all rows as a JSON array, with an array of these columns for each.
+    fn json_rows(&self, columns: &str) -> String;
+}

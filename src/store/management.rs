@@ -1,0 +1,126 @@
+//! How operators manage users and keys.
+
+use std::sync::Arc;
+
+use time::OffsetDateTime;
+
+use super::{
+    Database, SqlValue, StoreError,
+    decode::timestamp::write_timestamp,
+    schema::Schema,
+    statement::{Deadline, Rows, Statement},
+};
+use crate::clock;
+
+mod columns;
+mod display_row;
+mod import;
+mod keys;
+mod users;
+
+pub use display_row::DisplayRow;
+pub use import::{ImportError, ImportRow};
+pub use keys::NewKey;
+pub use users::NewUser;
+
+/// Why an operation failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ManagementError {
+    /// The database failed, or refused it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// It is not possible. The text says why, and what to do.
+    #[error("{0}")]
+    Refused(String),
+}
+
+type Result<T, E = ManagementError> = std::result::Result<T, E>;
+
+/// A column of one table, and the value to write.
+type ColumnValue = (&'static str, SqlValue);
+
+impl DisplayRow {
+    /// The row, if it is inactive now. Row-level security or a trigger may have ignored the update without an error.
+    fn inactive(self) -> Result<Self> {
+        if self.get("is_active").as_bool() == Some(false) {
+            return Ok(self);
+        }
+        Err(ManagementError::Refused(
+            "the database left the row as it is; row-level security or a trigger of its own keeps it so"
+                .into(),
+        ))
+    }
+}
+
+impl Database {
+    async fn query(&self, statement: Statement) -> Result<Rows> {
+        Ok(self.backend().query(Deadline::Operator, statement).await?)
+    }
+
+    async fn operator_schema(&self) -> Result<Arc<Schema>> {
+        Ok(self.schema(Deadline::Operator).await?)
+    }
+
+    /// The current time, as this database writes it.
+    fn now(&self) -> SqlValue {
+        self.time(clock::wall())
+    }
+
+    fn time(&self, time: OffsetDateTime) -> SqlValue {
+        Some(self.statements().timestamp(write_timestamp(time)))
+    }
+}
+
+/// An INSERT that returns the new row's id. It does nothing if a row already has the same values in all columns of one of
+/// the `unless` groups.
+fn insert(schema: &Schema, table: &'static str, values: Vec<ColumnValue>, unless: &[&[&str]]) -> Statement {
+    let param = |column: &str| {
+        let at = values.iter().position(|(name, _)| *name == column);
+        at.map(|at| schema.param(at + 1, table, column))
+    };
+    let relation = schema.relation(table);
+    let columns: Vec<_> = values.iter().map(|(column, _)| *column).collect();
+    let params: Vec<_> = columns.iter().filter_map(|column| param(column)).collect();
+    let guards = unless.iter().filter_map(|group| {
+        let same = group.iter().map(|column| Some(format!("{column} = {}", param(column)?)));
+        let same = same.collect::<Option<Vec<_>>>()?.join(" AND ");
+        Some(format!("NOT EXISTS (SELECT 1 FROM {relation} WHERE {same})"))
+    });
+    let guards = guards.collect::<Vec<_>>().join(" AND ");
+    let sql = format!(
+        "INSERT INTO {relation} ({}) SELECT {} WHERE {} RETURNING CAST(id AS text)",
+        columns.join(", "),
+        params.join(", "),
+        if guards.is_empty() { "true" } else { &guards },
+    );
+    Statement::new(sql, values.into_iter().map(|(_, value)| value).collect::<Vec<_>>())
+}
+
+/// An UPDATE of the row with this id. Columns that the table does not have are omitted.
+fn update(schema: &Schema, table: &'static str, id: i64, mut values: Vec<ColumnValue>) -> Statement {
+    values.retain(|(column, _)| schema.has(table, column));
+    let set = values.iter().enumerate();
+    let set = set.map(|(at, (column, _))| format!("{column} = {}", schema.param(at + 1, table, column)));
+    let set = set.collect::<Vec<_>>().join(", ");
+    let id_param = schema.param(values.len() + 1, table, "id");
+    let sql = format!(
+        "UPDATE {} SET {set} WHERE id = {id_param} RETURNING CAST(id AS text)",
+        schema.relation(table)
+    );
+    let params = values.into_iter().map(|(_, value)| value).chain([Some(id.to_string())]);
+    Statement::new(sql, params.collect::<Vec<_>>())
+}
+
+/// Refuses a setting that has no column.
+fn needs_column(schema: &Schema, table: &'static str, column: &str) -> Result<()> {
+    if schema.has(table, column) {
+        return Ok(());
+    }
+    Err(ManagementError::Refused(format!(
+        "the table {table} has no column {column}, so what you set would be lost; leave it out, or add the column"
+    )))
+}
+
+fn id(rows: &Rows) -> Option<i64> {
+    rows.first()?.first()?.as_deref()?.parse().ok()
+}

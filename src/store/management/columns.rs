@@ -1,0 +1,188 @@
+//! The columns of `api_keys` and `users` that operators manage, and their types.
+
+use std::str::FromStr;
+
+use serde_json::Value;
+
+use crate::{
+    credential::Prefix,
+    record::{Expiry, KeyHash, endpoint::Endpoint, model::ModelPattern, network::Network},
+    store::{
+        SqlValue,
+        decode::{
+            timestamp::{self, write_timestamp},
+            value::{self, Expectation},
+        },
+    },
+};
+
+/// One column.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Column {
+    pub(super) name: &'static str,
+    pub(super) kind: ColumnKind,
+}
+
+/// The type of a column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ColumnKind {
+    Text,
+    Boolean,
+    Integer,
+    /// An integer from 0.
+    Count,
+    Number,
+    Timestamp,
+    /// A timestamp that may be infinite.
+    Expiry,
+    /// Any JSON.
+    Json,
+    /// A JSON list of strings.
+    List,
+    /// A JSON list of strings and whole numbers.
+    Names,
+    /// A list of [`ModelPattern`].
+    Models,
+    /// A list of [`Endpoint`].
+    Endpoints,
+    /// A list of [`Network`].
+    Networks,
+    Prefix,
+    /// A bcrypt hash, which is never shown.
+    Hash,
+}
+
+const fn column(name: &'static str, kind: ColumnKind) -> Column {
+    Column { name, kind }
+}
+
+/// `api_keys`, in the order in which it is shown.
+pub(super) const API_KEYS: &[Column] = &[
+    column("id", ColumnKind::Integer),
+    column("key_prefix", ColumnKind::Prefix),
+    column("key_hash", ColumnKind::Hash),
+    column("name", ColumnKind::Text),
+    column("description", ColumnKind::Text),
+    column("user_id", ColumnKind::Integer),
+    column("is_active", ColumnKind::Boolean),
+    column("created_at", ColumnKind::Timestamp),
+    column("updated_at", ColumnKind::Timestamp),
+    column("expires_at", ColumnKind::Expiry),
+    column("deleted_at", ColumnKind::Timestamp),
+    column("deletion_reason", ColumnKind::Text),
+    column("last_used_at", ColumnKind::Timestamp),
+    column("scopes", ColumnKind::List),
+    column("tags", ColumnKind::List),
+    column("permissions", ColumnKind::Json),
+    column("allowed_models", ColumnKind::Models),
+    column("allowed_endpoints", ColumnKind::Endpoints),
+    column("allowed_ips", ColumnKind::Networks),
+    column("allowed_chatbots", ColumnKind::Names),
+    column("allowed_agents", ColumnKind::Names),
+    column("rate_limit_per_minute", ColumnKind::Count),
+    column("rate_limit_per_hour", ColumnKind::Count),
+    column("rate_limit_per_day", ColumnKind::Count),
+    column("is_unlimited", ColumnKind::Boolean),
+    column("budget_limit_cents", ColumnKind::Integer),
+    column("budget_type", ColumnKind::Text),
+    column("total_requests", ColumnKind::Integer),
+    column("total_tokens", ColumnKind::Integer),
+    column("total_cost", ColumnKind::Number),
+];
+
+/// `users`. The role may be in `roles` instead.
+pub(super) const USERS: &[Column] = &[
+    column("id", ColumnKind::Integer),
+    column("email", ColumnKind::Text),
+    column("username", ColumnKind::Text),
+    column("role", ColumnKind::Text),
+    column("is_active", ColumnKind::Boolean),
+    column("is_superuser", ColumnKind::Boolean),
+    column("account_locked", ColumnKind::Boolean),
+    column("account_locked_until", ColumnKind::Expiry),
+    column("created_at", ColumnKind::Timestamp),
+    column("updated_at", ColumnKind::Timestamp),
+    column("last_login", ColumnKind::Timestamp),
+];
+
+impl ColumnKind {
+    /// Validates a value that is to be written, and returns its normal form.
+    pub(super) fn normalize(self, text: &str) -> Result<SqlValue, Expectation> {
+        Ok(Some(match self {
+            Self::Text => text.to_owned(),
+            Self::Boolean => if value::boolean(text)? { "1" } else { "0" }.to_owned(),
+            Self::Integer => value::integer(text)?.to_string(),
+            Self::Count => value::count(text)?.to_string(),
+            Self::Number => value::number(text)?.to_string(),
+            Self::Timestamp => write_timestamp(timestamp::timestamp(text)?),
+            Self::Expiry => match timestamp::expiry(text)? {
+                Expiry::At(end) => write_timestamp(end),
+                _ => text.to_ascii_lowercase(),
+            },
+            Self::Json => return Ok(value::json(text)?.map(|json| json.to_string())),
+            Self::List => write_list(&value::list(text)?),
+            Self::Names => write_list(&value::names(text)?),
+            Self::Models => entries::<ModelPattern>(text, "a list of models, such as [\"gpt-4*\"]")?,
+            Self::Endpoints => {
+                entries::<Endpoint>(text, "a list of endpoints, such as [\"POST /v1/chat/*\"]")?
+            }
+            Self::Networks => {
+                entries::<Network>(text, "a list of addresses and networks, such as [\"10.0.0.0/8\"]")?
+            }
+            Self::Prefix => {
+                Prefix::parse(text).map_err(|_| "the first 8 characters of the key, visible ASCII")?;
+                text.to_owned()
+            }
+            Self::Hash => {
+                text.parse::<KeyHash>()
+                    .map_err(|_| "a bcrypt hash of the form $2a$, $2b$ or $2y$ with a cost of 4 to 14")?;
+                text.to_owned()
+            }
+        }))
+    }
+}
+
+/// A list without invalid entries: a key with one would be denied.
+fn entries<T: FromStr>(text: &str, expected: Expectation) -> Result<String, Expectation> {
+    let list = value::list(text)?;
+    if list.iter().all(|entry| entry.parse::<T>().is_ok()) { Ok(write_list(&list)) } else { Err(expected) }
+}
+
+/// A list as both databases store it.
+pub(super) fn write_list(list: &[String]) -> String {
+    Value::from(list).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn written_values_are_checked_and_made_uniform() {
+        for (kind, text, normal) in [
+            (ColumnKind::Boolean, "True", Some("1")),
+            (ColumnKind::Count, "60", Some("60")),
+            (ColumnKind::Expiry, "2026-01-02T03:04:05+01:00", Some("2026-01-02 02:04:05.000000")),
+            (ColumnKind::Expiry, "Infinity", Some("infinity")),
+            (ColumnKind::List, r#"[ "a", "b" ]"#, Some(r#"["a","b"]"#)),
+            (ColumnKind::Names, r#"[ "a", 7 ]"#, Some(r#"["a","7"]"#)),
+            (ColumnKind::Json, r#"{ "a": 1 }"#, Some(r#"{"a":1}"#)),
+            (ColumnKind::Json, "null", None),
+        ] {
+            assert_eq!(kind.normalize(text), Ok(normal.map(str::to_owned)), "{text}");
+        }
+        for (kind, bad) in [
+            (ColumnKind::Boolean, "yes"),
+            (ColumnKind::Count, "-1"),
+            (ColumnKind::Timestamp, "infinity"),
+            (ColumnKind::List, "a,b"),
+            (ColumnKind::Networks, r#"["10.0.0.0/8","10.0.0.256"]"#),
+            (ColumnKind::Endpoints, r#"["v1"]"#),
+            (ColumnKind::Models, r#"["a*b"]"#),
+            (ColumnKind::Prefix, "short"),
+            (ColumnKind::Hash, "$2b$15$"),
+        ] {
+            assert!(kind.normalize(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! Keys: create, list, find, revoke.
+
+use time::OffsetDateTime;
+
+use super::{
+    ColumnValue, Database, DisplayRow, ManagementError, Result, SqlValue, Statement,
+    columns::{API_KEYS, Column, ColumnKind, write_list},
+    id, insert, needs_column, update,
+    users::{EMAIL, user_id},
+};
+use crate::{
+    clock::Timestamps,
+    credential::{
+        Credential, Prefix,
+        generate::{self, Brand},
+    },
+    record::{KeyId, Limits},
+    store::KeyStore,
+};
+
+/// A key to create. Empty fields are not set.
+#[derive(Debug, Clone, Default)]
+pub struct NewKey {
+    /// Id or email of its user.
+    pub user: String,
+    /// Its name.
+    pub name: Option<String>,
+    /// Its description.
+    pub description: Option<String>,
+    /// Expiry time.
+    pub expires_at: Option<OffsetDateTime>,
+    /// Its scopes.
+    pub scopes: Vec<String>,
+    /// Its tags.
+    pub tags: Vec<String>,
+    /// `allowed_models`.
+    pub models: Vec<String>,
+    /// `allowed_endpoints`.
+    pub endpoints: Vec<String>,
+    /// `allowed_ips`.
+    pub ips: Vec<String>,
+    /// `allowed_chatbots`.
+    pub chatbots: Vec<String>,
+    /// `allowed_agents`.
+    pub agents: Vec<String>,
+    /// Its rate limits.
+    pub limits: Limits,
+    /// Its budget, in cents.
+    pub budget_limit_cents: Option<i64>,
+    /// The period of the budget.
+    pub budget_type: Option<String>,
+}
+
+/// Maximum number of generated keys until one has a new prefix. One in 14.7 million collides with a given key.
+const DRAWS: usize = 16;
+
+impl Database {
+    /// Creates a key: the row, and the credential, which cannot be shown again.
+    ///
+    /// # Errors
+    /// [`ManagementError`] when the user is unknown, a setting has no column, or the database fails.
+    pub async fn create_key(
+        &self,
+        new: &NewKey,
+        brand: &Brand,
+        cost: u32,
+    ) -> Result<(DisplayRow, Credential)> {
+        let schema = &self.operator_schema().await?;
+        let user = user_id(&self.find_user(&new.user).await?)?;
+        let mut values = self.settings(new);
+        for (column, _) in &values {
+            needs_column(schema, "api_keys", column)?;
+        }
+        values.push(("user_id", Some(user.0.to_string())));
+        let defaults = self.defaults(new).into_iter();
+        values.extend(defaults.filter(|(column, _)| schema.has("api_keys", column)));
+        for _ in 0..DRAWS {
+            let credential = generate::generate(brand, &mut rand::rng());
+            if !self.find_keys(credential.prefix().as_str()).await?.is_empty() {
+                continue;
+            }
+            let mut values = values.clone();
+            values.push(("key_prefix", Some(credential.prefix().as_str().to_owned())));
+            values.push(("key_hash", Some(hash(credential.clone(), cost).await?)));
+            // Another process may have created the same prefix in between.
+            let rows = self.query(insert(schema, "api_keys", values, &[&["key_prefix"]])).await?;
+            if let Some(id) = id(&rows) {
+                return Ok((self.find_key(&id.to_string()).await?, credential));
+            }
+        }
+        Err(ManagementError::Refused(format!(
+            "--brand {brand}: {DRAWS} keys in a row began like one that exists; choose a shorter brand"
+        )))
+    }
+
+    /// Keys, newest first, of one user or of all. Revoked and deleted keys are included only with `all`.
+    ///
+    /// # Errors
+    /// [`ManagementError`] when the user is unknown or the database does not answer.
+    pub async fn list_keys(&self, user: Option<&str>, all: bool) -> Result<Vec<DisplayRow>> {
+        let mut keys = match user {
+            None => self.keys("", vec![]).await?,
+            Some(user) => {
+                let user = user_id(&self.find_user(user).await?)?;
+                let param = self.operator_schema().await?.param(1, "api_keys", "user_id");
+                self.keys(&format!("WHERE k.user_id = {param}"), vec![Some(user.0.to_string())]).await?
+            }
+        };
+        let is_active = |key: &DisplayRow| *key.get("is_active") == true && key.get("deleted_at").is_null();
+        keys.retain(|key| all || is_active(key));
+        Ok(keys)
+    }
+
+    /// The keys with this id or prefix, newest first.
+    ///
+    /// # Errors
+    /// [`ManagementError`] when the database does not answer.
+    pub async fn find_keys(&self, id_or_prefix: &str) -> Result<Vec<DisplayRow>> {
+        let schema = &self.operator_schema().await?;
+        let (mut either, mut params) = (Vec::new(), Vec::new());
+        let by_id = id_or_prefix.parse::<i64>().is_ok();
+        for (column, fits) in [("id", by_id), ("key_prefix", id_or_prefix.len() == Prefix::LEN)] {
+            if fits {
+                params.push(Some(id_or_prefix.to_owned()));
+                let name = format!("k.{}", schema.name("api_keys", column));
+                let mut same = format!("{name} = {}", schema.param(params.len(), "api_keys", column));
+                if column == "key_prefix" {
+                    same.push_str(&format!(" AND {}", self.statements().is_exactly(&name, params.len())));
+                }
+                either.push(same);
+            }
+        }
+        if either.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.keys(&format!("WHERE {}", either.join(" OR ")), params).await
+    }
+
+    /// The one key with this id or prefix.
+    ///
+    /// # Errors
+    /// [`ManagementError::Refused`] when there is none, or more than one.
+    pub async fn find_key(&self, id_or_prefix: &str) -> Result<DisplayRow> {
+        let mut keys = self.find_keys(id_or_prefix).await?;
+        match keys.len() {
+            1 => Ok(keys.remove(0)),
+            0 => Err(ManagementError::Refused(format!(
+                "no key has this id or prefix of {} characters; see `keystile keys list --all`",
+                Prefix::LEN
+            ))),
+            _ => Err(ManagementError::Refused(format!(
+                "{} keys have this prefix: give the id of one, which is {}",
+                keys.len(),
+                keys.iter().map(|key| key.text("id")).collect::<Vec<_>>().join(" or ")
+            ))),
+        }
+    }
+
+    /// The key of this credential, proven by bcrypt. `None` when it belongs to no key.
+    ///
+    /// # Errors
+    /// [`ManagementError`] when the database does not answer.
+    pub async fn identify(&self, credential: &Credential) -> Result<Option<DisplayRow>> {
+        let lookup = self.records(credential.prefix(), Timestamps::now()).await?;
+        for record in lookup.records.iter() {
+            let (credential, hash) = (credential.clone(), record.hash.clone());
+            let proof = move || {
+                let hash = hash.expose().unwrap_or_default();
+                bcrypt::verify(credential.expose(), hash).unwrap_or(false)
+            };
+            if blocking(proof).await? {
+                return self.find_key(&record.id.0.to_string()).await.map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Revokes the one key with this id or prefix.
+    ///
+    /// # Errors
+    /// [`ManagementError::Refused`] when there is none, or more than one.
+    pub async fn revoke_key(&self, id_or_prefix: &str) -> Result<DisplayRow> {
+        let key = self.find_key(id_or_prefix).await?;
+        let id = key.get("id").as_i64().map(KeyId);
+        let id = id.ok_or_else(|| ManagementError::Refused("the key's id is no whole number".into()))?;
+        let schema = &self.operator_schema().await?;
+        needs_column(schema, "api_keys", "is_active")?;
+        let values = vec![("is_active", Some("0".into())), ("updated_at", self.now())];
+        self.query(update(schema, "api_keys", id.0, values)).await?;
+        self.find_key(&id.0.to_string()).await?.inactive()
+    }
+
+    async fn keys(&self, filter: &str, params: Vec<SqlValue>) -> Result<Vec<DisplayRow>> {
+        let schema = &self.operator_schema().await?;
+        let shown: Vec<Column> =
+            API_KEYS.iter().copied().filter(|column| column.kind != ColumnKind::Hash).collect();
+        let sql = format!(
+            "SELECT {}, {} FROM {} {filter} {}",
+            schema.select("api_keys", shown.iter().map(|column| column.name)),
+            schema.select("users", [EMAIL.name]),
+            schema.joined(),
+            schema.newest_first(),
+        );
+        let rows = self.query(Statement::new(sql, params)).await?;
+        let email = Column { name: "user_email", ..EMAIL };
+        let columns = || shown.iter().copied().chain([email]);
+        Ok(rows.into_iter().map(|row| DisplayRow::new(columns(), row)).collect())
+    }
+
+    /// The settings of the new key, by column.
+    fn settings(&self, new: &NewKey) -> Vec<ColumnValue> {
+        let list = |list: &[String]| (!list.is_empty()).then(|| write_list(list));
+        let number = |number: Option<u64>| number.map(|number| number.to_string());
+        let mut values = vec![
+            ("name", new.name.clone()),
+            ("description", new.description.clone()),
+            ("expires_at", new.expires_at.and_then(|end| self.time(end))),
+            ("scopes", list(&new.scopes)),
+            ("tags", list(&new.tags)),
+            ("allowed_models", list(&new.models)),
+            ("allowed_endpoints", list(&new.endpoints)),
+            ("allowed_ips", list(&new.ips)),
+            ("allowed_chatbots", list(&new.chatbots)),
+            ("allowed_agents", list(&new.agents)),
+            ("rate_limit_per_minute", number(new.limits.minute)),
+            ("rate_limit_per_hour", number(new.limits.hour)),
+            ("rate_limit_per_day", number(new.limits.day)),
+            ("budget_limit_cents", new.budget_limit_cents.map(|cents| cents.to_string())),
+            ("budget_type", new.budget_type.clone()),
+        ];
+        values.retain(|(_, value)| value.is_some());
+        values
+    }
+
+    /// The values that every new key has, where there is a column.
+    fn defaults(&self, new: &NewKey) -> [ColumnValue; 7] {
+        let flag = |flag: bool| Some(if flag { "1" } else { "0" }.to_owned());
+        [
+            ("is_active", flag(true)),
+            ("is_unlimited", flag(new.budget_limit_cents.is_none())),
+            ("created_at", self.now()),
+            ("updated_at", self.now()),
+            ("total_requests", Some("0".into())),
+            ("total_tokens", Some("0".into())),
+            ("total_cost", Some("0".into())),
+        ]
+    }
+}
+
+async fn hash(credential: Credential, cost: u32) -> Result<String> {
+    let hashed = blocking(move || bcrypt::hash(credential.expose(), cost)).await?;
+    hashed.map_err(|error| ManagementError::Refused(format!("--cost {cost}: {error}")))
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let work = tokio::task::spawn_blocking(work).await;
+    work.map_err(|_| ManagementError::Refused("bcrypt ended early; please report this".into()))
+}

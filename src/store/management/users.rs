@@ -1,0 +1,146 @@
+//! Users: create, list, disable.
+
+use super::{
+    ColumnValue, Database, DisplayRow, ManagementError, Result, Schema, Statement,
+    columns::{Column, ColumnKind, USERS},
+    id, insert, needs_column, update,
+};
+use crate::record::UserId;
+
+/// A user to create.
+#[derive(Debug, Clone, Default)]
+pub struct NewUser {
+    /// Unique.
+    pub email: String,
+    /// Unique.
+    pub username: String,
+    /// Any text, or a name in `roles` if that table exists.
+    pub role: Option<String>,
+    /// Upstreams receive this flag.
+    pub superuser: bool,
+}
+
+impl Database {
+    /// Creates a user who can only own keys: no password matches the stored hash.
+    ///
+    /// # Errors
+    /// [`ManagementError`] when the email or name is taken, or the role is unknown.
+    pub async fn create_user(&self, new: &NewUser) -> Result<DisplayRow> {
+        let schema = &self.operator_schema().await?;
+        let mut values: Vec<ColumnValue> = vec![
+            ("email", Some(new.email.clone())),
+            ("username", Some(new.username.clone())),
+            ("hashed_password", Some("!".into())),
+            ("is_active", Some("1".into())),
+            ("is_superuser", Some(if new.superuser { "1" } else { "0" }.into())),
+            ("account_locked", Some("0".into())),
+            ("created_at", self.now()),
+            ("updated_at", self.now()),
+        ];
+        values.retain(|(column, _)| schema.has("users", column));
+        for column in ["email", "username"] {
+            needs_column(schema, "users", column)?;
+        }
+        if new.superuser {
+            needs_column(schema, "users", "is_superuser")?;
+        }
+        if let Some(role) = &new.role {
+            values.push(self.role(schema, role).await?);
+        }
+        let rows = self.query(insert(schema, "users", values, &[&["email"], &["username"]])).await?;
+        let Some(id) = id(&rows) else {
+            return Err(ManagementError::Refused(format!(
+                "there is a user with --email {} or --username {} already; see `keystile users list`",
+                new.email, new.username
+            )));
+        };
+        self.find_user(&id.to_string()).await
+    }
+
+    /// All users, by id.
+    ///
+    /// # Errors
+    /// [`ManagementError`] when the database does not answer.
+    pub async fn list_users(&self) -> Result<Vec<DisplayRow>> {
+        self.users("", None).await
+    }
+
+    /// The user with this id or email.
+    ///
+    /// # Errors
+    /// [`ManagementError::Refused`] when there is none, or more than one.
+    pub async fn find_user(&self, id_or_email: &str) -> Result<DisplayRow> {
+        let schema = &self.operator_schema().await?;
+        let by = match id_or_email.parse::<i64>() {
+            Ok(_) => format!("WHERE u.id = {}", schema.param(1, "users", "id")),
+            Err(_) => {
+                needs_column(schema, "users", "email")?;
+                format!("WHERE lower(u.email) = lower({})", schema.param(1, "users", "email"))
+            }
+        };
+        let mut users = self.users(&by, Some(id_or_email)).await?;
+        match users.len() {
+            1 => Ok(users.remove(0)),
+            0 => Err(ManagementError::Refused(format!(
+                "no user has the id or email {id_or_email}; see `keystile users list`"
+            ))),
+            _ => Err(ManagementError::Refused(format!(
+                "several users have the email {id_or_email}: give the id of one, which is {}",
+                users.iter().map(|user| user.text("id")).collect::<Vec<_>>().join(" or ")
+            ))),
+        }
+    }
+
+    /// Disables a user, and thereby every key of the user.
+    ///
+    /// # Errors
+    /// [`ManagementError::Refused`] when there is no such user.
+    pub async fn disable_user(&self, id_or_email: &str) -> Result<DisplayRow> {
+        let user = self.find_user(id_or_email).await?;
+        let schema = &self.operator_schema().await?;
+        needs_column(schema, "users", "is_active")?;
+        let values = vec![("is_active", Some("0".into())), ("updated_at", self.now())];
+        self.query(update(schema, "users", user_id(&user)?.0, values)).await?;
+        self.find_user(&user.text("id")).await?.inactive()
+    }
+
+    async fn users(&self, filter: &str, param: Option<&str>) -> Result<Vec<DisplayRow>> {
+        let schema = &self.operator_schema().await?;
+        let columns = schema.select("users", USERS.iter().map(|column| column.name));
+        let sql = format!(
+            "SELECT {columns} FROM {} u{} {filter} ORDER BY u.id",
+            schema.relation("users"),
+            schema.roles()
+        );
+        let params: Vec<_> = param.map(|param| Some(param.to_owned())).into_iter().collect();
+        let rows = self.query(Statement::new(sql, params)).await?;
+        Ok(rows.into_iter().map(|row| DisplayRow::new(USERS.iter().copied(), row)).collect())
+    }
+
+    async fn role(&self, schema: &Schema, role: &str) -> Result<ColumnValue> {
+        if !schema.has_roles() {
+            needs_column(schema, "users", "role")?;
+            return Ok(("role", Some(role.to_owned())));
+        }
+        let roles = schema.relation("roles");
+        let sql = format!("SELECT CAST(id AS text), CAST(name AS text) FROM {roles} ORDER BY id");
+        let rows = self.query(Statement::new(sql, [])).await?;
+        let named = rows.iter().find(|row| row.get(1).and_then(Option::as_deref) == Some(role));
+        let Some(id) = named.and_then(|row| row[0].clone()) else {
+            let names: Vec<_> = rows.iter().filter_map(|row| row.get(1)?.as_deref()).collect();
+            return Err(ManagementError::Refused(format!(
+                "--role {role}: the table roles has no such name; it has {}",
+                names.join(", ")
+            )));
+        };
+        Ok(("role_id", Some(id)))
+    }
+}
+
+/// The email of a key's user, which is shown with the key's own columns.
+pub(super) const EMAIL: Column = Column { name: "email", kind: ColumnKind::Text };
+
+pub(super) fn user_id(user: &DisplayRow) -> Result<UserId> {
+    let id = user.get("id").as_i64().map(UserId);
+    id.ok_or_else(|| ManagementError::Refused("the user's id is no whole number".into()))
+}

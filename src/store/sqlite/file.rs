@@ -1,0 +1,248 @@
+//! A SQLite file, its connections, and the statements and transactions that run on them. All work runs on blocking
+//! threads.
+
+use std::{
+    fs::OpenOptions,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use parking_lot::Mutex;
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, params_from_iter, types::ValueRef};
+use tokio::sync::Semaphore;
+
+use crate::store::{
+    SqlValue, StoreError,
+    statement::{Deadline, Progress, Rows, Statement, TransactionOutcome},
+};
+
+/// A database file. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct SqliteFile(Arc<Inner>);
+
+struct Inner {
+    path: PathBuf,
+    timeout: Duration,
+    idle: Mutex<Vec<OpenFile>>,
+    /// Set once the file was opened. From then on, a missing file is an error, and is not created again.
+    was_opened: AtomicBool,
+    /// Bounds the threads that a slow disk can block.
+    permits: Arc<Semaphore>,
+}
+
+/// A connection, and the file that it has open.
+struct OpenFile {
+    connection: Connection,
+    file: FileId,
+}
+
+/// A file, independent of its name: another file may have been renamed to its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FileId {
+    device: u64,
+    inode: u64,
+    created: Option<SystemTime>,
+}
+
+impl SqliteFile {
+    pub(crate) fn new(path: &Path, timeout: Duration, connections: u32) -> Self {
+        Self(Arc::new(Inner {
+            path: path.to_owned(),
+            timeout,
+            idle: Mutex::default(),
+            was_opened: AtomicBool::new(false),
+            permits: Arc::new(Semaphore::new(connections as usize)),
+        }))
+    }
+
+    pub(crate) async fn query(&self, deadline: Deadline, statement: Statement) -> Result<Rows, StoreError> {
+        self.run(deadline, move |connection| run(connection, &statement)).await
+    }
+
+    pub(crate) async fn transaction(
+        &self,
+        statements: Vec<Statement>,
+        needs_rows: bool,
+        progress: Progress,
+    ) -> Result<TransactionOutcome, StoreError> {
+        let inner = Arc::clone(&self.0);
+        self.run(Deadline::Operator, move |connection| {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let mut empty = Vec::new();
+            for (at, statement) in statements.iter().enumerate() {
+                if statement.is_final && !empty.is_empty() {
+                    continue;
+                }
+                let rows = match run(&transaction, statement) {
+                    Ok(rows) => rows,
+                    Err(error) => return Ok(TransactionOutcome::Failed(at, inner.explain(&error))),
+                };
+                if needs_rows && rows.is_empty() {
+                    empty.push(at);
+                }
+                progress(at + 1);
+            }
+            if !empty.is_empty() {
+                transaction.rollback()?;
+                return Ok(TransactionOutcome::RolledBack(empty));
+            }
+            transaction.commit()?;
+            Ok(TransactionOutcome::Committed)
+        })
+        .await
+    }
+
+    /// The file at the path, by device and inode. Empty while there is none.
+    pub(crate) fn identity(&self) -> String {
+        file_at(&self.0.path).map_or_else(|_| String::new(), |file| format!("{file:?}"))
+    }
+
+    /// Closes the connections.
+    pub(crate) fn reconnect(&self) {
+        self.0.idle.lock().clear();
+    }
+
+    /// Open connections that are idle.
+    pub(crate) fn connections(&self) -> u32 {
+        let idle = self.0.idle.lock();
+        u32::try_from(idle.len()).unwrap_or(u32::MAX)
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        deadline: Deadline,
+        work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let inner = Arc::clone(&self.0);
+        let work = async move {
+            let permit = Arc::clone(&inner.permits).acquire_owned().await;
+            let blocking = tokio::task::spawn_blocking(move || {
+                // Held until the end of the work, which continues when its caller stops waiting.
+                let _permit = permit;
+                inner.work(work)
+            });
+            blocking.await.unwrap_or_else(|_| Err(StoreError::Unavailable("its thread ended early".into())))
+        };
+        match deadline {
+            Deadline::Check => {
+                let timeout = self.0.timeout;
+                tokio::time::timeout(timeout, work).await.unwrap_or(Err(StoreError::Timeout(timeout)))
+            }
+            // SQLite itself waits for a lock no longer than the timeout.
+            Deadline::Operator => work.await,
+        }
+    }
+}
+
+impl Inner {
+    fn work<T>(&self, work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        let mut open = self.idle().map_or_else(|| self.open(), Ok)?;
+        // A connection that failed is closed, since its state is unknown.
+        let result = work(&mut open.connection).map_err(|error| self.explain(&error))?;
+        self.idle.lock().push(open);
+        Ok(result)
+    }
+
+    /// An idle connection to the file at the path. Connections to an earlier file are closed.
+    fn idle(&self) -> Option<OpenFile> {
+        let file = file_at(&self.path).ok()?;
+        let mut idle = self.idle.lock();
+        idle.retain(|open| open.file == file);
+        idle.pop()
+    }
+
+    /// Opens the file. Creates it on first use.
+    fn open(&self) -> Result<OpenFile, StoreError> {
+        let unavailable = |what: &str, error: std::io::Error| {
+            StoreError::Unavailable(format!("cannot {what} sqlite:{}: {error}", self.path.display()).into())
+        };
+        if !self.was_opened.load(Ordering::Relaxed) {
+            create_private(&self.path).map_err(|error| unavailable("create", error))?;
+        }
+        let file = file_at(&self.path).map_err(|error| unavailable("open", error))?;
+        let connection = self.connect().map_err(|error| self.explain(&error))?;
+        // Another file may have been renamed to the path in between.
+        if file_at(&self.path).map_err(|error| unavailable("open", error))? != file {
+            return Err(StoreError::Unavailable("its file was replaced while it was opened".into()));
+        }
+        self.was_opened.store(true, Ordering::Relaxed);
+        Ok(OpenFile { connection, file })
+    }
+
+    fn connect(&self) -> rusqlite::Result<Connection> {
+        // Not URI: a file name is a file name. Not CREATE: the file is there, with its mode.
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&self.path, flags)?;
+        connection.busy_timeout(self.timeout)?;
+        connection.pragma_update(None, "foreign_keys", true)?;
+        let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
+        if !mode.eq_ignore_ascii_case("wal") {
+            // Readers then never wait for a writer. A file that cannot be switched still works.
+            let _ = connection.pragma_update(None, "journal_mode", "wal");
+        }
+        Ok(connection)
+    }
+
+    fn explain(&self, error: &rusqlite::Error) -> StoreError {
+        let path = self.path.display();
+        match error.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase) => StoreError::Unfit(
+                format!("sqlite:{path} is no SQLite database; set --database-url to one").into(),
+            ),
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+                StoreError::Unavailable(format!("sqlite:{path} is locked by another process").into())
+            }
+            Some(ErrorCode::Unknown | ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch) => {
+                StoreError::Unfit(format!("sqlite:{path} refuses: {}", message(error)).into())
+            }
+            _ => StoreError::Unavailable(format!("sqlite:{path}: {}", message(error)).into()),
+        }
+    }
+}
+
+/// SQLite's own message. It has names of columns and the like, and no values.
+fn message(error: &rusqlite::Error) -> String {
+    match error {
+        rusqlite::Error::SqliteFailure(code, text) => text.clone().unwrap_or_else(|| code.to_string()),
+        rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn file_at(path: &Path) -> std::io::Result<FileId> {
+    let metadata = std::fs::metadata(path)?;
+    // Inodes are reused. Not every file system has creation times.
+    Ok(FileId { device: metadata.dev(), inode: metadata.ino(), created: metadata.created().ok() })
+}
+
+/// Creates the file with a mode that only its owner can read. SQLite gives `-wal` and `-shm` the same mode.
+fn create_private(path: &Path) -> std::io::Result<()> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn run(connection: &Connection, statement: &Statement) -> rusqlite::Result<Rows> {
+    let mut prepared = connection.prepare_cached(&statement.sql)?;
+    let columns = prepared.column_count();
+    let rows = prepared.query_map(params_from_iter(&statement.params), |row| {
+        (0..columns).map(|at| row.get_ref(at).map(text)).collect()
+    })?;
+    rows.collect()
+}
+
+fn text(value: ValueRef<'_>) -> SqlValue {
+    match value {
+        ValueRef::Null => None,
+        ValueRef::Integer(number) => Some(number.to_string()),
+        ValueRef::Real(number) => Some(number.to_string()),
+        // Invalid bytes become U+FFFD, which no rule accepts and no list matches.
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+    }
+}

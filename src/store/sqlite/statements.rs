@@ -1,0 +1,165 @@
+//! The SQL of SQLite.
+
+use std::time::Duration;
+
+use super::{change_log, triggers};
+use crate::{
+    revocation::{Since, Snapshot},
+    store::{
+        dialect::Dialect,
+        schema::{PROOF_COLUMNS, PROOFS, Schema},
+        statement::Statement,
+        statements::{ColumnRef, LAST_USED_INTERVAL, Statements, UsageUpdate, sections},
+        watched_tables::WatchedTable,
+    },
+};
+
+/// SQLite's statements and expressions.
+pub(crate) struct SqliteStatements;
+
+/// Generated columns (`hidden` is 2 or 3) are included, hidden columns of virtual tables (1) are not.
+const SCHEMA: &str = "WITH t (name) AS (SELECT name FROM sqlite_schema WHERE type IN ('table', 'view')
+        AND lower(name) IN ('api_keys', 'users', 'roles', 'budgets', 'keystile_changes', 'keystile_proofs'))
+    SELECT 'column', lower(t.name), c.name, c.type FROM t JOIN pragma_table_xinfo(t.name) c WHERE c.hidden <> 1
+    UNION ALL SELECT 'generated', lower(t.name), lower(c.name), ''
+        FROM t JOIN pragma_table_xinfo(t.name) c WHERE c.hidden IN (2, 3)
+    UNION ALL SELECT 'unique', lower(t.name), l.name, i.name FROM t JOIN pragma_index_list(t.name) l
+        JOIN pragma_index_info(l.name) i WHERE l.\"unique\" AND i.name IS NOT NULL";
+
+const TABLES: &str = include_str!("../migrations/sqlite.sql");
+const CREATE_PROOFS: &str = include_str!("../migrations/proofs.sqlite.sql");
+
+/// The names of tables and columns in SQLite are case-insensitive.
+const PREFIX_INDEX: &str = "SELECT 'found' FROM pragma_index_list('api_keys') l
+    JOIN pragma_index_info(l.name) i WHERE i.seqno = 0 AND lower(i.name) = 'key_prefix' AND l.partial = 0";
+
+impl Dialect for SqliteStatements {
+    /// Names are case-insensitive.
+    fn identifier(&self, name: &str, _: &str) -> String {
+        name.to_owned()
+    }
+
+    fn as_text(&self, column: &str, _: &str) -> String {
+        format!("CAST({column} AS TEXT)")
+    }
+
+    fn as_integer(&self, column: &str, _: &str) -> String {
+        column.to_owned()
+    }
+
+    fn is_exactly(&self, column: &str, param: usize) -> String {
+        format!("CAST({column} AS TEXT) COLLATE BINARY = ?{param}")
+    }
+
+    fn is_one_of(&self, column: &str, _: &str, numbers: &[i64]) -> (String, String) {
+        let condition = format!("{column} IN (SELECT value FROM json_each(?1))");
+        (condition, serde_json::Value::from(numbers).to_string())
+    }
+
+    fn is_within(&self, column: &str, _: &str, window: Duration) -> String {
+        format!("datetime({column}) > datetime('now', '-{} seconds')", window.as_secs())
+    }
+
+    fn param(&self, number: usize, _: &str) -> String {
+        format!("?{number}")
+    }
+
+    fn timestamp(&self, written: String) -> String {
+        written
+    }
+
+    fn json_rows(&self, columns: &str) -> String {
+        format!("json_group_array(json_array({columns}))")
+    }
+}
+
+impl Statements for SqliteStatements {
+    fn read_schema(&self) -> Statement {
+        let fingerprint = change_log::FINGERPRINT;
+        Statement::plain(format!("{SCHEMA} UNION ALL SELECT 'relation', '', {fingerprint}, ''"))
+    }
+
+    fn log_position(&self) -> &'static str {
+        change_log::POSITION
+    }
+
+    fn replication_lag(&self) -> &'static str {
+        "NULL"
+    }
+
+    fn read_log(
+        &self,
+        schema: &Schema,
+        tables: &[WatchedTable],
+        since: Option<&Since>,
+        limit: usize,
+    ) -> Statement {
+        let next = since.map_or(1, |since| Snapshot::next(since.position.snapshot())).to_string();
+        let anchor = since.and_then(|since| since.anchor.clone());
+        let triggers = serde_json::to_string(&triggers::triggers(schema, tables));
+        Statement::new(change_log::read(limit), [Some(next), anchor, triggers.ok()])
+    }
+
+    fn prune_log(&self, _: &Schema, age: Duration) -> [Statement; 2] {
+        change_log::prune(age.as_secs()).map(Statement::plain)
+    }
+
+    fn entry_id(&self) -> &'static str {
+        "CAST(id AS TEXT)"
+    }
+
+    fn usage_update(&self, last_used_at: &ColumnRef<'_>, total_requests: &ColumnRef<'_>) -> UsageUpdate {
+        let (last, seconds) = ("json_extract(d.value, '$.last')", LAST_USED_INTERVAL.as_secs());
+        UsageUpdate {
+            batch: "json_each(?1) AS d",
+            key: "json_extract(d.value, '$.id')",
+            last_used_at: last.to_owned(),
+            is_older: format!("datetime(k.{}) < datetime({last}, '-{seconds} seconds')", last_used_at.name),
+            total_requests: format!("COALESCE(k.{}, 0) + json_extract(d.value, '$.n')", total_requests.name),
+        }
+    }
+
+    fn transaction_status(&self, _: &str) -> Option<Statement> {
+        None
+    }
+
+    fn store_proofs(&self, proofs: &str) -> [Statement; 2] {
+        let values = |names: &[&str]| {
+            let values = names.iter().map(|name| format!("json_extract(value, '$.{name}')"));
+            values.collect::<Vec<_>>().join(", ")
+        };
+        [
+            format!(
+                "DELETE FROM {PROOFS} WHERE (key_id, tag) IN (SELECT {} FROM json_each(?1))",
+                values(&PROOF_COLUMNS[..2])
+            ),
+            format!(
+                "INSERT OR IGNORE INTO {PROOFS} ({}) SELECT {} FROM json_each(?1)",
+                PROOF_COLUMNS.join(", "),
+                values(&PROOF_COLUMNS)
+            ),
+        ]
+        .map(|sql| Statement::new(sql, [Some(proofs.to_owned())]))
+    }
+
+    fn prune_proofs(&self, oldest: i64) -> Statement {
+        let sql = format!("DELETE FROM {PROOFS} WHERE proven_at < CAST(?1 AS integer)");
+        Statement::new(sql, [Some(oldest.to_string())])
+    }
+
+    fn create_tables(&self, tables: &[&str]) -> Vec<Statement> {
+        sections(TABLES, tables)
+    }
+
+    fn create_proofs(&self) -> Vec<Statement> {
+        vec![Statement::plain(CREATE_PROOFS)]
+    }
+
+    fn prefix_index(&self) -> Statement {
+        Statement::plain(PREFIX_INDEX)
+    }
+
+    fn advance_key_ids(&self) -> Option<Statement> {
+        None
+    }
+}
