@@ -19,7 +19,7 @@ use crate::{
     config::{DatabaseOptions, Mode, RateLimit},
     credential::Prefix,
     decision::{Proven, Reason, Tier},
-    limits::{Bill, Span},
+    limits::{Charge, Span},
     policy::{self, CHECKS, Check, Facts},
     store::{Database, KeyStore, MAX_RECORDS},
 };
@@ -133,8 +133,8 @@ impl Explain {
         let (checks, reason, shadow) = match &attributes.route {
             Ok(route) => {
                 let facts = Facts { record: &record, attributes: &attributes, route, now };
-                let bill = Bill { key: record.id, limits: record.limits, cost: route.cost };
-                let limits = checked_limits(&bill, self.rate_limit);
+                let charge = Charge { key: record.id, limits: record.limits, cost: route.cost };
+                let limits = checked_limits(&charge, self.rate_limit);
                 let limited = (!limits.passes).then_some(Reason::RateLimited);
                 let checks = CHECKS.iter().map(|check| checked(check, &facts)).chain([limits]).collect();
                 (checks, policy::check(&facts).err().or(limited), route.shadow)
@@ -182,8 +182,8 @@ fn checked(check: &Check, facts: &Facts<'_>) -> Checked {
 }
 
 /// What was used is not known here; a limit that lets nothing through is.
-fn checked_limits(bill: &Bill, counted: RateLimit) -> Checked {
-    let limits = Span::ALL.into_iter().zip(bill.limits.per_span());
+fn checked_limits(charge: &Charge, counted: RateLimit) -> Checked {
+    let limits = Span::ALL.into_iter().zip(charge.limits.per_span());
     let limit = |(span, limit): (Span, Option<u64>)| {
         let limit = limit.map_or("unlimited".to_owned(), |limit| limit.to_string());
         format!("{limit} per {}", span.name())
@@ -192,8 +192,8 @@ fn checked_limits(bill: &Bill, counted: RateLimit) -> Checked {
     let told = if counted == RateLimit::Off { "; told to the upstream, not counted" } else { "" };
     Checked {
         check: "limits",
-        passes: counted == RateLimit::Off || !bill.is_hopeless(),
-        looks_at: format!("{}; cost: {}{told}", limits.join(", "), bill.cost),
+        passes: counted == RateLimit::Off || !charge.exceeds_a_limit(),
+        looks_at: format!("{}; cost: {}{told}", limits.join(", "), charge.cost),
         code: Reason::RateLimited.code(),
     }
 }
