@@ -11,6 +11,7 @@ mod inject;
 mod postgres_url;
 mod proofs;
 mod quantity;
+mod redacted;
 mod values;
 
 pub use durable::DurableProofs;
@@ -18,6 +19,7 @@ pub use inject::InjectOptions;
 pub use postgres_url::PostgresUrl;
 pub use proofs::{BcryptCost, DEFAULT_COST, FailedAttempts, FailedAttemptsLimit};
 pub use quantity::Quantity;
+pub use redacted::redacted;
 pub use values::{CredentialSource, DatabaseUrl, Listen, RedisUrl, Secret, Secrets};
 
 /// Where the keys are: shared by every command that touches them.
@@ -378,11 +380,12 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn duration_or_none(text: &str) -> Result<Duration, String> {
+/// A duration of 0 to 365 days.
+pub(crate) fn duration_or_none(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(duration) if duration > MAX_DURATION => Err("is over 365 days".into()),
         Ok(duration) => Ok(duration),
-        Err(error) => Err(format!("is not a duration such as 500ms, 10s or 5m: {error}")),
+        Err(_) => Err("is not a duration such as 500ms, 10s or 5m".into()),
     }
 }
 

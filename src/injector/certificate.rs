@@ -1,6 +1,7 @@
 //! The webhook's certificate: from files, which are read again when they change, or self-signed at start.
 
 use std::{
+    fmt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -71,7 +72,7 @@ impl Source {
 
     pub(super) fn load(&self, metrics: &Metrics) -> anyhow::Result<Certificate> {
         let pem = self.read()?;
-        let (config, not_after) = server_config(&pem).context("--tls-cert and --tls-key")?;
+        let (config, not_after) = server_config(&pem).with_context(|| self.to_string())?;
         let metrics = metrics.injector_certificate();
         metrics.not_after.set(not_after as f64);
         Ok(Certificate { pem, tls: RustlsConfig::from_config(config), metrics })
@@ -84,6 +85,17 @@ impl Source {
                 key: zeroize::Zeroizing::new(read("--tls-key", key)?),
             }),
             Self::SelfSigned { pem, .. } => Ok(Pem { chain: pem.chain.clone(), key: pem.key.clone() }),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Files { certificate, key } => {
+                write!(f, "--tls-cert {} and --tls-key {}", certificate.display(), key.display())
+            }
+            Self::SelfSigned { .. } => f.write_str("--self-signed"),
         }
     }
 }
@@ -131,10 +143,11 @@ fn read(flag: &str, path: &Path) -> anyhow::Result<Vec<u8>> {
 /// TLS settings with this certificate, and its expiry in seconds since 1970.
 fn server_config(pem: &Pem) -> anyhow::Result<(Arc<ServerConfig>, i64)> {
     let chain = CertificateDer::pem_slice_iter(&pem.chain).collect::<Result<Vec<_>, _>>()?;
-    let leaf = chain.first().context("there is no certificate in the file")?;
+    let leaf = chain.first().context("the first file holds no certificate (PEM)")?;
     let (_, parsed) = x509_parser::parse_x509_certificate(leaf).context("the certificate cannot be read")?;
     let not_after = parsed.validity().not_after.timestamp();
-    let key = PrivateKeyDer::from_pem_slice(&pem.key).context("there is no private key in the file")?;
+    let key =
+        PrivateKeyDer::from_pem_slice(&pem.key).context("the second file holds no private key (PEM)")?;
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()

@@ -1,6 +1,6 @@
 //! What a database's cells mean: every value arrives as text, and is read here.
 
-use std::str::FromStr;
+use std::{fmt::Display, str::FromStr};
 
 use time::{Date, Month, OffsetDateTime, PrimitiveDateTime, Time, UtcOffset};
 
@@ -100,6 +100,19 @@ fn allow<T: FromStr>(
         Ok(entries) => AllowList::Only(entries),
         Err(_) => AllowList::Unreadable,
     }
+}
+
+/// Why [`allow_list`] or [`allowed_names`] cannot read a list: the entry that is not valid, or the form of the whole.
+pub(crate) fn list_problem<T: FromStr<Err: Display>>(
+    cell: Option<&str>,
+    read: impl FnOnce(&str) -> Result<Vec<String>, Expected>,
+) -> String {
+    let entries = match cell.map_or_else(|| Ok(Vec::new()), read) {
+        Ok(entries) => entries,
+        Err(expected) => return format!("is not {expected}"),
+    };
+    let invalid = entries.iter().find_map(|entry| Some((entry, entry.parse::<T>().err()?)));
+    invalid.map_or_else(String::new, |(entry, error)| format!("has the entry {entry:?}, which {error}"))
 }
 
 /// When a key ends: a time, `infinity` or `-infinity`. What lies beyond the year 9999 never comes, and what was

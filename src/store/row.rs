@@ -2,7 +2,10 @@
 
 use crate::{
     credential::Prefix,
-    record::{Allowed, Budget, Expiry, KeyHash, KeyId, KeyRecord, Limits, Lock, Slots, User, UserId},
+    record::{
+        Allowed, Budget, Expiry, KeyHash, KeyId, KeyRecord, Limits, Lock, Slots, User, UserId,
+        endpoint::Endpoint, model::ModelPattern, network::Network,
+    },
 };
 
 use super::{
@@ -75,6 +78,18 @@ pub(crate) fn redact(mut cells: Vec<Cell>, hash: &KeyHash) -> Vec<Cell> {
     let at = COLUMNS.iter().position(|column| *column == HASH);
     at.into_iter().for_each(|at| cells[at] = Some(hash.redacted()));
     cells
+}
+
+/// Why a restricting list of the row cannot be read.
+pub(crate) fn list_problem(cells: &[Cell], column: &str) -> String {
+    let at = COLUMNS.iter().position(|(table, name)| (*table, *name) == ("api_keys", column));
+    let cell = at.and_then(|at| cells.get(at)?.as_deref());
+    match column {
+        "allowed_models" => cell::list_problem::<ModelPattern>(cell, cell::list),
+        "allowed_endpoints" => cell::list_problem::<Endpoint>(cell, cell::list),
+        "allowed_ips" => cell::list_problem::<Network>(cell, cell::list),
+        _ => cell::list_problem::<String>(cell, cell::names),
+    }
 }
 
 fn decode_with(
