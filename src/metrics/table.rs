@@ -1,6 +1,6 @@
 //! The names of all metrics, and their descriptions in `/metrics` and in the documentation.
 
-/// What a metric counts in.
+/// The kind of a metric.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Kind {
     /// Only grows.
@@ -16,9 +16,9 @@ pub enum Kind {
 pub struct Metric {
     /// Full name.
     pub name: &'static str,
-    /// What it is counted in.
+    /// The kind.
     pub kind: Kind,
-    /// What it says.
+    /// The description.
     pub help: &'static str,
 }
 
@@ -63,7 +63,7 @@ pub(crate) const TRUNCATED_HEADERS: &str = "keystile_truncated_headers_total";
 pub(crate) const UNDECODABLE_ROWS: &str = "keystile_undecodable_rows_total";
 pub(crate) const BUILD_INFO: &str = "keystile_build_info";
 
-/// Every metric there is.
+/// All metrics.
 pub const TABLE: &[Metric] = &[
     Metric {
         name: CHECKS,
@@ -78,7 +78,7 @@ pub const TABLE: &[Metric] = &[
     Metric {
         name: CACHE_LOOKUPS,
         kind: Kind::Counter,
-        help: "Look-ups in a cache, by tier, kind (records, proofs) and result (hit, negative, miss; stale: a miss that was served all the same, in an outage; odd: in Redis or the table of proofs, and not to be believed).",
+        help: "Look-ups in a cache, by tier, kind (records, proofs) and result (hit; negative: known not to exist; miss; stale: an expired entry was served in an outage; odd: an entry in Redis or in the table of proofs was not trusted).",
     },
     Metric {
         name: CACHE_ENTRIES,
@@ -88,13 +88,13 @@ pub const TABLE: &[Metric] = &[
     Metric {
         name: BCRYPT_DURATION,
         kind: Kind::Histogram(BCRYPT_SECONDS),
-        help: "Time that one bcrypt computation took, waiting excluded.",
+        help: "Duration of one bcrypt computation, without waiting.",
     },
     Metric { name: BCRYPT_WAITING, kind: Kind::Gauge, help: "Proofs that wait for a bcrypt thread." },
     Metric {
         name: FIRST_PROOFS,
         kind: Kind::Counter,
-        help: "Credentials that were not known to be right or wrong, by outcome (proven, mismatch; overloaded: no room or no time; too_many_attempts: the same, for a network with many failures; abandoned: a bug). Made-up prefixes count as wrong secrets do.",
+        help: "Credentials without a cached proof, by outcome (proven; mismatch; overloaded: the queue was full or the deadline passed; too_many_attempts: the same, for a network with many failures; abandoned: a bug). Made-up prefixes count like wrong secrets.",
     },
     Metric {
         name: FIRST_PROOFS_WAITING,
@@ -104,7 +104,7 @@ pub const TABLE: &[Metric] = &[
     Metric {
         name: STORE_DURATION,
         kind: Kind::Histogram(STORE_SECONDS),
-        help: "Time that one call to a store took, by store and operation.",
+        help: "Duration of one call to a store, by store and operation.",
     },
     Metric {
         name: STORE_ERRORS,
@@ -114,12 +114,12 @@ pub const TABLE: &[Metric] = &[
     Metric {
         name: STORE_UP,
         kind: Kind::Gauge,
-        help: "1 while the last call to the store was answered, 0 while it was not, by store.",
+        help: "1 if the store answered the last call, otherwise 0, by store.",
     },
     Metric {
         name: CHANGE_FEED_UP,
         kind: Kind::Gauge,
-        help: "1 while the log of changes is read and verified to be complete, so that a changed key is denied within 1 s; 0 otherwise: then records are read again after 30 s.",
+        help: "1 while the log of changes is read and verified to be complete, so that a changed key is denied within 1 s; otherwise 0: records are then read again after 30 s.",
     },
     Metric {
         name: CHANGE_FEED_DEGRADED,
@@ -129,12 +129,12 @@ pub const TABLE: &[Metric] = &[
     Metric {
         name: INVALIDATIONS,
         kind: Kind::Counter,
-        help: "What was dropped from memory, by source (change: a key or user changed; command: keystile invalidate; gap: everything, after changes may have been missed; hint: updated_at, where there is no log).",
+        help: "Invalidations of cached records, by source (change: a key or user changed; command: keystile invalidate; gap: all records, because changes may have been missed; hint: updated_at, without a log).",
     },
     Metric {
         name: REVOCATION_LAG,
         kind: Kind::Histogram(LAG_SECONDS),
-        help: "Time from the statement that changed a key to its being dropped here, the wait for the end of its transaction included.",
+        help: "Time from the statement that changed a key until this instance dropped it, including the rest of the transaction.",
     },
     Metric {
         name: USAGE_PENDING,
@@ -144,22 +144,22 @@ pub const TABLE: &[Metric] = &[
     Metric {
         name: USAGE_LOST,
         kind: Kind::Counter,
-        help: "Requests that were not counted: too many keys were used while the database did not take them, or the row of their key refused its update.",
+        help: "Requests whose count was lost: too many keys were used during an outage of the database, or the key's row refused the update.",
     },
     Metric {
         name: DURABLE_PROOFS,
         kind: Kind::Counter,
-        help: "Proofs that were to outlive a restart, by result (written; lost: the database did not take them, or there were too many at once).",
+        help: "Proofs to be stored for the next start, by result (written; lost: the database did not store them, or there were too many at once).",
     },
     Metric {
         name: RATE_LIMIT,
         kind: Kind::Counter,
-        help: "Requests of keys with limits, by result (allowed; leased: allowed from a share taken ahead; divided: allowed within this process's part while Redis does not answer; limited, limited_divided: denied likewise; unavailable: denied since nobody counts).",
+        help: "Requests of keys with limits, by result (allowed; leased: allowed by a lease; divided: allowed within this instance's part while Redis does not respond; limited, limited_divided: denied likewise; unavailable: denied because requests could not be counted).",
     },
     Metric {
         name: UNDECODABLE_ROWS,
         kind: Kind::Counter,
-        help: "Key rows read that could not be decoded, or had a list or a budget that is not one; each denies its key alone.",
+        help: "Key rows that could not be decoded, or have an invalid list or budget. Only the key of the row is denied.",
     },
     Metric {
         name: CONNECTIONS,
@@ -169,42 +169,42 @@ pub const TABLE: &[Metric] = &[
     Metric {
         name: CONNECTIONS_CLOSED,
         kind: Kind::Counter,
-        help: "Connections that Keystile closed, by listener and reason (no_room: the longest without a call made room for a new one; idle: no call for long; stalled: the peer did not read; no_preface: it did not begin).",
+        help: "Connections that Keystile closed, by listener and reason (no_room: closed for a new connection, longest idle first; idle: no call for too long; stalled: the peer did not read; no_preface: the peer sent no HTTP/2 preface).",
     },
     Metric {
         name: IN_FLIGHT_BYTES,
         kind: Kind::Gauge,
-        help: "Bytes that calls hold which are not answered at once: messages received in part or waiting for a decision, answers waiting to be read.",
+        help: "Memory of running calls in bytes: messages that are received in part or wait for a decision, and answers that wait to be read.",
     },
     Metric {
         name: MESSAGES_REFUSED,
         kind: Kind::Counter,
-        help: "Checks denied for their message, by reason (too_large: over 16 MiB; no_room: the oldest made room for others; late: not received at the deadline).",
+        help: "Checks denied for their message, by reason (too_large: over 16 MiB; no_room: the oldest message made room for others; late: incomplete at the deadline).",
     },
     Metric {
         name: TRUNCATED_HEADERS,
         kind: Kind::Counter,
-        help: "Headers whose value was too long and is sent as !truncated, by header; counted when an answer is encoded, which for most keys is once each time the record is read.",
+        help: "Headers that were too long and are sent as !truncated, by header. Counted when an answer is encoded: for most keys, once each time the record is read.",
     },
     Metric {
         name: INJECTOR_REVIEWS,
         kind: Kind::Counter,
-        help: "Questions of the API server answered by keystile inject, by result (injected, untouched, refused, malformed).",
+        help: "Admission reviews answered by keystile inject, by result (injected, untouched, refused, malformed).",
     },
     Metric {
         name: INJECTOR_REVIEW_DURATION,
         kind: Kind::Histogram(STORE_SECONDS),
-        help: "Time that keystile inject took for an answer.",
+        help: "Duration of an admission review.",
     },
     Metric {
         name: INJECTOR_CERTIFICATE_NOT_AFTER,
         kind: Kind::Gauge,
-        help: "When the certificate of keystile inject ends, in seconds since 1970.",
+        help: "Expiry of the certificate of keystile inject, in seconds since 1970.",
     },
     Metric {
         name: INJECTOR_CERTIFICATE_ERRORS,
         kind: Kind::Counter,
-        help: "Looks of keystile inject at its certificate's files that failed; the certificate in use stays.",
+        help: "Failed reads of the certificate files of keystile inject. The certificate in use stays.",
     },
-    Metric { name: BUILD_INFO, kind: Kind::Gauge, help: "Always 1; version and commit are its labels." },
+    Metric { name: BUILD_INFO, kind: Kind::Gauge, help: "Always 1, with version and commit as labels." },
 ];
