@@ -22,16 +22,16 @@ pub fn router(health: Health, metrics: Metrics, stats: Stats, feed: watch::Recei
     Router::new()
         .route("/livez", get(live))
         .route("/readyz", get(move |health| ready(health, has_redis, feed.clone())).with_state(health))
-        .route("/metrics", get(exported).with_state(metrics))
-        .route("/stats", get(told).with_state(stats))
+        .route("/metrics", get(metrics_text).with_state(metrics))
+        .route("/stats", get(stats_json).with_state(stats))
 }
 
-/// The process runs. That is all: a restart mends nothing about a database.
+/// The process runs. It does not ask the database, which no restart would repair.
 async fn live() -> impl IntoResponse {
     Json(json!({ "status": "alive" }))
 }
 
-/// Whether Envoy should send checks here, and what is wrong.
+/// Whether Envoy should send checks to this instance, and the problems of its dependencies.
 async fn ready(
     Extract(health): Extract<Health>,
     has_redis: bool,
@@ -43,22 +43,22 @@ async fn ready(
         Some(problem) => json!({ "up": false, "problem": problem }),
         None => json!({ "up": up }),
     };
-    let mut told = json!({
+    let mut readiness = json!({
         "status": state.name(),
         "database": dependency(&state.database, state.is_ready()),
         "change_feed": feed.borrow().clone(),
     });
     if has_redis {
-        told["redis"] = dependency(&state.redis, true);
+        readiness["redis"] = dependency(&state.redis, true);
     }
-    (status, Json(told))
+    (status, Json(readiness))
 }
 
-async fn exported(Extract(metrics): Extract<Metrics>) -> impl IntoResponse {
+async fn metrics_text(Extract(metrics): Extract<Metrics>) -> impl IntoResponse {
     // The text format of Prometheus, version 0.0.4.
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.render())
 }
 
-async fn told(Extract(stats): Extract<Stats>) -> Json<Value> {
-    Json(stats.tell().await)
+async fn stats_json(Extract(stats): Extract<Stats>) -> Json<Value> {
+    Json(stats.to_json().await)
 }

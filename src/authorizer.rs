@@ -10,7 +10,7 @@ use crate::{
     credential::Credential,
     decision::{Denial, Permit, Proven, Reason},
     limiter::{RateLimiter, Refusal},
-    limits::Bill,
+    limits::Charge,
     policy::{self, Facts},
     store::{KeyStore, Lookup, StoreError},
     verifier::{Caller, ProofError, Verifier},
@@ -60,19 +60,18 @@ impl<S: KeyStore, L: RateLimiter> Authorizer<S, L> {
             return Err(proven.deny(reason));
         }
         // 5 limits: last, so that what is denied is charged nothing.
-        let bill = Bill { key: proven.record.id, limits: proven.record.limits, cost: route.cost };
-        self.charge(bill, proven, deadline).await.map(Permit::Key)
+        let charge = Charge { key: proven.record.id, limits: proven.record.limits, cost: route.cost };
+        self.charge(charge, proven, deadline).await.map(Permit::Key)
     }
 
-    async fn charge(&self, bill: Bill, proven: Proven, deadline: Instant) -> Result<Proven, Denial> {
-        if bill.limits.is_empty() || !self.limiter.counts() {
+    /// Charges at the time of the limiter, which is not the time of arrival: a window may end during a first proof.
+    async fn charge(&self, charge: Charge, proven: Proven, deadline: Instant) -> Result<Proven, Denial> {
+        if charge.limits.is_empty() || !self.limiter.is_enabled() {
             return Ok(proven);
         }
-        // Not the time of arrival: a first proof takes a while, and windows end meanwhile.
-        let charge = self.limiter.charge(bill, Timestamps::now());
-        match before(deadline, charge).await {
+        match before(deadline, self.limiter.charge(charge)).await {
             Ok(Ok(standing)) => Ok(Proven { standing, ..proven }),
-            Ok(Err(Refusal::Limited(standing))) => Err(proven.limit(standing, bill.cost())),
+            Ok(Err(Refusal::Limited(standing))) => Err(proven.limit(standing, charge.cost())),
             Ok(Err(Refusal::Unavailable)) => Err(proven.deny(Reason::Unavailable)),
             Ok(Err(Refusal::Overloaded)) | Err(_) => Err(proven.deny(Reason::Overloaded)),
         }

@@ -1,16 +1,18 @@
-//! The command line: one file a command, and what they share.
+//! The command line: one file for each command, and their shared parts.
 
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{
-    Parser, Subcommand,
+    CommandFactory, FromArgMatches, Parser, Subcommand,
     error::{ContextKind, ContextValue},
 };
 
 use crate::{
-    config::{InjectOptions, LogFormat, ServeOptions},
-    serve, telemetry,
+    config::{InjectOptions, LogFormat, ServeOptions, redacted},
+    serve,
+    store::StoreError,
+    telemetry,
 };
 
 mod argument;
@@ -39,38 +41,57 @@ enum Command {
     /// Answer Envoy's checks.
     Serve(Box<ServeOptions>),
 
-    /// Say why a request with a key would be allowed or denied, check by check.
+    /// Explain, check by check, why a request with a key would be allowed or denied.
     Explain(Box<explain::Explain>),
 
-    /// Create the tables where there are none, and let the database log what changes.
+    /// Create missing tables, and install the log of changes in the database.
     Migrate(migrate::Migrate),
 
-    /// Drop a prefix, or everything, from the memory of every running sidecar, and wait until those that listen have.
+    /// Drop a prefix, or everything, from the memory of every running instance, and wait for their confirmation.
     Invalidate(invalidate::Invalidate),
 
-    /// Make, see and revoke API keys.
+    /// Create, list and revoke API keys.
     #[command(subcommand)]
     Keys(keys::Command),
 
-    /// Make, see and disable the users whom keys belong to.
+    /// Create, list and disable the users that keys belong to.
     #[command(subcommand)]
     Users(users::Command),
 
-    /// Add Keystile to Kubernetes pods that ask for it (admission webhook).
+    /// Add Keystile to Kubernetes pods with its label or in an enabled namespace (admission webhook).
     Inject(Box<InjectOptions>),
 
-    /// Ask a running `keystile serve` whether it is ready; for probes that run in its container.
+    /// Ask a running `keystile serve` whether it is ready, for probes that run in its container.
     Probe(probe::Probe),
 }
 
-/// Flags whose values are not shown, not even when they are wrong.
+/// Flags whose values may hold secrets. Errors show at most scheme, host and port.
 const SECRET_FLAGS: [&str; 4] = ["--database-url", "--change-feed-url", "--redis-url", "--cache-secret"];
 
+const DATABASE_HELP: &str = "check --database-url (KEYSTILE_DATABASE_URL): a server has to run at its host and port and \
+                             know its user and password; the folder of a SQLite file has to exist and be writable";
+
 impl Cli {
-    /// Reads the command line and the environment; ends the process where they cannot be read.
+    /// Reads the command line and the environment. Ends the process where they are invalid.
     pub fn read() -> Self {
-        Self::try_parse().unwrap_or_else(|error| without_secrets(error).exit())
+        let mut command = without_empty_variables(Self::command());
+        let parsed = command.try_get_matches_from_mut(std::env::args_os());
+        let cli = parsed.and_then(|matches| Self::from_arg_matches(&matches));
+        cli.unwrap_or_else(|error| without_secrets(error.format(&mut command)).exit())
     }
+}
+
+/// An empty variable counts as unset, so that a template can leave a setting out. Not so for TLS: without a CA, for
+/// example, mutual TLS would be off.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|argument| {
+        let is_empty = argument.get_env().is_some_and(|name| {
+            let is_tls = name.to_str().is_some_and(|name| name.contains("_TLS_"));
+            !is_tls && std::env::var_os(name).is_some_and(|value| value.is_empty())
+        });
+        if is_empty { argument.env(None) } else { argument }
+    });
+    command.mut_subcommands(without_empty_variables)
 }
 
 /// clap repeats a value that it refuses, and a refused database URL may hold a password.
@@ -82,14 +103,19 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
         _ => false,
     };
     if is_secret {
-        error.insert(ContextKind::InvalidValue, ContextValue::String("(not shown)".to_owned()));
+        let shown = match error.get(ContextKind::InvalidValue) {
+            Some(ContextValue::String(value)) => redacted(value),
+            _ => None,
+        };
+        let shown = shown.unwrap_or_else(|| "(not shown)".to_owned());
+        error.insert(ContextKind::InvalidValue, ContextValue::String(shown));
     }
     error
 }
 
-/// Runs a command to its end: status 0 when it is done, 1 when it failed.
+/// Runs a command to its end. Exit status 0 is success, 1 is failure.
 ///
-/// Wrong usage ends with status 2 before it comes here, while the arguments are parsed.
+/// Wrong usage has ended the process with status 2 before, while the arguments were parsed.
 pub async fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Serve(options) => serve(*options).await,
@@ -105,6 +131,9 @@ pub async fn run(cli: Cli) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
+            if let Some(StoreError::Unavailable(_) | StoreError::Timeout(_)) = error.downcast_ref() {
+                eprintln!("help: {DATABASE_HELP}");
+            }
             ExitCode::FAILURE
         }
     }
@@ -112,6 +141,9 @@ pub async fn run(cli: Cli) -> ExitCode {
 
 async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let json = options.log_format == LogFormat::Json;
-    telemetry::start(&options.log, json).with_context(|| format!("--log {}", options.log))?;
+    let started = telemetry::start(&options.log, json);
+    started.with_context(|| {
+        format!("--log {}: write a level, or directives such as info,keystile=debug", options.log)
+    })?;
     serve::run(options, serve::stop_signal()?).await
 }

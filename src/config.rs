@@ -11,6 +11,7 @@ mod inject;
 mod postgres_url;
 mod proofs;
 mod quantity;
+mod redacted;
 mod values;
 
 pub use durable::DurableProofs;
@@ -18,9 +19,10 @@ pub use inject::InjectOptions;
 pub use postgres_url::PostgresUrl;
 pub use proofs::{BcryptCost, DEFAULT_COST, FailedAttempts, FailedAttemptsLimit};
 pub use quantity::Quantity;
+pub use redacted::redacted;
 pub use values::{CredentialSource, DatabaseUrl, Listen, RedisUrl, Secret, Secrets};
 
-/// Where the keys are: shared by every command that touches them.
+/// The database of the keys. Every command that needs it has these flags.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Database")]
 pub struct DatabaseOptions {
@@ -32,20 +34,20 @@ pub struct DatabaseOptions {
     #[arg(long, env = "KEYSTILE_DATABASE_TIMEOUT", default_value = "500ms", value_parser = duration)]
     pub database_timeout: Duration,
 
-    /// Postgres by another way, where notifications pass: past a pooler such as PgBouncer in transaction mode. `--database-url` when absent.
+    /// Postgres URL for the change feed. Set it where `--database-url` goes through a pooler that drops notifications, such as PgBouncer in transaction mode. Default: `--database-url`.
     #[arg(long, env = "KEYSTILE_CHANGE_FEED_URL", hide_env_values = true)]
     pub change_feed_url: Option<DatabaseUrl>,
 
-    /// Connections to the database at the most, beside one to Postgres that listens. Look-ups leave one of them to the change feed.
+    /// Maximum number of database connections. One is reserved for the change feed. With Postgres, one more listens for notifications.
     #[arg(long, env = "KEYSTILE_DATABASE_CONNECTIONS", default_value = "8", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub database_connections: u32,
 }
 
-/// Where records and proofs are shared, if anywhere.
+/// The Redis that instances share.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Redis")]
 pub struct RedisOptions {
-    /// `redis://USER:PASSWORD@HOST:PORT/DB`, `rediss://` for TLS, `redis-cluster://`, `redis-sentinel://…?sentinelServiceName=NAME`; no Redis when absent.
+    /// `redis://USER:PASSWORD@HOST:PORT/DB`, `rediss://` for TLS, `redis-cluster://`, `redis-sentinel://…?sentinelServiceName=NAME`. Default: no Redis.
     #[arg(long, env = "KEYSTILE_REDIS_URL", hide_env_values = true)]
     pub redis_url: Option<RedisUrl>,
 
@@ -54,18 +56,18 @@ pub struct RedisOptions {
     pub redis_timeout: Duration,
 }
 
-/// Everything that `keystile serve` can be told.
+/// The settings of `keystile serve`.
 #[derive(Debug, Clone, Args)]
 pub struct ServeOptions {
-    /// Where the keys are.
+    /// The database of the keys.
     #[command(flatten)]
     pub database: DatabaseOptions,
 
-    /// Where records and proofs are shared.
+    /// The Redis that instances share.
     #[command(flatten)]
     pub redis: RedisOptions,
 
-    /// Where Envoy asks (gRPC): `ADDRESS:PORT` or `unix:/PATH`, several by comma.
+    /// Listeners for Envoy (gRPC): `ADDRESS:PORT` or `unix:/PATH`, separated by comma.
     #[arg(
         long,
         env = "KEYSTILE_LISTEN",
@@ -79,15 +81,15 @@ pub struct ServeOptions {
     #[arg(long, env = "KEYSTILE_SOCKET_MODE", default_value = "0660", value_parser = octal, help_heading = "Listeners")]
     pub socket_mode: u32,
 
-    /// Where `/livez`, `/readyz`, `/metrics` and `/stats` are (HTTP).
+    /// Listener of `/livez`, `/readyz`, `/metrics` and `/stats` (HTTP).
     #[arg(long, env = "KEYSTILE_ADMIN_LISTEN", default_value = "127.0.0.1:9192", help_heading = "Listeners")]
     pub admin_listen: SocketAddr,
 
-    /// How long calls under way may take to end after SIGTERM.
+    /// Maximum time that running calls may take after SIGTERM.
     #[arg(long, env = "KEYSTILE_DRAIN_TIMEOUT", default_value = "10s", value_parser = duration, help_heading = "Listeners")]
     pub drain_timeout: Duration,
 
-    /// Where API keys are looked for: `bearer`, `header:NAME`, `query:NAME`, `cookie:NAME`, several by comma.
+    /// Where requests carry API keys: `bearer`, `header:NAME`, `query:NAME`, `cookie:NAME`, separated by comma.
     #[arg(
         long,
         env = "KEYSTILE_CREDENTIAL_SOURCES",
@@ -101,15 +103,15 @@ pub struct ServeOptions {
     #[arg(long, env = "KEYSTILE_FORWARD_CREDENTIAL", default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set, help_heading = "Checks")]
     pub forward_credential: bool,
 
-    /// Whose word counts for the client's address: `auto` takes the gRPC metadata `x-client-ip` where Envoy sends it, else the peer; `source` the peer alone.
+    /// Source of the client's address: `auto` uses the gRPC metadata `x-client-ip` where Envoy sends it, otherwise the peer; `source` always uses the peer.
     #[arg(long, env = "KEYSTILE_CLIENT_ADDRESS", default_value = "auto", help_heading = "Checks")]
     pub client_address: ClientAddress,
 
-    /// `enforce` denies; `shadow` lets everything through and reports what would have been denied.
+    /// `enforce` denies; `shadow` allows every request and reports would-be denials.
     #[arg(long, env = "KEYSTILE_MODE", default_value = "enforce", help_heading = "Checks")]
     pub mode: Mode,
 
-    /// Which headers tell the upstream who is calling: `all`, `none`, or names by comma.
+    /// Identity headers for the upstream: `all`, `none`, or names separated by comma.
     #[arg(
         long,
         env = "KEYSTILE_UPSTREAM_HEADERS",
@@ -119,11 +121,11 @@ pub struct ServeOptions {
     )]
     pub upstream_headers: Vec<String>,
 
-    /// Which headers of ours are removed from requests, of those that Keystile does not set: `all` of them, or those `seen` in the check. `seen` is safe only where Envoy sends all `x-auth-*` and `x-ratelimit-*` headers with the check: what it holds back reaches the upstream as the client wrote it.
+    /// Which identity headers are removed from requests if Keystile does not set them: `all`, or those `seen` in the check. `seen` is safe only where Envoy sends all `x-auth-*` and `x-ratelimit-*` headers with the check. Headers that Envoy holds back reach the upstream as the client wrote them.
     #[arg(long, env = "KEYSTILE_REMOVE_HEADERS", default_value = "all", help_heading = "Checks")]
     pub remove_headers: RemoveHeaders,
 
-    /// What Envoy is told in dynamic metadata: `all`, `none`, or names by comma.
+    /// Fields of the dynamic metadata for Envoy: `all`, `none`, or names separated by comma.
     #[arg(
         long,
         env = "KEYSTILE_METADATA",
@@ -133,43 +135,43 @@ pub struct ServeOptions {
     )]
     pub metadata: Vec<String>,
 
-    /// Form of a denial's body: `problem` (RFC 9457), `openai` (as OpenAI's client libraries read it), `text`.
+    /// Format of a denial's body: `problem` (RFC 9457), `openai` (as OpenAI's client libraries read it), `text`.
     #[arg(long, env = "KEYSTILE_DENY_FORMAT", default_value = "problem", help_heading = "Checks")]
     pub deny_format: DenyFormat,
 
-    /// Deadline of a whole check; Envoy's own deadline counts where it is earlier.
+    /// Deadline of a check. An earlier deadline of Envoy's applies instead.
     #[arg(long, env = "KEYSTILE_TIMEOUT", default_value = "2s", value_parser = duration, help_heading = "Checks")]
     pub timeout: Duration,
 
-    /// On an internal failure: `deny` answers 503, `defer` fails the call so that Envoy's failure mode decides.
+    /// Answer to an internal failure: `deny` answers 503, `defer` fails the call, so that Envoy's failure mode decides.
     #[arg(long, env = "KEYSTILE_ON_FAILURE", default_value = "deny", help_heading = "Checks")]
     pub on_failure: OnFailure,
 
-    /// How long a key record is believed before it is read again.
+    /// How long a key record is cached before it is read again.
     #[arg(long, env = "KEYSTILE_RECORD_TTL", default_value = "300s", value_parser = duration, help_heading = "Caches")]
     pub record_ttl: Duration,
 
-    /// How long a proven key needs no bcrypt.
+    /// How long a proof is cached, so that the key needs no bcrypt.
     #[arg(long, env = "KEYSTILE_PROOF_TTL", default_value = "3600s", value_parser = duration, help_heading = "Caches")]
     pub proof_ttl: Duration,
 
-    /// How long unknown prefixes and wrong secrets are remembered.
+    /// How long unknown prefixes and wrong secrets are cached.
     #[arg(long, env = "KEYSTILE_NEGATIVE_TTL", default_value = "10s", value_parser = duration, help_heading = "Caches")]
     pub negative_ttl: Duration,
 
-    /// How long a record serves past `--record-ttl` while the database does not answer; with `0s` it serves until then, and no longer.
+    /// How long a record is used after `--record-ttl` while the database does not respond. With `0s`, no expired record is used.
     #[arg(long, env = "KEYSTILE_STALE_IF_ERROR", default_value = "300s", value_parser = duration_or_none, help_heading = "Caches")]
     pub stale_if_error: Duration,
 
-    /// Prefixes held in memory; as many unknown ones, apart.
+    /// Maximum number of cached prefixes. Unknown prefixes have a separate cache of the same size.
     #[arg(long, env = "KEYSTILE_MEMORY_CAPACITY", default_value = "100000", value_parser = capacity, help_heading = "Caches")]
     pub memory_capacity: usize,
 
-    /// How often the use of keys is written to the database: `last_used_at` and `total_requests`; `0s` never.
+    /// Interval at which the use of keys is written to the database (`last_used_at`, `total_requests`). `0s` disables it.
     #[arg(long, env = "KEYSTILE_USAGE_INTERVAL", default_value = "10s", value_parser = duration_or_none, help_heading = "Caches")]
     pub usage_interval: Duration,
 
-    /// Which of these columns are written: an application that counts requests itself leaves out `total_requests`.
+    /// Usage columns that Keystile writes. Leave out `total_requests` if the application counts requests itself.
     #[arg(
         long,
         env = "KEYSTILE_USAGE_COLUMNS",
@@ -179,7 +181,7 @@ pub struct ServeOptions {
     )]
     pub usage_columns: Vec<UsageColumn>,
 
-    /// Secret under which keys are remembered, 32 characters at least; several by comma, newest first, while one is replaced. When absent, SQLite without Redis gets one in a file beside the database; otherwise it is random per process, which shares nothing and keeps no proof for a restart.
+    /// Secret that protects cached proofs and records, at least 32 characters. During a rotation, several separated by comma, the newest first. Default: with SQLite and without Redis, a file next to the database; otherwise a random secret, with which instances share nothing and no proof survives a restart.
     #[arg(
         long,
         env = "KEYSTILE_CACHE_SECRET",
@@ -189,52 +191,52 @@ pub struct ServeOptions {
     )]
     pub cache_secret: Option<Secrets>,
 
-    /// File that holds the cache secret, or several.
+    /// File with the cache secret, or several separated by comma.
     #[arg(long, env = "KEYSTILE_CACHE_SECRET_FILE", help_heading = "Caches")]
     pub cache_secret_file: Option<PathBuf>,
 
-    /// Which proofs survive a restart, where there is no Redis: `none`, `all`, or by comma `generated` (keys of the form and checksum that `keystile keys create` gives them) and how other keys begin that are random, such as `generated,en_`. Needs a cache secret, which is made beside a SQLite file.
+    /// Which proofs survive a restart without Redis: `none`, `all`, or a list of `generated` (keys with the form and checksum of `keystile keys create`) and beginnings of other random keys, such as `generated,en_`. Needs a cache secret; next to a SQLite file, Keystile creates one.
     #[arg(long, env = "KEYSTILE_DURABLE_PROOFS", default_value = "generated", help_heading = "Proofs")]
     pub durable_proofs: DurableProofs,
 
-    /// Keys proven by bcrypt at the same time, at low priority [default: half the cores, at least 2]. With 1, the time of a refusal may tell a real prefix from a made-up one during a flood.
+    /// Number of bcrypt threads, at low priority [default: half the cores, at least 2]. With 1, response times may distinguish a real prefix from a made-up one during a flood.
     #[arg(long, env = "KEYSTILE_BCRYPT_THREADS", value_parser = threads, help_heading = "Proofs")]
     pub bcrypt_threads: Option<usize>,
 
-    /// bcrypt cost that refusals imitate, by waiting and never by computing: `auto` takes the highest among the active hashes in the database.
+    /// bcrypt cost whose duration refusals imitate by waiting. `auto` uses the highest cost of the active hashes in the database.
     #[arg(long, env = "KEYSTILE_BCRYPT_COST", default_value = "auto", help_heading = "Proofs")]
     pub bcrypt_cost: BcryptCost,
 
-    /// Failures per client network, such as `60/1m`, before its unproven keys are served last, and answered 429 `too_many_attempts` where there is no room; `off` disables it. A network is an address that Envoy sends as `x-client-ip`: its /32, or /64 in IPv6. Its /24 or /48 may fail 4 times as often, a /32 in IPv6 16 times. Without `x-client-ip` no network is known.
+    /// Failures per client network, such as `60/1m`, after which its unproven keys come last in the queue and get 429 `too_many_attempts` if the queue is full. `off` disables it. A network is an address that Envoy sends as `x-client-ip`: its /32, or /64 in IPv6. For its /24 or /48, 4 times as many failures are allowed; for a /32 in IPv6, 16 times. Without `x-client-ip`, the limit does not apply.
     #[arg(long, env = "KEYSTILE_FAILED_ATTEMPTS", default_value = "60/1m", help_heading = "Proofs")]
     pub failed_attempts: FailedAttemptsLimit,
 
-    /// Who counts requests against the limits of keys: nobody (`off`: they are told to the upstream), each process for itself (`local`), or Redis for all (`redis`).
+    /// Where requests are counted against the limits of keys: nowhere (`off`; the upstream gets the limits), in each instance (`local`), or in Redis for all instances (`redis`).
     #[arg(long, env = "KEYSTILE_RATE_LIMIT", default_value = "off", help_heading = "Limits")]
     pub rate_limit: RateLimit,
 
-    /// How Redis is charged: `leased` takes small shares ahead, so that few checks wait for it; `exact` asks it at every check.
+    /// How Redis is charged: `leased` charges small leases in advance, so that few checks wait for Redis; `exact` asks Redis at every check.
     #[arg(long, env = "KEYSTILE_RATE_LIMIT_CHARGE", default_value = "leased", help_heading = "Limits")]
     pub rate_limit_charge: RateLimitCharge,
 
-    /// While Redis does not answer: `divide` gives each process its part of every limit, `deny` answers 503 to keys with limits.
+    /// While Redis does not respond: `divide` gives each instance its part of every limit, `deny` answers 503 to keys with limits.
     #[arg(long, env = "KEYSTILE_RATE_LIMIT_ON_LOSS", default_value = "divide", help_heading = "Limits")]
     pub rate_limit_on_loss: RateLimitOnLoss,
 
-    /// Further fields that tell clients of their limits: `none`, or `draft-10` for `RateLimit` and `RateLimit-Policy` of draft-ietf-httpapi-ratelimit-headers-10.
+    /// More response headers with limits for clients: `none`, or `draft-10` for `RateLimit` and `RateLimit-Policy` of draft-ietf-httpapi-ratelimit-headers-10.
     #[arg(long, env = "KEYSTILE_RATE_LIMIT_FIELDS", default_value = "none", help_heading = "Limits")]
     pub rate_limit_fields: RateLimitFields,
 
-    /// What is logged: a level, or tracing directives such as `info,keystile=debug`.
+    /// Log level, or tracing directives such as `info,keystile=debug`.
     #[arg(long, env = "KEYSTILE_LOG", default_value = "info", help_heading = "Logs")]
     pub log: String,
 
-    /// Form of the log: `text` for people, `json` for programs, an object a line.
+    /// Format of the log: `text`, or `json` with one object per line.
     #[arg(long, env = "KEYSTILE_LOG_FORMAT", default_value = "text", help_heading = "Logs")]
     pub log_format: LogFormat,
 }
 
-/// Whose word counts for the client's address. `x-forwarded-for` is never read here: which hops to
+/// Source of the client's address. `x-forwarded-for` is never read here: which hops to
 /// trust is Envoy's to decide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ClientAddress {
@@ -244,16 +246,16 @@ pub enum ClientAddress {
     Source,
 }
 
-/// What a denial does.
+/// The effect of a denial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
-    /// Turns the request away.
+    /// Denies the request.
     Enforce,
-    /// Is reported, and the request let through.
+    /// Allows the request and reports the denial.
     Shadow,
 }
 
-/// Form of a denial's body.
+/// Format of a denial's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum DenyFormat {
     /// A problem detail (RFC 9457).
@@ -264,7 +266,7 @@ pub enum DenyFormat {
     Text,
 }
 
-/// What an internal failure becomes.
+/// Answer to an internal failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OnFailure {
     /// A denied response with status 503, whatever Envoy's failure mode.
@@ -273,56 +275,56 @@ pub enum OnFailure {
     Defer,
 }
 
-/// A column that says how a key was used.
+/// A usage column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum UsageColumn {
-    /// When it was used last.
+    /// Time of the last use.
     #[value(name = "last_used_at")]
     LastUsedAt,
-    /// How often it was used.
+    /// Number of requests.
     #[value(name = "total_requests")]
     TotalRequests,
 }
 
-/// Who counts requests against the limits of keys.
+/// Where requests are counted against the limits of keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum RateLimit {
-    /// Nobody here.
+    /// Nowhere.
     Off,
-    /// Each process for itself.
+    /// In each instance.
     Local,
-    /// Redis, for all.
+    /// In Redis, for all instances.
     Redis,
 }
 
 /// How Redis is charged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum RateLimitCharge {
-    /// In small shares, ahead.
+    /// In small leases, in advance.
     Leased,
-    /// For each check.
+    /// At each check.
     Exact,
 }
 
-/// What becomes of keys with limits while Redis does not answer.
+/// Answer to keys with limits while Redis does not respond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum RateLimitOnLoss {
-    /// Each process goes on with its part.
+    /// Each instance continues with its part of the limits.
     Divide,
     /// They are denied.
     Deny,
 }
 
-/// Which headers are removed, of those that Keystile could send and does not.
+/// Which identity headers are removed if Keystile does not set them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum RemoveHeaders {
     /// Every one.
     All,
-    /// Those that came with the check.
+    /// Those in the check.
     Seen,
 }
 
-/// Which further fields tell clients of their limits.
+/// More response headers with limits for clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum RateLimitFields {
     /// None.
@@ -332,17 +334,17 @@ pub enum RateLimitFields {
     Draft10,
 }
 
-/// Form of the log.
+/// Format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// For people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
 impl UsageColumn {
-    /// What the column is called.
+    /// The name of the column.
     pub fn name(self) -> &'static str {
         match self {
             Self::LastUsedAt => "last_used_at",
@@ -364,7 +366,7 @@ impl ServeOptions {
         secrets.map(Some).map_err(|error| format!("--cache-secret-file {}: {error}", path.display()))
     }
 
-    /// How many threads may run bcrypt.
+    /// The number of bcrypt threads.
     pub fn bcrypt_threads(&self) -> usize {
         let half_the_cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2);
         self.bcrypt_threads.unwrap_or_else(|| half_the_cores().max(2))
@@ -378,11 +380,12 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn duration_or_none(text: &str) -> Result<Duration, String> {
+/// A duration of 0 to 365 days.
+pub(crate) fn duration_or_none(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(duration) if duration > MAX_DURATION => Err("is over 365 days".into()),
         Ok(duration) => Ok(duration),
-        Err(error) => Err(format!("is not a duration such as 500ms, 10s or 5m: {error}")),
+        Err(_) => Err("is not a duration such as 500ms, 10s or 5m".into()),
     }
 }
 

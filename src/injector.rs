@@ -1,7 +1,7 @@
-//! The Kubernetes sidecar injector: an admission webhook that adds Keystile to pods that ask.
+//! The Kubernetes sidecar injector: an admission webhook that adds Keystile to pods.
 //!
-//! Nothing of the cluster is read: what a pod asks for is in the pod, and whether its namespace is
-//! enabled as a whole shows in the path that the API server asks at.
+//! It reads nothing from the cluster. A pod's options are in the pod. Whether its whole namespace is enabled shows in
+//! the path that the API server calls.
 
 use std::{future::Future, net::TcpListener, time::Duration};
 
@@ -17,33 +17,37 @@ use crate::{
     metrics::Metrics,
 };
 
+mod acceptor;
 mod admin;
 mod admission;
-mod asked;
-mod bounded;
+mod annotations;
 mod certificate;
 mod patch;
+mod pod;
+mod sidecar;
 mod webhook;
 
-pub use asked::Scope;
-pub use patch::{Injection, Refused, Sidecar, review};
+pub use annotations::Scope;
+pub use patch::{Injection, review};
+pub use pod::InvalidPod;
+pub use sidecar::Sidecar;
 
-use bounded::Bounded;
+use acceptor::BoundedAcceptor;
 use certificate::Source;
 
-/// How long connections with a question under way may take to end.
+/// How long connections with a review under way may take to end.
 const DRAIN: Duration = Duration::from_secs(5);
-/// How long a connection may take to ask: slow ones must not pile up.
+/// Deadline of a connection's first request. Slow connections must not pile up.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
-/// How long it may be idle: longer than API servers keep one, so that they are the ones to close it.
+/// How long a connection may be idle: longer than API servers keep one, so that they close it.
 const IDLE: Duration = Duration::from_secs(120);
-/// Connections of API servers: a cluster has a few of those.
+/// Connections of API servers. A cluster has a few API servers.
 const CONNECTIONS: usize = 128;
 
 /// Answers the API server until `shutdown` resolves, then drains.
 ///
 /// # Errors
-/// What keeps the injector from starting, by flag and value, or a listener that broke.
+/// When the injector cannot start, with flag and value, or its listener fails.
 pub async fn run(options: InjectOptions, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     let metrics = Metrics::new()?;
     bounds::raise_descriptor_limit();
@@ -59,7 +63,7 @@ pub async fn run(options: InjectOptions, shutdown: impl Future<Output = ()>) -> 
     let routes = admin::router(source.authority(), draining.clone(), metrics.clone());
     let admin_connections = Connections::new("admin", bounds::ADMIN_CONNECTIONS, IDLE, &metrics);
     let admin = tokio::spawn(bounds::serve_http(admin_listener, routes, admin_connections));
-    let upkeep = tokio::spawn(fold(metrics.clone()));
+    let upkeep = tokio::spawn(upkeep(metrics.clone()));
     let renewal = tokio::spawn(certificate.keep_fresh(source, options.tls_interval));
 
     let handle = Handle::new();
@@ -67,10 +71,10 @@ pub async fn run(options: InjectOptions, shutdown: impl Future<Output = ()>) -> 
     let connections = Connections::new("webhook", CONNECTIONS, IDLE, &metrics);
     let watch = tokio::spawn(connections.clone().watch());
     let mut server = axum_server::from_tcp_rustls(webhook, tls)?
-        .map(|acceptor| Bounded::new(acceptor, connections))
+        .map(|acceptor| BoundedAcceptor::new(acceptor, connections))
         .first_request_timeout(FIRST_REQUEST)
         .handle(handle.clone())
-        // As it was: HTTP/2 is not offered in the handshake.
+        // HTTP/2 is not offered in the handshake.
         .http1_only();
     server.http_builder().http1().header_read_timeout(IDLE);
     let mut server = tokio::spawn(server.serve(service.into_make_service()));
@@ -83,7 +87,7 @@ pub async fn run(options: InjectOptions, shutdown: impl Future<Output = ()>) -> 
     draining.cancel();
     if broken.is_none() {
         info!(delay = ?options.drain_delay, "draining");
-        // The API server asks here until the endpoints that it knows have changed.
+        // The API server calls this instance until its endpoints have changed.
         sleep(options.drain_delay).await;
         handle.graceful_shutdown(Some(DRAIN));
     }
@@ -105,7 +109,7 @@ fn listen(options: &InjectOptions) -> anyhow::Result<TcpListener> {
     Ok(listener)
 }
 
-async fn fold(metrics: Metrics) {
+async fn upkeep(metrics: Metrics) {
     let mut tick = interval(Duration::from_secs(1));
     loop {
         tick.tick().await;

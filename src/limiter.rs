@@ -1,91 +1,86 @@
-//! How often a key may be used: one trait, and those who count.
+//! Rate limits: one trait, and the backends that count.
 //!
-//! [`Local`] counts for this process alone; [`Shared`] lets Redis count for every sidecar, and goes
-//! on with a part of each limit while Redis does not answer.
+//! [`LocalLimiter`] counts for this instance alone. [`RedisLimiter`] counts in Redis for every instance. While Redis does
+//! not respond, it allows this instance a part of each limit.
 
 use std::future::Future;
 
-use crate::{
-    clock::Timestamps,
-    limits::{Bill, Standing},
-};
+use crate::limits::{Charge, LimitStatus};
 
 mod counts;
-mod lease;
 mod local;
 mod redis;
 mod shards;
 
-pub use local::Local;
-pub use redis::{Shared, SharedConfig};
+pub use local::LocalLimiter;
+pub use redis::{RedisLimiter, RedisLimiterConfig};
 
 /// Charges requests against the limits of their keys.
 pub trait RateLimiter: Send + Sync + 'static {
-    /// Whether anything is counted here at all.
-    fn counts(&self) -> bool {
+    /// Whether requests are counted here at all.
+    fn is_enabled(&self) -> bool {
         true
     }
 
     /// Charges all windows of the key that have a limit, or none of them.
     ///
-    /// `None` is an answer: nothing is counted here.
-    fn charge(
-        &self,
-        bill: Bill,
-        now: Timestamps,
-    ) -> impl Future<Output = Result<Option<Standing>, Refusal>> + Send;
+    /// `None` means that requests are not counted here.
+    ///
+    /// # Errors
+    /// [`Refusal`] when the request was not charged.
+    fn charge(&self, charge: Charge) -> impl Future<Output = Result<Option<LimitStatus>, Refusal>> + Send;
 }
 
 /// Why a request was not charged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// A window has not enough left.
-    Limited(Standing),
-    /// Nobody counts at the moment, and the operator wants no guesses.
+    /// A window has less left than the request costs.
+    Limited(LimitStatus),
+    /// Requests cannot be counted at present, and the operator denies them in this case.
     Unavailable,
-    /// More requests wait to be counted than can be.
+    /// Too many requests wait to be counted.
     Overloaded,
 }
 
-/// Who counts, as the operator chose. Cheap to clone.
+/// The limiter that the operator chose. Cheap to clone.
 #[derive(Clone)]
 pub enum Limiter {
-    /// Nobody: limits are told to the upstream, and are its to enforce.
+    /// Requests are not counted. The upstream gets the limits and enforces them.
     Off,
-    /// This process.
-    Local(Local),
-    /// Redis.
-    Shared(Shared),
+    /// Counts in this instance.
+    Local(LocalLimiter),
+    /// Counts in Redis.
+    Redis(RedisLimiter),
 }
 
 impl Limiter {
-    /// What has to be done beside the counting, for as long as it lasts.
-    pub async fn keep(self) {
+    /// Does the limiter's background work. Runs until it is dropped.
+    pub async fn maintain(self) {
         match self {
             Self::Off => {}
-            Self::Local(local) => local.keep().await,
-            Self::Shared(shared) => shared.keep().await,
+            Self::Local(local) => local.maintain().await,
+            Self::Redis(redis) => redis.maintain().await,
         }
     }
 
-    /// Ends in order.
+    /// Gives back all leases and leaves the other instances, at a shutdown.
     pub async fn leave(&self) {
-        if let Self::Shared(shared) = self {
-            shared.leave().await;
+        if let Self::Redis(redis) = self {
+            redis.leave().await;
         }
     }
 }
 
 impl RateLimiter for Limiter {
-    fn counts(&self) -> bool {
+    fn is_enabled(&self) -> bool {
         !matches!(self, Self::Off)
     }
 
-    async fn charge(&self, bill: Bill, now: Timestamps) -> Result<Option<Standing>, Refusal> {
+    async fn charge(&self, charge: Charge) -> Result<Option<LimitStatus>, Refusal> {
         match self {
             Self::Off => Ok(None),
-            Self::Local(local) => local.charge(bill, now).await,
-            Self::Shared(shared) => Box::pin(shared.charge(bill, now)).await,
+            Self::Local(local) => local.charge(charge).await,
+            Self::Redis(redis) => Box::pin(redis.charge(charge)).await,
         }
     }
 }

@@ -1,13 +1,13 @@
-//! Windows of time, and what is left in them of a key's limits. Pure.
+//! Windows of time, and what remains in them of a key's limits. Pure.
 //!
-//! Windows are those of the clock: each minute, hour and day of UTC starts a new one, for every key
-//! alike. So a limit has one exact meaning however many count it, and callers know when it ends.
+//! Windows follow the clock: each minute, hour and day of UTC starts a new window for every key. So a limit has one
+//! exact meaning wherever requests are counted, and callers know when a window ends.
 
 use std::{num::NonZeroU32, time::Duration};
 
 use crate::record::{KeyId, Limits};
 
-/// How long a window is.
+/// The length of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Span {
     /// 60 seconds.
@@ -18,53 +18,61 @@ pub enum Span {
     Day,
 }
 
-/// Something for each span, in the order of [`Span::ALL`].
+/// One value for each span, in the order of [`Span::ALL`].
 pub type PerSpan<T> = [T; 3];
 
-/// A request for which a key's limits are to be charged.
+/// A request that counts against a key's limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bill {
-    /// Whose.
+pub struct Charge {
+    /// The key.
     pub key: KeyId,
-    /// What the key may use in each window.
+    /// The key's limit in each window.
     pub limits: Limits,
-    /// What the request counts.
+    /// How much the request counts.
     pub cost: NonZeroU32,
 }
 
-/// What is left of a key's limits: told to callers and upstreams.
+/// The state of a key's limits, as callers and upstreams see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
+pub struct LimitStatus {
     /// By span; `None` where there is no limit.
-    pub windows: PerSpan<Option<Left>>,
-    /// Who counts.
-    pub counted: Counted,
+    pub windows: PerSpan<Option<WindowStatus>>,
+    /// Which requests are counted.
+    pub counted: LimitScope,
 }
 
-/// What is left in one window.
+/// The state of one window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Left {
+pub struct WindowStatus {
     /// The limit.
     pub limit: u64,
-    /// What may still be used.
+    /// How much of the limit remains.
     pub remaining: u64,
-    /// Until the window ends and the limit is there anew.
+    /// Time until the window ends and the whole limit is available again.
     pub reset: Duration,
 }
 
-/// Who counts, and so for whom the numbers hold.
+/// The requests that a limit counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Counted {
-    /// This process, for itself.
+pub enum LimitScope {
+    /// Requests to this instance.
     Local,
-    /// Redis, for every sidecar.
+    /// Requests to every instance, counted by Redis.
     Redis,
-    /// This process, for its part of the limit, since Redis does not answer.
+    /// Requests to this instance, against its part of the limit, while Redis does not respond.
     Divided,
 }
 
+// Former names of these types, until every module uses the new ones.
+#[doc(hidden)]
+pub type Standing = LimitStatus;
+#[doc(hidden)]
+pub type Left = WindowStatus;
+#[doc(hidden)]
+pub type Counted = LimitScope;
+
 impl Span {
-    /// From the shortest.
+    /// All spans, the shortest first.
     pub const ALL: PerSpan<Self> = [Self::Minute, Self::Hour, Self::Day];
 
     /// The name in headers, metadata and keys.
@@ -76,7 +84,7 @@ impl Span {
         }
     }
 
-    /// Its length.
+    /// The length in seconds.
     pub fn seconds(self) -> u64 {
         match self {
             Self::Minute => 60,
@@ -85,12 +93,12 @@ impl Span {
         }
     }
 
-    /// Which window it is at a time since 1970.
+    /// The number of the window at a time since 1970.
     pub fn number(self, since_epoch: Duration) -> u64 {
         since_epoch.as_secs() / self.seconds()
     }
 
-    /// How long a window still lasts, at a time since 1970.
+    /// Time until a window ends, from a time since 1970.
     pub fn ends_in(self, number: u64, since_epoch: Duration) -> Duration {
         let end = Duration::from_secs((number + 1) * self.seconds());
         end.saturating_sub(since_epoch)
@@ -98,25 +106,25 @@ impl Span {
 }
 
 impl Limits {
-    /// By span.
+    /// The limit of each span.
     pub fn per_span(&self) -> PerSpan<Option<u64>> {
         [self.minute, self.hour, self.day]
     }
 
-    /// Whether nothing is limited.
+    /// Whether there is no limit.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }
 
-impl Bill {
-    /// What the request counts.
+impl Charge {
+    /// How much the request counts.
     pub fn cost(&self) -> u64 {
         self.cost.get().into()
     }
 
-    /// Whether no window can ever hold it: a limit of 0, or one below the cost.
-    pub fn is_hopeless(&self) -> bool {
+    /// Whether a limit is below the cost, so that the request can never pass.
+    pub fn exceeds_a_limit(&self) -> bool {
         self.limits.per_span().into_iter().flatten().any(|limit| limit < self.cost())
     }
 
@@ -125,39 +133,39 @@ impl Bill {
         Span::ALL.into_iter().zip(self.limits.per_span()).filter_map(|(span, limit)| Some((span, limit?)))
     }
 
-    /// What is told, when each window with a limit has so much remaining and so long to go.
-    pub fn standing(&self, counted: Counted, left: impl Fn(Span, u64) -> (u64, Duration)) -> Standing {
+    /// The status, where `window` gives what remains of a span's limit and the time until the window ends.
+    pub fn status(&self, counted: LimitScope, window: impl Fn(Span, u64) -> (u64, Duration)) -> LimitStatus {
         let limits = self.limits.per_span();
         let windows = Span::ALL.map(|span| {
             let limit = limits[span as usize]?;
-            let (remaining, reset) = left(span, limit);
-            Some(Left { limit, remaining, reset })
+            let (remaining, reset) = window(span, limit);
+            Some(WindowStatus { limit, remaining, reset })
         });
-        Standing { windows, counted }
+        LimitStatus { windows, counted }
     }
 }
 
-impl Standing {
+impl LimitStatus {
     /// Each window with a limit.
-    pub fn each(&self) -> impl Iterator<Item = (Span, Left)> {
-        Span::ALL.into_iter().zip(self.windows).filter_map(|(span, left)| Some((span, left?)))
+    pub fn each(&self) -> impl Iterator<Item = (Span, WindowStatus)> {
+        Span::ALL.into_iter().zip(self.windows).filter_map(|(span, window)| Some((span, window?)))
     }
 
-    /// When a request of this cost may pass, others' requests apart.
+    /// Time until a request of this cost may pass, if no other request comes before.
     pub fn retry_after(&self, cost: u64) -> Duration {
-        let full = self.each().filter(|(_, left)| left.remaining < cost);
-        full.map(|(_, left)| left.reset).max().unwrap_or_default()
+        let full = self.each().filter(|(_, window)| window.remaining < cost);
+        full.map(|(_, window)| window.reset).max().unwrap_or_default()
     }
 }
 
-impl Left {
-    /// Whole seconds until the window has ended: never too early.
+impl WindowStatus {
+    /// Whole seconds until the window ends, rounded up.
     pub fn reset_seconds(&self) -> u64 {
         whole_seconds(self.reset)
     }
 }
 
-impl Counted {
+impl LimitScope {
     /// The name in metadata.
     pub fn name(self) -> &'static str {
         match self {
@@ -168,7 +176,7 @@ impl Counted {
     }
 }
 
-/// Whole seconds that last at least so long, and at least one.
+/// A duration in whole seconds, rounded up; at least one.
 pub fn whole_seconds(duration: Duration) -> u64 {
     let part = u64::from(duration.subsec_nanos() > 0);
     (duration.as_secs() + part).max(1)
@@ -179,31 +187,31 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn bill(minute: u64, day: u64, cost: u32) -> Bill {
+    fn charge(minute: u64, day: u64, cost: u32) -> Charge {
         let limits = Limits { minute: Some(minute), hour: None, day: Some(day) };
-        Bill { key: KeyId(7), limits, cost: NonZeroU32::new(cost).expect("not 0") }
+        Charge { key: KeyId(7), limits, cost: NonZeroU32::new(cost).expect("not 0") }
     }
 
     #[test]
-    fn what_can_never_pass_is_known() {
-        assert!(bill(0, 10, 1).is_hopeless());
-        assert!(bill(10, 4, 5).is_hopeless());
-        assert!(!bill(5, 5, 5).is_hopeless());
+    fn charge_above_a_limit_can_never_pass() {
+        assert!(charge(0, 10, 1).exceeds_a_limit());
+        assert!(charge(10, 4, 5).exceeds_a_limit());
+        assert!(!charge(5, 5, 5).exceeds_a_limit());
     }
 
     #[test]
-    fn caller_is_sent_away_until_the_last_full_window_ends() {
+    fn retry_is_after_the_last_full_window_ends() {
         let now = Duration::new(86_400 + 30, 500_000_000);
         let left = |minute, day| {
             let remaining = move |span| if span == Span::Minute { minute } else { day };
             let reset = |span: Span| span.ends_in(span.number(now), now);
-            bill(10, 100, 5).standing(Counted::Local, |span, _| (remaining(span), reset(span)))
+            charge(10, 100, 5).status(LimitScope::Local, |span, _| (remaining(span), reset(span)))
         };
         assert_eq!(left(4, 50).retry_after(5), Duration::from_millis(29_500));
         assert_eq!(left(9, 2).retry_after(5), Duration::from_millis(86_369_500));
         assert_eq!(left(9, 50).retry_after(5), Duration::ZERO);
-        let told = left(4, 50).windows[0].expect("limited");
-        assert_eq!(told.reset_seconds(), 30);
+        let minute = left(4, 50).windows[0].expect("limited");
+        assert_eq!(minute.reset_seconds(), 30);
         assert_eq!(whole_seconds(Duration::ZERO), 1);
     }
 

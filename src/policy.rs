@@ -5,7 +5,7 @@
 use crate::{
     attributes::{Attributes, route::PathSegment},
     decision::Reason,
-    record::{AllowList, path::NormalPath},
+    record::{AllowList, path::NormalPath, rfc3339},
 };
 
 mod budget;
@@ -42,7 +42,7 @@ pub const CHECKS: &[Check] = &[
         name: "expiry",
         reason: Reason::Expired,
         passes: |facts| !facts.record.expiry.is_past(facts.now),
-        looks_at: |facts| format!("expires_at: {}; now: {}", facts.record.expiry, facts.now),
+        looks_at: |facts| format!("expires_at: {}; now: {}", facts.record.expiry, rfc3339(facts.now)),
     },
     Check {
         name: "user",

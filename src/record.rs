@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use time::OffsetDateTime;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::credential::Prefix;
 
@@ -145,11 +145,16 @@ impl Lock {
     }
 }
 
+/// A time as RFC 3339 writes it.
+pub fn rfc3339(time: OffsetDateTime) -> String {
+    time.format(&Rfc3339).unwrap_or_else(|_| time.to_string())
+}
+
 impl fmt::Display for Expiry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Never => f.write_str("never"),
-            Self::At(end) => end.fmt(f),
+            Self::At(end) => f.write_str(&rfc3339(*end)),
             Self::Always => f.write_str("-infinity"),
         }
     }
@@ -159,7 +164,7 @@ impl fmt::Display for Lock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Open => f.write_str("no"),
-            Self::Until(end) => write!(f, "until {end}"),
+            Self::Until(end) => write!(f, "until {}", rfc3339(*end)),
             Self::Closed => f.write_str("yes"),
         }
     }

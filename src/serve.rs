@@ -128,7 +128,7 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
     attendants.spawn(watch_database(database.clone(), feed.state(), health.clone(), metrics.clone()));
     attendants.spawn(async { match feed.run().await {} });
     attendants.spawn(learn_cost(database.clone(), verifier));
-    attendants.spawn(limiter.clone().keep());
+    attendants.spawn(limiter.clone().maintain());
     if let Some(redis) = redis {
         attendants.spawn(watch_redis(redis, health.clone()));
     }
@@ -272,15 +272,15 @@ async fn bind_admin(address: SocketAddr) -> anyhow::Result<TcpListener> {
 fn limiter(options: &ServeOptions, redis: Option<&Redis>, metrics: &Metrics) -> anyhow::Result<Limiter> {
     match options.rate_limit {
         RateLimit::Off => Ok(Limiter::Off),
-        RateLimit::Local => Ok(Limiter::Local(limiter::Local::new(metrics))),
+        RateLimit::Local => Ok(Limiter::Local(limiter::LocalLimiter::new(metrics))),
         RateLimit::Redis => {
             let redis =
                 redis.context("--rate-limit redis: needs --redis-url, or write --rate-limit local")?;
-            let config = limiter::SharedConfig {
+            let config = limiter::RedisLimiterConfig {
                 charge: options.rate_limit_charge,
                 on_loss: options.rate_limit_on_loss,
             };
-            Ok(Limiter::Shared(limiter::Shared::new(redis.clone(), config, metrics)))
+            Ok(Limiter::Redis(limiter::RedisLimiter::new(redis.clone(), config, metrics)))
         }
     }
 }

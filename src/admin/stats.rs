@@ -1,50 +1,40 @@
-//! What `/stats` says: the metrics that people ask for, as JSON, and what Redis says of itself.
+//! The statistics at `/stats`: hit rates, entries and states as JSON, with Redis' own statistics.
 
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
-use crate::{metrics::Metrics, redis::Redis, revocation::FeedState, store::Database};
+use crate::{
+    metrics::{self, Metrics},
+    redis::Redis,
+    revocation::FeedState,
+    store::Database,
+};
 
-/// Where the statistics come from. Cheap to clone.
+/// The sources of the statistics. Cheap to clone.
 #[derive(Clone)]
 pub struct Stats {
-    /// Everything that is counted.
+    /// All counters and gauges.
     pub metrics: Metrics,
-    /// The database, for its connections.
+    /// The database, for the state of its connections.
     pub database: Database,
-    /// Redis, where there is one.
+    /// Redis, where it is configured.
     pub redis: Option<Redis>,
-    /// How changes are heard of.
+    /// The state of the change feed.
     pub feed: watch::Receiver<FeedState>,
 }
 
-/// One number of the metrics, and what it is about.
-struct Sample<'a> {
-    name: &'a str,
-    labels: Vec<(&'a str, &'a str)>,
-    value: f64,
-}
-
 impl Stats {
-    /// Whether there is to be a Redis.
+    /// Whether Redis is configured.
     pub fn has_redis(&self) -> bool {
         self.redis.is_some()
     }
 
-    /// All of it.
-    pub async fn tell(&self) -> Value {
-        let text = self.metrics.render();
-        let samples: Vec<_> = text.lines().filter_map(sample).collect();
-        let sum = |name: &str, labels: &[(&str, &str)]| -> u64 {
-            let matching = samples.iter().filter(|sample| {
-                sample.name == name && labels.iter().all(|label| sample.labels.contains(label))
-            });
-            matching.map(|sample| sample.value as u64).sum()
-        };
+    /// The statistics as JSON.
+    pub async fn to_json(&self) -> Value {
+        let sum = |name: &str, labels: &[(&str, &str)]| self.metrics.sum(name, labels);
         let lookups = |tier: &str, kind: &str| {
-            let of = |result| {
-                sum("keystile_cache_lookups_total", &[("tier", tier), ("kind", kind), ("result", result)])
-            };
+            let of =
+                |result| sum(metrics::CACHE_LOOKUPS, &[("tier", tier), ("kind", kind), ("result", result)]);
             Lookups {
                 hits: of("hit") + of("negative"),
                 misses: of("miss"),
@@ -56,12 +46,13 @@ impl Stats {
         let by_tier: Map<_, _> = tiers
             .iter()
             .map(|tier| {
-                let kinds = ["records", "proofs"].map(|kind| (kind.to_owned(), lookups(tier, kind).tell()));
+                let kinds =
+                    ["records", "proofs"].map(|kind| (kind.to_owned(), lookups(tier, kind).to_json()));
                 ((*tier).to_owned(), Value::Object(kinds.into_iter().collect()))
             })
             .collect();
         let entries: Map<_, _> = ["records", "unknown", "proofs", "refusals"]
-            .map(|kind| (kind.to_owned(), json!(sum("keystile_cache_entries", &[("kind", kind)]))))
+            .map(|kind| (kind.to_owned(), json!(sum(metrics::CACHE_ENTRIES, &[("kind", kind)]))))
             .into_iter()
             .collect();
         let (places, connections) = self.database.room();
@@ -70,24 +61,24 @@ impl Stats {
             "enabled": true,
             "hits": hits,
             "misses": misses,
-            "errors": sum("keystile_store_errors_total", &[]),
+            "errors": sum(metrics::STORE_ERRORS, &[]),
             "hit_rate": rate(hits, misses),
             "tiers": by_tier,
             "entries": entries,
-            "redis": self.tell_redis().await,
+            "redis": self.redis_to_json().await,
             "database": {
                 "store": self.database.name(),
-                "up": sum("keystile_store_up", &[("store", self.database.name())]) == 1,
+                "up": sum(metrics::STORE_UP, &[("store", self.database.name())]) == 1,
                 "connections": connections,
                 "free_places": places,
             },
             "change_feed": self.feed.borrow().clone(),
-            "bcrypt": { "waiting": sum("keystile_bcrypt_waiting", &[]) },
-            "usage": { "pending": sum("keystile_usage_pending", &[]) },
+            "bcrypt": { "waiting": sum(metrics::BCRYPT_WAITING, &[]) },
+            "usage": { "pending": sum(metrics::USAGE_PENDING, &[]) },
         })
     }
 
-    async fn tell_redis(&self) -> Value {
+    async fn redis_to_json(&self) -> Value {
         let Some(redis) = &self.redis else { return json!({ "enabled": false }) };
         match redis.usage().await {
             Ok(usage) => json!({
@@ -110,7 +101,7 @@ struct Lookups {
 }
 
 impl Lookups {
-    fn tell(&self) -> Value {
+    fn to_json(&self) -> Value {
         let Self { hits, misses, stale, odd } = *self;
         json!({ "hits": hits, "misses": misses, "stale": stale, "odd": odd, "hit_rate": rate(hits, misses + odd) })
     }
@@ -120,33 +111,9 @@ fn rate(hits: u64, misses: u64) -> f64 {
     if hits == 0 { 0.0 } else { hits as f64 / (hits + misses) as f64 }
 }
 
-/// Reads `name{label="value",…} number`. No label of ours has a comma or a quote in its value.
-fn sample(line: &str) -> Option<Sample<'_>> {
-    let (head, value) = line.rsplit_once(' ').filter(|_| !line.starts_with('#'))?;
-    let (name, labels) = head.split_once('{').unwrap_or((head, ""));
-    let labels = labels.trim_end_matches('}').split(',');
-    let labels = labels.filter_map(|label| {
-        let (name, value) = label.split_once('=')?;
-        Some((name, value.trim_matches('"')))
-    });
-    Some(Sample { name, labels: labels.collect(), value: value.parse().ok()? })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn exported_numbers_are_read_with_their_labels() {
-        let read = sample("keystile_x_total{tier=\"memory\",kind=\"records\"} 12").expect("a sample");
-        assert_eq!((read.name, read.value), ("keystile_x_total", 12.0));
-        assert_eq!(read.labels, [("tier", "memory"), ("kind", "records")]);
-        assert_eq!(
-            sample("keystile_y 0.5").map(|sample| (sample.name, sample.value)),
-            Some(("keystile_y", 0.5))
-        );
-        assert!(sample("# HELP keystile_y Something 1").is_none());
-    }
 
     #[test]
     fn rate_of_nothing_is_none() {

@@ -1,4 +1,4 @@
-//! Arguments that are keys, and must not be.
+//! Refuses whole API keys as arguments.
 
 use anyhow::bail;
 
@@ -9,7 +9,8 @@ use crate::credential::Prefix;
 pub(super) fn refuse_whole_key(argument: &str) -> anyhow::Result<()> {
     if argument.len() > Prefix::LEN && argument.parse::<i64>().is_err() {
         bail!(
-            "ID|PREFIX is longer than a prefix of {} characters; `keystile keys show -` reads a whole key from stdin",
+            "the argument is longer than a prefix; give the id or the first {} characters of the key \
+             (`keystile keys show -` reads a whole key from stdin)",
             Prefix::LEN
         );
     }

@@ -19,7 +19,7 @@ use crate::{
     config::{DatabaseOptions, Mode, RateLimit},
     credential::Prefix,
     decision::{Proven, Reason, Tier},
-    limits::{Bill, Span},
+    limits::{Charge, Span},
     policy::{self, CHECKS, Check, Facts},
     store::{Database, KeyStore, MAX_RECORDS},
 };
@@ -35,22 +35,22 @@ pub(super) struct Explain {
     /// Path of the request.
     #[arg(long, default_value = "/")]
     path: String,
-    /// Address of the client; unknown when absent.
+    /// Address of the client. Default: unknown.
     #[arg(long, value_name = "ADDRESS")]
     client: Option<IpAddr>,
-    /// Model that the body names; without it there is no body.
+    /// Model that the body names. Without it, the request has no body.
     #[arg(long)]
     model: Option<String>,
     /// A setting of the route, such as keystile.scopes='chat embed'; repeatable.
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     route: Vec<(String, String)>,
-    /// When the request is made, such as 2026-12-31T23:59:59Z; now when absent.
-    #[arg(long, value_name = "TIME", value_parser = moment)]
+    /// Time of the request, such as 2026-12-31T23:59:59Z. Default: now.
+    #[arg(long, value_name = "TIME", value_parser = instant)]
     at: Option<OffsetDateTime>,
     /// Mode of the service.
     #[arg(long, env = "KEYSTILE_MODE", default_value = "enforce")]
     mode: Mode,
-    /// Who counts requests.
+    /// Where requests are counted.
     #[arg(long, env = "KEYSTILE_RATE_LIMIT", default_value = "off")]
     rate_limit: RateLimit,
     #[command(flatten)]
@@ -63,7 +63,7 @@ pub(super) struct Explain {
 #[derive(Debug, Serialize)]
 struct Explanation {
     key_id: i64,
-    checks: Vec<Checked>,
+    checks: Vec<CheckOutcome>,
     /// `allow` or `deny`.
     decision: &'static str,
     /// Whether the denial is only reported.
@@ -74,7 +74,7 @@ struct Explanation {
 }
 
 #[derive(Debug, Serialize)]
-struct Checked {
+struct CheckOutcome {
     check: &'static str,
     passes: bool,
     looks_at: String,
@@ -133,8 +133,8 @@ impl Explain {
         let (checks, reason, shadow) = match &attributes.route {
             Ok(route) => {
                 let facts = Facts { record: &record, attributes: &attributes, route, now };
-                let bill = Bill { key: record.id, limits: record.limits, cost: route.cost };
-                let limits = checked_limits(&bill, self.rate_limit);
+                let charge = Charge { key: record.id, limits: record.limits, cost: route.cost };
+                let limits = checked_limits(&charge, self.rate_limit);
                 let limited = (!limits.passes).then_some(Reason::RateLimited);
                 let checks = CHECKS.iter().map(|check| checked(check, &facts)).chain([limits]).collect();
                 (checks, policy::check(&facts).err().or(limited), route.shadow)
@@ -161,7 +161,7 @@ impl Explain {
 impl Explanation {
     /// What a table shows: one row a check, and the answer.
     fn checks(&self) -> Vec<[String; 3]> {
-        let row = |checked: &Checked| {
+        let row = |checked: &CheckOutcome| {
             let verdict = if checked.passes { "pass".to_owned() } else { format!("FAIL: {}", checked.code) };
             [checked.check.to_owned(), verdict, checked.looks_at.clone()]
         };
@@ -172,8 +172,8 @@ impl Explanation {
     }
 }
 
-fn checked(check: &Check, facts: &Facts<'_>) -> Checked {
-    Checked {
+fn checked(check: &Check, facts: &Facts<'_>) -> CheckOutcome {
+    CheckOutcome {
         check: check.name,
         passes: (check.passes)(facts),
         looks_at: (check.looks_at)(facts),
@@ -182,18 +182,18 @@ fn checked(check: &Check, facts: &Facts<'_>) -> Checked {
 }
 
 /// What was used is not known here; a limit that lets nothing through is.
-fn checked_limits(bill: &Bill, counted: RateLimit) -> Checked {
-    let limits = Span::ALL.into_iter().zip(bill.limits.per_span());
+fn checked_limits(charge: &Charge, counted: RateLimit) -> CheckOutcome {
+    let limits = Span::ALL.into_iter().zip(charge.limits.per_span());
     let limit = |(span, limit): (Span, Option<u64>)| {
         let limit = limit.map_or("unlimited".to_owned(), |limit| limit.to_string());
         format!("{limit} per {}", span.name())
     };
     let limits: Vec<_> = limits.map(limit).collect();
     let told = if counted == RateLimit::Off { "; told to the upstream, not counted" } else { "" };
-    Checked {
+    CheckOutcome {
         check: "limits",
-        passes: counted == RateLimit::Off || !bill.is_hopeless(),
-        looks_at: format!("{}; cost: {}{told}", limits.join(", "), bill.cost),
+        passes: counted == RateLimit::Off || !charge.exceeds_a_limit(),
+        looks_at: format!("{}; cost: {}{told}", limits.join(", "), charge.cost),
         code: Reason::RateLimited.code(),
     }
 }
@@ -203,6 +203,6 @@ fn pair(text: &str) -> Result<(String, String), &'static str> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
-fn moment(text: &str) -> Result<OffsetDateTime, &'static str> {
-    OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "is no time such as 2026-12-31T23:59:59Z")
+fn instant(text: &str) -> Result<OffsetDateTime, &'static str> {
+    OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "is not a time such as 2026-12-31T23:59:59Z")
 }

@@ -50,9 +50,10 @@ pub(super) async fn run(Import { file, format, database }: Import) -> anyhow::Re
     let Some(format) = format else {
         bail!("{}: neither .csv, .jsonl nor .ndjson; say --format csv or --format jsonl", file.display());
     };
-    let input: Box<dyn Read> = match file.as_os_str() == "-" {
-        true => Box::new(io::stdin()),
-        false => Box::new(File::open(&file).with_context(|| file.display().to_string())?),
+    let input: Box<dyn Read> = if file.as_os_str() == "-" {
+        Box::new(io::stdin())
+    } else {
+        Box::new(File::open(&file).with_context(|| file.display().to_string())?)
     };
     let (rows, errors) = match format {
         Format::Csv => read_csv(input),

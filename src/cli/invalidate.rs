@@ -32,7 +32,8 @@ pub(super) async fn run(args: Invalidate) -> anyhow::Result<()> {
     let Invalidate { prefix, all: _, wait_args, output, database } = args;
     let prefix = prefix.map(|prefix| {
         refuse_whole_key(&prefix)?;
-        Prefix::parse(&prefix).with_context(|| format!("{prefix} is no prefix of {} characters", Prefix::LEN))
+        Prefix::parse(&prefix)
+            .with_context(|| format!("{prefix} is not the first {} characters of a key", Prefix::LEN))
     });
     let prefix = prefix.transpose()?;
     let opened = open(&database)?;

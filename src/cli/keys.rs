@@ -41,7 +41,7 @@ pub(super) struct List {
     /// Only keys of the user with this id or email.
     #[arg(long)]
     user: Option<String>,
-    /// Revoked and deleted keys too.
+    /// Include revoked and deleted keys.
     #[arg(long)]
     all: bool,
     #[command(flatten)]
@@ -66,9 +66,8 @@ pub(super) struct Revoke {
     /// Id or prefix.
     #[arg(value_name = "ID|PREFIX")]
     key: String,
-    /// Return when every sidecar that listens to the database's changes has dropped the key, and fail if one
-    /// has not. Others are not known: if none listens, nobody is asked. With SQLite nobody is asked, and
-    /// half a second is waited.
+    /// Wait until every instance that listens to the database's changes has dropped the key, and fail if one has not.
+    /// Instances that do not listen are unknown. With SQLite, wait half a second.
     #[arg(long)]
     wait: bool,
     #[command(flatten)]
@@ -126,7 +125,8 @@ async fn revoke(Revoke { key, wait, wait_args, output, database }: Revoke) -> an
         return output.row(&key);
     }
     let prefix = Prefix::parse(&key.text("key_prefix"));
-    let prefix = prefix.context("the key is revoked; no credential has its prefix, so none remembers it")?;
+    let prefix = prefix
+        .context("the key is revoked; no credential can have its prefix, so no instance has it in memory")?;
     let waited = wait_for_instances(&opened, Some(prefix), wait_args, output).await;
     waited.with_context(|| format!("key {} is revoked, but not confirmed everywhere", key.text("id")))
 }
@@ -148,7 +148,7 @@ async fn create(args: Box<Create>) -> anyhow::Result<()> {
     print(&format!("{}\n", credential.expose()))
 }
 
-/// Says which key a credential is. A typo is told apart without asking the database.
+/// Finds the key of a credential. A typo is recognised without the database.
 async fn identify(Show { output, database, .. }: Show) -> anyhow::Result<()> {
     if std::io::stdin().is_terminal() {
         eprintln!("type or paste the key, then Enter and Ctrl-D:");

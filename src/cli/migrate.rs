@@ -8,12 +8,12 @@ use super::{
 };
 use crate::{config::DatabaseOptions, store::LogInstallation};
 
-/// What to make.
+/// The changes to a database.
 #[derive(Debug, Args)]
 pub(super) struct Migrate {
     /// Whether Postgres notifies instances of changes. `off` allows two-phase commit (PREPARE TRANSACTION) for
     /// transactions that change keys; instances then read the log every 400 ms. Without this flag, it stays as it is.
-    #[arg(long, value_enum)]
+    #[arg(long, env = "KEYSTILE_MIGRATE_NOTIFY", value_enum)]
     notify: Option<Notify>,
     #[command(flatten)]
     database: DatabaseOptions,

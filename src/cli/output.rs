@@ -1,4 +1,4 @@
-//! What commands print: tables for people, JSON for programs.
+//! The output of commands: tables for people, JSON for programs.
 
 use std::io::{self, Write};
 
@@ -12,7 +12,7 @@ use crate::store::DisplayRow;
 /// How a command answers.
 #[derive(Debug, Clone, Copy, Args)]
 pub(super) struct Output {
-    /// OutputFormat of the answer on stdout.
+    /// Format of the output on stdout.
     #[arg(long, short, env = "KEYSTILE_OUTPUT", default_value = "table", value_name = "FORM")]
     pub(super) output: OutputFormat,
 }

@@ -1,4 +1,4 @@
-//! `keystile probe`: asks a running `keystile serve` how it is, for probes that run in its container.
+//! `keystile probe`: asks a running `keystile serve` for its health, for probes that run in its container.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -9,20 +9,20 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use crate::config::Listen;
+use crate::config::{Listen, duration_or_none};
 
 #[derive(Debug, Args)]
 pub(super) struct Probe {
-    /// Where it listens: `ADDRESS:PORT` or `unix:/PATH`; the first of several by comma.
+    /// Address of the instance: `ADDRESS:PORT` or `unix:/PATH`. Of a comma-separated list, the first is used.
     #[arg(long, env = "KEYSTILE_LISTEN", default_value = "127.0.0.1:9191", value_delimiter = ',')]
     address: Vec<Listen>,
 
-    /// Be content with any answer: it runs, whether or not it is ready for checks.
+    /// Succeed on any answer: the instance runs, but may not be ready for checks.
     #[arg(long)]
     alive: bool,
 
-    /// How long to wait for the answer.
-    #[arg(long, env = "KEYSTILE_PROBE_TIMEOUT", default_value = "2s", value_parser = humantime::parse_duration)]
+    /// Deadline of the answer.
+    #[arg(long, env = "KEYSTILE_PROBE_TIMEOUT", default_value = "2s", value_parser = duration_or_none)]
     timeout: Duration,
 }
 
@@ -41,7 +41,9 @@ pub(super) async fn run(probe: Probe) -> anyhow::Result<()> {
 }
 
 async fn ask(address: &Listen) -> anyhow::Result<ServingStatus> {
-    let channel = Endpoint::from_shared(uri(address))?.connect().await?;
+    let channel = Endpoint::from_shared(uri(address))?.connect().await;
+    let channel =
+        channel.context("cannot connect; is `keystile serve` running with this --listen address?")?;
     let answer = HealthClient::new(channel).check(HealthCheckRequest { service: String::new() }).await?;
     Ok(answer.into_inner().status())
 }
@@ -49,7 +51,7 @@ async fn ask(address: &Listen) -> anyhow::Result<ServingStatus> {
 fn uri(address: &Listen) -> String {
     match address {
         Listen::Unix(path) => format!("unix://{}", path.display()),
-        // Whoever listens everywhere is asked over loopback.
+        // An instance that listens on all addresses is reached over loopback.
         Listen::Tcp(address) if address.ip().is_unspecified() => {
             let loopback = match address {
                 SocketAddr::V4(_) => "127.0.0.1",

@@ -10,26 +10,26 @@ use crate::{config::DatabaseOptions, store::NewUser};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Create a user, who can own keys and cannot log in.
+    /// Create a user, who can have keys and cannot log in.
     Create(Create),
     /// List users.
     List(List),
-    /// Disable a user, and with them every key of theirs.
+    /// Disable a user and all keys of the user.
     Disable(Disable),
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Create {
-    /// Email address, which no other user may have.
+    /// Email address. It must be unique.
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     email: String,
-    /// Name, which no other user may have.
+    /// Name. It must be unique.
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     username: String,
-    /// Role, as upstreams are told it.
+    /// Role, as upstreams receive it.
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     role: Option<String>,
-    /// Tell upstreams that this is a superuser; here it opens nothing.
+    /// Report the user to upstreams as a superuser. It allows nothing in Keystile.
     #[arg(long)]
     superuser: bool,
     #[command(flatten)]
@@ -76,7 +76,7 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
         Command::List(List { output, database }) => {
             let users =
                 open(&database)?.list_users().await.map_err(|error| with_database_name(&database, error))?;
-            output.rows(&users, COLUMNS, "no users yet; make one with `keystile users create`")
+            output.rows(&users, COLUMNS, "no users yet; create one with `keystile users create`")
         }
         Command::Disable(Disable { user, output, database }) => {
             let user = open(&database)?.disable_user(&user).await;

@@ -7,17 +7,17 @@ use clap::Args;
 use serde_json::json;
 
 use super::output::{Output, OutputFormat, json as print_json, print};
-use crate::{clock, credential::Prefix, store::Database};
+use crate::{clock, config::duration_or_none, credential::Prefix, store::Database};
 
-/// How long to wait for other processes.
+/// Deadline of the instances' confirmation.
 #[derive(Debug, Clone, Copy, Args)]
 pub(super) struct WaitArgs {
-    /// How long to wait for the instances to confirm.
-    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
+    /// Deadline of the instances' confirmation.
+    #[arg(long, default_value = "5s", value_parser = duration_or_none)]
     timeout: Duration,
 }
 
-/// Makes every instance drop a prefix, or everything. Prints which did, and fails if one did not.
+/// Makes every instance drop a prefix, or everything. Prints the instances that confirmed, and fails if one did not.
 pub(super) async fn wait_for_instances(
     database: &Database,
     prefix: Option<Prefix>,

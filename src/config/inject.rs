@@ -8,38 +8,38 @@ use clap::Args;
 
 use super::{LogFormat, Quantity, duration, duration_or_none};
 
-/// Everything that `keystile inject` can be told.
+/// The settings of `keystile inject`.
 #[derive(Debug, Clone, Args)]
 pub struct InjectOptions {
     /// Image of the sidecars, by tag or digest.
     #[arg(long, env = "KEYSTILE_INJECT_IMAGE", help_heading = "Sidecars")]
     pub image: String,
 
-    /// When the kubelet pulls it: `IfNotPresent`, `Always`, `Never`.
+    /// When the kubelet pulls the image: `IfNotPresent`, `Always`, `Never`.
     #[arg(long, env = "KEYSTILE_INJECT_IMAGE_PULL_POLICY", default_value = "IfNotPresent", value_parser = ["IfNotPresent", "Always", "Never"], help_heading = "Sidecars")]
     pub image_pull_policy: String,
 
-    /// ConfigMap with a sidecar's settings, in its pod's namespace; a pod may name another, this one may be missing.
+    /// ConfigMap with the settings of a sidecar, in the namespace of its pod. It may be missing. A pod may name another.
     #[arg(long, env = "KEYSTILE_INJECT_CONFIG", default_value = "keystile", help_heading = "Sidecars")]
     pub config: String,
 
-    /// Secret with a sidecar's `database-url`, in its pod's namespace; a pod may name another.
+    /// Secret with the `database-url` of a sidecar, in the namespace of its pod. A pod may name another.
     #[arg(long, env = "KEYSTILE_INJECT_KEYS_SECRET", default_value = "keystile", help_heading = "Sidecars")]
     pub keys_secret: String,
 
-    /// cpu that a sidecar requests.
+    /// CPU request of a sidecar.
     #[arg(long, env = "KEYSTILE_INJECT_CPU_REQUEST", default_value = "50m", help_heading = "Sidecars")]
     pub cpu_request: Quantity,
 
-    /// Memory that a sidecar requests.
+    /// Memory request of a sidecar.
     #[arg(long, env = "KEYSTILE_INJECT_MEMORY_REQUEST", default_value = "64Mi", help_heading = "Sidecars")]
     pub memory_request: Quantity,
 
-    /// Memory that a sidecar may use at the most.
+    /// Memory limit of a sidecar.
     #[arg(long, env = "KEYSTILE_INJECT_MEMORY_LIMIT", default_value = "256Mi", help_heading = "Sidecars")]
     pub memory_limit: Quantity,
 
-    /// cpu that a sidecar of a Guaranteed pod requests and may use: much less, and bcrypt takes longer than Envoy waits.
+    /// CPU request and limit of a sidecar in a Guaranteed pod. With much less, bcrypt takes longer than Envoy waits.
     #[arg(long, env = "KEYSTILE_INJECT_GUARANTEED_CPU", default_value = "500m", help_heading = "Sidecars")]
     pub guaranteed_cpu: Quantity,
 
@@ -47,11 +47,11 @@ pub struct InjectOptions {
     #[arg(long, env = "KEYSTILE_INJECT_ADMIN_PORT", default_value = "9192", value_parser = clap::value_parser!(u16).range(1..), help_heading = "Sidecars")]
     pub admin_port: u16,
 
-    /// Where the API server asks (HTTPS).
+    /// Listener for the API server (HTTPS).
     #[arg(long, env = "KEYSTILE_INJECT_LISTEN", default_value = "0.0.0.0:8443", help_heading = "Webhook")]
     pub listen: SocketAddr,
 
-    /// Where `/livez`, `/readyz` and `/metrics` are (HTTP).
+    /// Listener of `/livez`, `/readyz` and `/metrics` (HTTP).
     #[arg(
         long,
         env = "KEYSTILE_INJECT_ADMIN_LISTEN",
@@ -74,11 +74,11 @@ pub struct InjectOptions {
     #[arg(long, env = "KEYSTILE_INJECT_TLS_KEY", requires = "tls_cert", help_heading = "Webhook")]
     pub tls_key: Option<PathBuf>,
 
-    /// How often the certificate files are looked at.
+    /// Interval at which the certificate files are read.
     #[arg(long, env = "KEYSTILE_INJECT_TLS_INTERVAL", default_value = "10s", value_parser = duration, help_heading = "Webhook")]
     pub tls_interval: Duration,
 
-    /// For trying out: make a CA and a certificate for these names at start; the CA is at `/ca.crt` of the admin listener.
+    /// For trials: create a CA and a certificate for these names at start. The CA is at `/ca.crt` of the admin listener.
     #[arg(
         long,
         env = "KEYSTILE_INJECT_SELF_SIGNED",
@@ -88,15 +88,15 @@ pub struct InjectOptions {
     )]
     pub self_signed: Option<Vec<String>>,
 
-    /// How long to go on after SIGTERM, not ready, until the API server has stopped asking here.
+    /// How long the injector answers after SIGTERM, while it is not ready, until the API server no longer calls it.
     #[arg(long, env = "KEYSTILE_INJECT_DRAIN_DELAY", default_value = "5s", value_parser = duration_or_none, help_heading = "Webhook")]
     pub drain_delay: Duration,
 
-    /// What is logged: a level, or tracing directives such as `info,keystile=debug`.
+    /// Log level, or tracing directives such as `info,keystile=debug`.
     #[arg(long, env = "KEYSTILE_LOG", default_value = "info", help_heading = "Logs")]
     pub log: String,
 
-    /// Form of the log: `text` for people, `json` for programs, an object a line.
+    /// Format of the log: `text`, or `json` with one object per line.
     #[arg(long, env = "KEYSTILE_LOG_FORMAT", default_value = "text", help_heading = "Logs")]
     pub log_format: LogFormat,
 }

@@ -72,7 +72,8 @@ fn split_hosts(text: &str) -> Result<(String, String), String> {
         };
         if !port.is_empty() && port.parse::<u16>().is_err() {
             return Err(
-                "has a port that is none, or a password with a character that must be written as %XX".into(),
+                "has a port that is no number, or a password with a character that must be escaped, such as %40 for @"
+                    .into(),
             );
         }
         hosts.push(host);

@@ -32,9 +32,10 @@ impl FromStr for Quantity {
         let (number, suffix) = text.split_at(end);
         let number: f64 = number.parse().map_err(|_| FORM)?;
         let value = number * multiplier(suffix).ok_or(FORM)?;
-        match value.is_finite() && value > 0.0 {
-            true => Ok(Self { text: text.to_owned(), value }),
-            false => Err("is not above zero"),
+        if value.is_finite() && value > 0.0 {
+            Ok(Self { text: text.to_owned(), value })
+        } else {
+            Err("is not above zero")
         }
     }
 }

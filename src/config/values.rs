@@ -52,20 +52,31 @@ impl FromStr for DatabaseUrl {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("sqlite:") {
-            let path = path.strip_prefix("//").unwrap_or(path);
-            return match path {
-                "" => {
-                    Err("names no file; write sqlite:keystile.db or sqlite:///var/lib/keystile/keystile.db"
-                        .into())
-                }
-                path => Ok(Self::Sqlite(path.into())),
-            };
+            return sqlite_file(path).map(Self::Sqlite);
         }
         if !(text.starts_with("postgres://") || text.starts_with("postgresql://")) {
             return Err("is neither sqlite:FILE nor postgres://USER:PASSWORD@HOST/NAME".into());
         }
         text.parse().map(Self::Postgres)
     }
+}
+
+/// The file of `FILE`, `//FILE` or `///ABSOLUTE/FILE`.
+fn sqlite_file(text: &str) -> Result<PathBuf, String> {
+    let path = text.strip_prefix("//").unwrap_or(text);
+    if path.is_empty() {
+        return Err(
+            "names no file; write sqlite:keystile.db or sqlite:///var/lib/keystile/keystile.db".into()
+        );
+    }
+    // Other libraries read this as a relative path. Here it would be a file in the root folder.
+    if text.starts_with("///") && ["/./", "/../"].iter().any(|dots| path.starts_with(dots)) {
+        let relative = &path[1..];
+        return Err(format!(
+            "is a file in the root folder; write sqlite:{relative} for a relative path, or an absolute path without dots"
+        ));
+    }
+    Ok(path.into())
 }
 
 impl fmt::Display for DatabaseUrl {
@@ -88,19 +99,20 @@ impl FromStr for RedisUrl {
 
     fn from_str(text: &str) -> Result<Self, String> {
         // The reason alone: the text may hold a password.
-        let url: url::Url = text.parse().map_err(|error| format!("is not a URL: {error}"))?;
+        let url: url::Url =
+            text.parse().map_err(|error| format!("is not a URL such as redis://HOST:6379: {error}"))?;
         let known = ["redis", "rediss", "valkey", "valkeys"];
         let (scheme, form) = url.scheme().split_once(['-', '+']).unwrap_or((url.scheme(), ""));
         if !known.contains(&scheme) || !["", "cluster", "sentinel", "unix"].contains(&form) {
             return Err(
-                "is none of redis://, rediss://, redis-cluster://, redis-sentinel://, redis+unix://".into()
+                "has none of the schemes redis://, rediss://, redis-cluster://, redis-sentinel://, redis+unix://".into()
             );
         }
         if form == "sentinel" && url.query_pairs().all(|(name, _)| name != "sentinelServiceName") {
             return Err("names no service; add ?sentinelServiceName=NAME".into());
         }
         fred::types::config::Config::from_url(text)
-            .map_err(|error| format!("cannot be used: {}", error.details()))?;
+            .map_err(|error| format!("cannot be used: {} Write redis://HOST:6379", error.details()))?;
         Ok(Self(url))
     }
 }
@@ -117,7 +129,8 @@ impl RedisUrl {
 
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", self.0.scheme(), self.0.host_str().unwrap_or_else(|| self.0.path()))
+        write!(f, "{}://{}", self.0.scheme(), self.0.host_str().unwrap_or_else(|| self.0.path()))?;
+        self.0.port().map_or(Ok(()), |port| write!(f, ":{port}"))
     }
 }
 
@@ -159,9 +172,8 @@ impl FromStr for CredentialSource {
         // The characters of an HTTP token (RFC 9110, section 5.6.2): a name that no header,
         // cookie or plain query parameter can have would never be found.
         let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-        let named = |name: &str| match !name.is_empty() && name.bytes().all(token) {
-            true => Ok(name.to_owned()),
-            false => Err(form()),
+        let named = |name: &str| {
+            if !name.is_empty() && name.bytes().all(token) { Ok(name.to_owned()) } else { Err(form()) }
         };
         match text.split_once(':') {
             None if text.eq_ignore_ascii_case("bearer") => Ok(Self::Bearer),
@@ -180,10 +192,10 @@ impl FromStr for Secret {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, &'static str> {
-        match text.len() >= 32 {
-            true => Ok(Self(text.to_owned().into())),
-            false => Err("is shorter than 32 characters; make one with `openssl rand -hex 32`"),
+        if text.len() < 32 {
+            return Err("is shorter than 32 characters; make one with `openssl rand -hex 32`");
         }
+        Ok(Self(text.to_owned().into()))
     }
 }
 
@@ -234,6 +246,20 @@ mod tests {
     }
 
     #[test]
+    fn relative_sqlite_path_after_three_slashes_is_refused_with_the_fix() {
+        for (url, fix) in [("sqlite:///./x.db", "sqlite:./x.db"), ("sqlite:///../a/x.db", "sqlite:../a/x.db")]
+        {
+            let error = url.parse::<DatabaseUrl>().expect_err("refused");
+            assert!(error.contains(fix), "{error}");
+        }
+        for (url, path) in
+            [("sqlite:./x.db", "./x.db"), ("sqlite:///x.db", "/x.db"), ("sqlite://x.db", "x.db")]
+        {
+            assert_eq!(url.parse(), Ok(DatabaseUrl::Sqlite(path.into())), "{url}");
+        }
+    }
+
+    #[test]
     fn credential_sources_are_named_exactly() {
         assert_eq!("Bearer".parse(), Ok(CredentialSource::Bearer));
         assert_eq!("header:X-API-Key".parse(), Ok(CredentialSource::Header("x-api-key".into())));
@@ -264,7 +290,10 @@ mod tests {
     #[test]
     fn redis_url_is_shown_without_its_password() {
         let url: RedisUrl = "redis://app:hunter2@cache.internal:6379/1".parse().expect("a URL");
-        assert_eq!(format!("{url} {url:?}"), "redis://cache.internal RedisUrl(redis://cache.internal)");
+        assert_eq!(
+            format!("{url} {url:?}"),
+            "redis://cache.internal:6379 RedisUrl(redis://cache.internal:6379)"
+        );
         for good in [
             "redis-cluster://a:6379?node=b:6379",
             "redis-sentinel://a:26379?node=b:26379&sentinelServiceName=main",

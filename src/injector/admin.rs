@@ -1,4 +1,4 @@
-//! The injector's `/livez`, `/readyz` and `/metrics`, and `/ca.crt` where the CA is its own.
+//! Serves the injector's `/livez`, `/readyz` and `/metrics`, and `/ca.crt` where it has its own CA.
 
 use axum::{
     Router,
@@ -11,9 +11,12 @@ use crate::metrics::Metrics;
 
 /// The routes.
 pub(super) fn router(authority: Option<String>, draining: CancellationToken, metrics: Metrics) -> Router {
-    let ready = move || match draining.is_cancelled() {
-        false => (StatusCode::OK, "ready\n"),
-        true => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+    let ready = move || {
+        if draining.is_cancelled() {
+            (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+        } else {
+            (StatusCode::OK, "ready\n")
+        }
     };
     let exported = move || ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.render());
     let routes = Router::new()

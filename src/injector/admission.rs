@@ -1,60 +1,37 @@
-//! `admission.k8s.io` AdmissionReview, in and out: what the API server asks, and how it is answered.
+//! Reads and answers `admission.k8s.io` AdmissionReviews, versions v1 and v1beta1.
 
+use anyhow::Context;
 use data_encoding::BASE64;
-use serde::Deserialize;
+use kube_core::{
+    DynamicObject, TypeMeta,
+    admission::{AdmissionRequest, AdmissionResponse, META_KIND, Operation},
+    response::Status,
+};
 use serde_json::{Value, json};
 
-use super::patch::{Injection, Refused};
+use super::{patch::Injection, pod::InvalidPod};
 
-/// What the API server asks.
+/// A review that the API server asks for.
 #[derive(Debug)]
 pub(super) struct Review {
-    api_version: String,
-    request: Request,
+    request: AdmissionRequest<DynamicObject>,
+    /// The pod to be created, as raw JSON; none for every other request.
+    pod: Option<Value>,
 }
 
-/// The fields that count; there are more.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Request {
-    uid: String,
-    #[serde(default)]
-    operation: String,
-    #[serde(default)]
-    kind: Named,
-    #[serde(default)]
-    resource: Named,
-    #[serde(default)]
-    sub_resource: Option<String>,
-    #[serde(default)]
-    namespace: String,
-    #[serde(default)]
-    object: Value,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct Named {
-    #[serde(default)]
-    group: String,
-    #[serde(default)]
-    kind: String,
-    #[serde(default)]
-    resource: String,
-}
-
-/// Why something is no question that can be answered.
+/// Why a body cannot be answered.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Malformed {
+pub(super) enum ReviewError {
     /// It is not JSON, or has fields of the wrong type.
     #[error("not an AdmissionReview: {0}")]
     Json(#[from] serde_json::Error),
     /// It is JSON of another kind or version.
     #[error("not an admission.k8s.io/v1 or v1beta1 AdmissionReview")]
     Kind,
-    /// There is nothing to answer to.
+    /// The answer has to repeat the uid.
     #[error("the request has no uid")]
     NoUid,
-    /// A pod is to be created, and there is none.
+    /// A pod is to be created, and the request holds none.
     #[error("the request has no object")]
     NoObject,
 }
@@ -63,80 +40,101 @@ impl Review {
     /// Reads a request's body.
     ///
     /// # Errors
-    /// When it is none that can be answered.
-    pub(super) fn parse(body: &[u8]) -> Result<Self, Malformed> {
+    /// [`ReviewError`] when the body cannot be answered.
+    pub(super) fn parse(body: &[u8]) -> Result<Self, ReviewError> {
         let mut envelope: Value = serde_json::from_slice(body)?;
-        let api_version = match envelope["apiVersion"].as_str() {
-            Some(version @ ("admission.k8s.io/v1" | "admission.k8s.io/v1beta1")) => version.to_owned(),
-            _ => return Err(Malformed::Kind),
+        let Some(version @ ("admission.k8s.io/v1" | "admission.k8s.io/v1beta1")) =
+            envelope["apiVersion"].as_str()
+        else {
+            return Err(ReviewError::Kind);
         };
-        if envelope["kind"] != "AdmissionReview" {
-            return Err(Malformed::Kind);
+        if envelope["kind"] != META_KIND {
+            return Err(ReviewError::Kind);
         }
-        let request: Request = serde_json::from_value(envelope["request"].take())?;
+        let types = TypeMeta { api_version: version.to_owned(), kind: META_KIND.to_owned() };
+        let mut request = envelope["request"].take();
+        let mut object = Value::Null;
+        if let Some(fields) = request.as_object_mut() {
+            // Not typed: the pod keeps fields that the types do not know.
+            object = fields.remove("object").unwrap_or_default();
+            fields.remove("oldObject");
+            // The type requires it, and nothing here reads it.
+            fields.entry("userInfo").or_insert_with(|| json!({}));
+        }
+        let mut request: AdmissionRequest<DynamicObject> = serde_json::from_value(request)?;
         if request.uid.is_empty() {
-            return Err(Malformed::NoUid);
+            return Err(ReviewError::NoUid);
         }
-        let review = Self { api_version, request };
-        match review.creates_pod() && !review.request.object.is_object() {
-            true => Err(Malformed::NoObject),
-            false => Ok(review),
+        request.types = types;
+        if !creates_pod(&request) {
+            return Ok(Self { request, pod: None });
         }
+        if !object.is_object() {
+            return Err(ReviewError::NoObject);
+        }
+        Ok(Self { request, pod: Some(object) })
     }
 
-    /// The pod that is to be created; none for every other request.
+    /// The pod to be created; none for every other request.
     pub(super) fn pod(&self) -> Option<&Value> {
-        self.creates_pod().then_some(&self.request.object)
+        self.pod.as_ref()
     }
 
-    /// Which pod, for the log: one of a ReplicaSet has no name yet.
+    /// The pod's namespace and name, for the log. A pod of a ReplicaSet has no name yet.
     pub(super) fn pod_name(&self) -> String {
-        let metadata = &self.request.object["metadata"];
+        let metadata = self.pod.as_ref().map(|pod| &pod["metadata"]).unwrap_or_default();
         let name = metadata["name"].as_str().or(metadata["generateName"].as_str()).unwrap_or("?");
-        format!("{}/{name}", self.request.namespace)
+        format!("{}/{name}", self.request.namespace.as_deref().unwrap_or_default())
     }
 
-    fn creates_pod(&self) -> bool {
-        let Request { operation, kind, resource, sub_resource, .. } = &self.request;
-        let whole = sub_resource.as_deref().unwrap_or_default().is_empty();
-        operation == "CREATE"
-            && whole
-            && (kind.group.as_str(), kind.kind.as_str()) == ("", "Pod")
-            && (resource.group.as_str(), resource.resource.as_str()) == ("", "pods")
-    }
-
-    /// The answer, as JSON.
-    pub(super) fn answer(&self, outcome: &Result<Injection, Refused>) -> Value {
-        let mut response = json!({ "uid": self.request.uid, "allowed": outcome.is_ok() });
+    /// The answer as JSON.
+    ///
+    /// # Errors
+    /// When it cannot be written as JSON, which would be a bug.
+    pub(super) fn answer(&self, outcome: &Result<Injection, InvalidPod>) -> anyhow::Result<Value> {
+        let mut response = AdmissionResponse::from(&self.request);
         match outcome {
             Ok(Injection { patch, warnings }) => {
                 // A patch type without a patch is an error to the API server.
                 if !patch.is_empty() {
-                    response["patchType"] = json!("JSONPatch");
-                    response["patch"] = json!(BASE64.encode(json!(patch).to_string().as_bytes()));
+                    response = response.with_patch(patch.clone())?;
                 }
-                if !warnings.is_empty() {
-                    response["warnings"] = json!(warnings);
-                }
+                response.warnings = Some(warnings.clone()).filter(|warnings| !warnings.is_empty());
             }
-            Err(Refused(message)) => {
-                response["status"] = json!({
-                    "status": "Failure",
-                    "code": 422,
-                    "reason": "Invalid",
-                    "message": format!("keystile: {message}"),
-                });
+            Err(InvalidPod(message)) => {
+                response.allowed = false;
+                response.result = Status::failure(&format!("keystile: {message}"), "Invalid").with_code(422);
             }
         }
-        json!({ "apiVersion": self.api_version, "kind": "AdmissionReview", "response": response })
+        // kube-core writes bytes as a list of numbers. The API of Kubernetes is defined with base64.
+        let patch = response.patch.take();
+        let mut review = serde_json::to_value(response.into_review())?;
+        let response = review["response"].as_object_mut().context("a response is an object")?;
+        if let Some(patch) = patch {
+            response.insert("patch".to_owned(), json!(BASE64.encode(&patch)));
+        }
+        if outcome.is_ok() {
+            response.remove("status");
+        }
+        Ok(review)
     }
+}
+
+fn creates_pod(request: &AdmissionRequest<DynamicObject>) -> bool {
+    let AdmissionRequest { operation, kind, resource, sub_resource, .. } = request;
+    *operation == Operation::Create
+        && sub_resource.as_deref().unwrap_or_default().is_empty()
+        && (&*kind.group, &*kind.kind) == ("", "Pod")
+        && (&*resource.group, &*resource.resource) == ("", "pods")
 }
 
 #[cfg(test)]
 mod tests {
+    use json_patch::{AddOperation, Patch, PatchOperation, jsonptr::PointerBuf};
+
     use super::*;
 
-    fn review(change: impl FnOnce(&mut Value)) -> Result<Review, Malformed> {
+    fn review(change: impl FnOnce(&mut Value)) -> Result<Review, ReviewError> {
         let mut body = json!({
             "apiVersion": "admission.k8s.io/v1",
             "kind": "AdmissionReview",
@@ -155,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_creation_of_a_pod_is_looked_at() {
+    fn only_the_creation_of_a_pod_is_reviewed() {
         let created = review(|_| {}).expect("parses");
         assert!(created.pod().is_some());
         assert_eq!(created.pod_name(), "shop/cart-");
@@ -179,40 +177,57 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_answered_is_malformed() {
-        assert!(matches!(Review::parse(b"{"), Err(Malformed::Json(_))));
-        assert!(matches!(Review::parse(b"[]"), Err(Malformed::Kind)));
+    fn invalid_body_is_refused() {
+        assert!(matches!(Review::parse(b"{"), Err(ReviewError::Json(_))));
+        assert!(matches!(Review::parse(b"[]"), Err(ReviewError::Kind)));
         assert!(matches!(
             review(|body| body["apiVersion"] = json!("admission.k8s.io/v2")),
-            Err(Malformed::Kind)
+            Err(ReviewError::Kind)
         ));
-        assert!(matches!(review(|body| body["kind"] = json!("Pod")), Err(Malformed::Kind)));
-        assert!(matches!(review(|body| body["request"]["uid"] = json!("")), Err(Malformed::NoUid)));
-        assert!(matches!(review(|body| body["request"]["uid"] = json!(1)), Err(Malformed::Json(_))));
-        assert!(matches!(review(|body| body["request"] = Value::Null), Err(Malformed::Json(_))));
-        assert!(matches!(review(|body| body["request"]["object"] = Value::Null), Err(Malformed::NoObject)));
+        assert!(matches!(review(|body| body["kind"] = json!("Pod")), Err(ReviewError::Kind)));
+        assert!(matches!(review(|body| body["request"]["uid"] = json!("")), Err(ReviewError::NoUid)));
+        assert!(matches!(review(|body| body["request"]["uid"] = json!(1)), Err(ReviewError::Json(_))));
+        for request in [Value::Null, json!([]), json!("CREATE"), json!(1)] {
+            assert!(matches!(review(|body| body["request"] = request), Err(ReviewError::Json(_))));
+        }
+        assert!(matches!(review(|body| body["request"]["object"] = Value::Null), Err(ReviewError::NoObject)));
     }
 
     #[test]
-    fn answer_has_the_version_and_uid_of_its_question() {
+    fn answer_has_the_version_and_uid_of_its_request() {
         let old = review(|body| body["apiVersion"] = json!("admission.k8s.io/v1beta1")).expect("parses");
-        let answer = old.answer(&Ok(Injection::default()));
+        let answer = old.answer(&Ok(Injection::default())).expect("JSON");
         assert_eq!(answer["apiVersion"], "admission.k8s.io/v1beta1");
         assert_eq!(answer["response"], json!({ "uid": "705ab4f5", "allowed": true }));
     }
 
     #[test]
-    fn patch_is_base64_and_a_refusal_says_why() {
+    fn pod_keeps_fields_that_kube_core_does_not_know() {
+        let object =
+            json!({ "metadata": { "fieldOfTheFuture": 1, "creationTimestamp": null }, "spec": null });
+        let review = review(|body| body["request"]["object"] = object.clone()).expect("parses");
+        assert_eq!(review.pod(), Some(&object));
+    }
+
+    #[test]
+    fn patch_is_base64_and_an_invalid_pod_gets_its_reason() {
         let review = review(|_| {}).expect("parses");
-        let patch = vec![json!({ "op": "add", "path": "/a", "value": 1 })];
-        let answer = review.answer(&Ok(Injection { patch: patch.clone(), warnings: vec!["so".into()] }));
+        let add = AddOperation { path: PointerBuf::from_tokens(["a"]), value: json!(1) };
+        let patch = Patch(vec![PatchOperation::Add(add)]);
+        let answer = review.answer(&Ok(Injection { patch, warnings: vec!["so".into()] })).expect("JSON");
         let bytes =
             BASE64.decode(answer["response"]["patch"].as_str().expect("text").as_bytes()).expect("base64");
-        assert_eq!(serde_json::from_slice::<Vec<Value>>(&bytes).expect("JSON"), patch);
+        assert_eq!(
+            serde_json::from_slice::<Vec<Value>>(&bytes).expect("JSON"),
+            [json!({ "op": "add", "path": "/a", "value": 1 })]
+        );
         assert_eq!(answer["response"]["patchType"], "JSONPatch");
         assert_eq!(answer["response"]["warnings"], json!(["so"]));
-        let answer = review.answer(&Err(Refused("no".into())));
+        let answer = review.answer(&Err(InvalidPod("no".into()))).expect("JSON");
         assert_eq!(answer["response"]["allowed"], false);
-        assert_eq!(answer["response"]["status"]["message"], "keystile: no");
+        assert_eq!(
+            answer["response"]["status"],
+            json!({ "status": "Failure", "code": 422, "reason": "Invalid", "message": "keystile: no" })
+        );
     }
 }

@@ -1,6 +1,7 @@
-//! The webhook's certificate: from files that are read again when they change, or made at start.
+//! The webhook's certificate: from files, which are read again when they change, or self-signed at start.
 
 use std::{
+    fmt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -25,13 +26,13 @@ use crate::{
     metrics::{InjectorCertificate, Metrics},
 };
 
-/// How long a self-signed certificate is good.
+/// Lifetime of a self-signed certificate.
 const SELF_SIGNED: time::Duration = time::Duration::days(365);
 
 /// Where the certificate comes from.
 pub(super) enum Source {
     Files { certificate: PathBuf, key: PathBuf },
-    Made { pem: Pem, authority: String },
+    SelfSigned { pem: Pem, authority: String },
 }
 
 /// A chain and its key, as text.
@@ -51,7 +52,9 @@ pub(super) struct Certificate {
 impl Source {
     pub(super) fn of(options: &InjectOptions) -> anyhow::Result<Self> {
         match (&options.self_signed, &options.tls_cert, &options.tls_key) {
-            (Some(names), _, _) => make(names).with_context(|| format!("--self-signed {}", names.join(","))),
+            (Some(names), _, _) => {
+                self_signed(names).with_context(|| format!("--self-signed {}", names.join(",")))
+            }
             (None, Some(certificate), Some(key)) => {
                 Ok(Self::Files { certificate: certificate.clone(), key: key.clone() })
             }
@@ -59,17 +62,17 @@ impl Source {
         }
     }
 
-    /// The CA, where it is ours to give.
+    /// The CA of a self-signed certificate, as PEM.
     pub(super) fn authority(&self) -> Option<String> {
         match self {
             Self::Files { .. } => None,
-            Self::Made { authority, .. } => Some(authority.clone()),
+            Self::SelfSigned { authority, .. } => Some(authority.clone()),
         }
     }
 
     pub(super) fn load(&self, metrics: &Metrics) -> anyhow::Result<Certificate> {
         let pem = self.read()?;
-        let (config, not_after) = server_config(&pem).context("--tls-cert and --tls-key")?;
+        let (config, not_after) = server_config(&pem).with_context(|| self.to_string())?;
         let metrics = metrics.injector_certificate();
         metrics.not_after.set(not_after as f64);
         Ok(Certificate { pem, tls: RustlsConfig::from_config(config), metrics })
@@ -81,25 +84,39 @@ impl Source {
                 chain: read("--tls-cert", certificate)?,
                 key: zeroize::Zeroizing::new(read("--tls-key", key)?),
             }),
-            Self::Made { pem, .. } => Ok(Pem { chain: pem.chain.clone(), key: pem.key.clone() }),
+            Self::SelfSigned { pem, .. } => Ok(Pem { chain: pem.chain.clone(), key: pem.key.clone() }),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Files { certificate, key } => {
+                write!(f, "--tls-cert {} and --tls-key {}", certificate.display(), key.display())
+            }
+            Self::SelfSigned { .. } => f.write_str("--self-signed"),
         }
     }
 }
 
 impl Certificate {
-    /// What the listener takes; follows every change.
+    /// The listener's TLS settings. They follow every change.
     pub(super) fn tls(&self) -> RustlsConfig {
         self.tls.clone()
     }
 
-    /// Looks at the source again and again. Their content counts: the kubelet swaps a link.
+    /// Reads the source once in a period. The files' content decides: the kubelet swaps a link.
     pub(super) async fn keep_fresh(mut self, source: Source, period: Duration) {
         let mut tick = interval(period);
         loop {
             tick.tick().await;
             if let Err(error) = self.refresh(&source) {
                 self.metrics.errors.increment(1);
-                warn!(error = format!("{error:#}"), "the certificate is not read anew; the one in use stays");
+                warn!(
+                    error = format!("{error:#}"),
+                    "the certificate cannot be reloaded; the current one stays in use"
+                );
             }
         }
     }
@@ -109,12 +126,12 @@ impl Certificate {
         if pem == self.pem {
             return Ok(());
         }
-        // Between the writing of two files they may not fit; the next look finds them whole.
+        // Between two writes the files may not match. The next read finds both.
         let (config, not_after) = server_config(&pem)?;
         self.tls.reload_from_config(config);
         self.metrics.not_after.set(not_after as f64);
         self.pem = pem;
-        info!("the certificate has changed");
+        info!("certificate reloaded");
         Ok(())
     }
 }
@@ -123,13 +140,14 @@ fn read(flag: &str, path: &Path) -> anyhow::Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("{flag} {}", path.display()))
 }
 
-/// TLS with this certificate, and when that ends, in seconds since 1970.
+/// TLS settings with this certificate, and its expiry in seconds since 1970.
 fn server_config(pem: &Pem) -> anyhow::Result<(Arc<ServerConfig>, i64)> {
     let chain = CertificateDer::pem_slice_iter(&pem.chain).collect::<Result<Vec<_>, _>>()?;
-    let leaf = chain.first().context("there is no certificate in the file")?;
+    let leaf = chain.first().context("the first file holds no certificate (PEM)")?;
     let (_, parsed) = x509_parser::parse_x509_certificate(leaf).context("the certificate cannot be read")?;
     let not_after = parsed.validity().not_after.timestamp();
-    let key = PrivateKeyDer::from_pem_slice(&pem.key).context("there is no private key in the file")?;
+    let key =
+        PrivateKeyDer::from_pem_slice(&pem.key).context("the second file holds no private key (PEM)")?;
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
@@ -137,13 +155,13 @@ fn server_config(pem: &Pem) -> anyhow::Result<(Arc<ServerConfig>, i64)> {
     Ok((Arc::new(config), not_after))
 }
 
-/// A CA whose key is forgotten at once, and a certificate by it.
-fn make(names: &[String]) -> anyhow::Result<Source> {
+/// A new CA, whose key is not kept, and a certificate that it signs.
+fn self_signed(names: &[String]) -> anyhow::Result<Source> {
     let now = clock::wall();
     let params = |names: &[String], common_name: &str| -> anyhow::Result<CertificateParams> {
         let mut params = CertificateParams::new(names)?;
         params.distinguished_name.push(DnType::CommonName, common_name);
-        // Clocks of other machines may be a little behind.
+        // The clock of another machine may be behind.
         params.not_before = now - time::Duration::hours(1);
         params.not_after = now + SELF_SIGNED;
         Ok(params)
@@ -159,5 +177,5 @@ fn make(names: &[String]) -> anyhow::Result<Source> {
         chain: leaf.pem().into_bytes(),
         key: zeroize::Zeroizing::new(key.serialize_pem().into_bytes()),
     };
-    Ok(Source::Made { pem, authority: authority.pem() })
+    Ok(Source::SelfSigned { pem, authority: authority.pem() })
 }

@@ -1,91 +1,58 @@
-//! What a pod lacks, as a JSON patch: pure, on raw JSON, and made of `add` alone.
+//! The JSON patch that injects a sidecar into a pod. Pure: it reads raw JSON and adds, and never replaces or removes.
 //!
-//! A second pass adds only what is still missing, whoever added the rest: the API server asks
-//! again when another webhook has changed the pod after us, say to add an Envoy.
+//! A second review adds only what is still missing. The API server asks again when another webhook has changed the
+//! pod after this one, for example to add an Envoy.
 
+use json_patch::Patch;
 use serde_json::{Value, json};
 
-use super::asked::{Asked, STATUS, Scope};
-use crate::config::{InjectOptions, Quantity};
+use super::{
+    annotations::{PodOptions, STATUS, Scope},
+    pod::InvalidPod,
+    sidecar::Sidecar,
+};
 
 mod additions;
 mod conflicts;
 mod container;
 mod envoy;
 mod resources;
-#[cfg(test)]
-mod tests;
 mod volumes;
 
 use additions::Additions;
 
-/// What every sidecar gets, as far as its pod asks for nothing else.
-#[derive(Debug, Clone)]
-pub struct Sidecar {
-    image: String,
-    image_pull_policy: String,
-    config: String,
-    keys_secret: String,
-    cpu_request: Quantity,
-    memory_request: Quantity,
-    memory_limit: Quantity,
-    guaranteed_cpu: Quantity,
-    admin_port: u16,
-}
-
-/// What becomes of a pod that is let in.
+/// The outcome of a pod that is admitted.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct Injection {
-    /// Operations of RFC 6902; none when the pod stays as it is.
-    pub patch: Vec<Value>,
-    /// What whoever creates the pod should know.
+    /// The patch, which only adds; empty when the pod stays as it is.
+    pub patch: Patch,
+    /// Messages for the creator of the pod.
     pub warnings: Vec<String>,
 }
 
-/// Why a pod is not let in.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Refused(pub String);
-
-impl From<&InjectOptions> for Sidecar {
-    fn from(options: &InjectOptions) -> Self {
-        Self {
-            image: options.image.clone(),
-            image_pull_policy: options.image_pull_policy.clone(),
-            config: options.config.clone(),
-            keys_secret: options.keys_secret.clone(),
-            cpu_request: options.cpu_request.clone(),
-            memory_request: options.memory_request.clone(),
-            memory_limit: options.memory_limit.clone(),
-            guaranteed_cpu: options.guaranteed_cpu.clone(),
-            admin_port: options.admin_port,
-        }
-    }
-}
-
-/// What is to be added to a pod.
+/// Decides what a pod gets.
 ///
 /// # Errors
-/// When the pod asks for what cannot be, or has taken a name that we need.
-pub fn review(pod: &Value, scope: Scope, sidecar: &Sidecar) -> Result<Injection, Refused> {
-    let Some(asked) = Asked::parse(pod, scope)? else { return Ok(Injection::default()) };
+/// [`InvalidPod`] when its annotations cannot be honoured, or it uses a name that the sidecar needs.
+pub fn review(pod: &Value, scope: Scope, sidecar: &Sidecar) -> Result<Injection, InvalidPod> {
+    let Some(options) = PodOptions::parse(pod, scope)? else { return Ok(Injection::default()) };
     if let Some(reason) = unsupported(pod) {
         let warning =
             format!("keystile: not injected, since {reason}; requests to this pod are not authorized");
-        return Ok(Injection { patch: Vec::new(), warnings: vec![warning] });
+        return Ok(Injection { warnings: vec![warning], ..Injection::default() });
     }
     conflicts::check(pod, sidecar)?;
 
     let mut additions = Additions::to(pod);
-    volumes::add(&mut additions, &asked, sidecar);
-    let warning = envoy::add_mount(&mut additions, &asked)?;
-    // After the mounts: it moves the other init containers.
-    container::add(&mut additions, &asked, sidecar)?;
+    volumes::add(&mut additions, &options, sidecar);
+    let warning = envoy::add_mount(&mut additions, &options)?;
+    // After the mounts: a new first init container changes the index of the others.
+    container::add(&mut additions, &options, sidecar)?;
     additions.annotate(&annotations(pod, sidecar));
     Ok(Injection { patch: additions.into_patch(), warnings: Vec::from_iter(warning) })
 }
 
-/// Why a sidecar would do no good here.
+/// Why a sidecar would be of no use in this pod.
 fn unsupported(pod: &Value) -> Option<&'static str> {
     let spec = &pod["spec"];
     let is_windows = |name: &Value| name == "windows";
@@ -100,11 +67,11 @@ fn unsupported(pod: &Value) -> Option<&'static str> {
     }
 }
 
-/// The annotations that are still to be set.
+/// The annotations that the pod lacks.
 fn annotations(pod: &Value, sidecar: &Sidecar) -> Vec<(&'static str, String)> {
     let present = &pod["metadata"]["annotations"];
     let mut missing = Vec::new();
-    // All or none: a path of ours beside a port of theirs would be wrong.
+    // All or none: Keystile's path with another container's port would be wrong.
     let scrape = [
         ("prometheus.io/scrape", "true".to_owned()),
         ("prometheus.io/port", sidecar.admin_port.to_string()),
@@ -124,14 +91,5 @@ fn annotations(pod: &Value, sidecar: &Sidecar) -> Vec<(&'static str, String)> {
     missing
 }
 
-/// A list of the pod's; empty where there is none.
-fn list<'a>(object: &'a Value, name: &str) -> &'a [Value] {
-    object[name].as_array().map_or(&[], Vec::as_slice)
-}
-
-/// All containers, with the list that each is in and its place there.
-fn containers(pod: &Value) -> impl Iterator<Item = (&'static str, usize, &Value)> {
-    ["containers", "initContainers"].into_iter().flat_map(|kind| {
-        list(&pod["spec"], kind).iter().enumerate().map(move |(index, container)| (kind, index, container))
-    })
-}
+#[cfg(test)]
+mod tests;

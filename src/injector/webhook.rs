@@ -1,4 +1,4 @@
-//! The webhook's two paths over HTTP.
+//! Serves the webhook's two paths over HTTP.
 
 use std::{future::poll_fn, pin::Pin, sync::Arc, time::Duration};
 
@@ -14,12 +14,14 @@ use axum::{
     routing::post,
 };
 use tokio::{sync::oneshot, time::timeout};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{
     admission::Review,
-    asked::Scope,
-    patch::{self, Injection, Refused, Sidecar},
+    annotations::Scope,
+    patch::{self, Injection},
+    pod::InvalidPod,
+    sidecar::Sidecar,
 };
 use crate::{
     bounds::{self, Connections, InFlight, NoRoom, Phase, Slot},
@@ -27,17 +29,17 @@ use crate::{
     metrics::{InjectorReviews, Metrics},
 };
 
-/// More than the API server takes for a whole object, old and new.
+/// Largest body, in bytes: more than the API server accepts for an old and a new object together.
 const MAX_BODY: usize = 8 * 1024 * 1024;
 
-/// How long a body may take. The API server waits no longer than 30 s, and by default 10 s, for all of the answer.
+/// Deadline of a body. The API server waits at most 30 s for an answer, 10 s by default.
 const BODY_DEADLINE: Duration = Duration::from_secs(10);
 
 struct Webhook {
     sidecar: Sidecar,
     reviews: InjectorReviews,
     in_flight: InFlight,
-    /// What all bodies count for.
+    /// All bodies count as one connection.
     bodies: Slot,
 }
 
@@ -64,7 +66,7 @@ pub(super) fn router(sidecar: Sidecar, in_flight: InFlight, metrics: &Metrics) -
 }
 
 impl Webhook {
-    /// The whole body, or the status that says why it is not read. What all of them hold is bounded.
+    /// Reads the whole body, or returns the status that says why not. The memory of all bodies is bounded.
     async fn receive(&self, body: Body) -> Result<Vec<u8>, StatusCode> {
         let (sender, receiver) = oneshot::channel();
         let work = Box::pin(async move { drop(sender.send(collect(body).await)) });
@@ -82,7 +84,7 @@ impl Webhook {
             Ok(review) => review,
             Err(error) => {
                 self.reviews.malformed.increment(1);
-                warn!(%error, length = ?headers.get(CONTENT_LENGTH), "not a question of an API server");
+                warn!(%error, length = ?headers.get(CONTENT_LENGTH), "the body is no AdmissionReview");
                 return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response();
             }
         };
@@ -91,12 +93,18 @@ impl Webhook {
             None => Ok(Injection::default()),
         };
         self.count(&review, &outcome);
-        let answer = Json(review.answer(&outcome)).into_response();
+        let answer = match review.answer(&outcome) {
+            Ok(answer) => Json(answer).into_response(),
+            Err(error) => {
+                error!(pod = review.pod_name(), %error, "the answer cannot be written");
+                StatusCode::INTERNAL_SERVER_ERROR.into_response()
+            }
+        };
         self.reviews.duration.record(start.elapsed().as_secs_f64());
         answer
     }
 
-    fn count(&self, review: &Review, outcome: &Result<Injection, Refused>) {
+    fn count(&self, review: &Review, outcome: &Result<Injection, InvalidPod>) {
         let pod = || review.pod_name();
         match outcome {
             Ok(Injection { patch, warnings }) if !patch.is_empty() => {
@@ -106,10 +114,10 @@ impl Webhook {
             Ok(Injection { warnings, .. }) => {
                 self.reviews.untouched.increment(1);
                 if !warnings.is_empty() {
-                    info!(pod = pod(), ?warnings, "left alone");
+                    info!(pod = pod(), ?warnings, "not injected");
                 }
             }
-            Err(Refused(message)) => {
+            Err(InvalidPod(message)) => {
                 self.reviews.refused.increment(1);
                 warn!(pod = pod(), message, "refused");
             }

@@ -1,18 +1,19 @@
-//! Counts in memory, for this process alone: exact, and forgotten at a restart.
+//! Counts in memory, for this instance alone. Counts are exact and start at zero after a restart.
 
 use std::{sync::Arc, time::Duration};
 
 use super::{RateLimiter, Refusal, counts::Counts, shards::Shards};
 use crate::{
     clock::Timestamps,
-    limits::{Bill, Standing},
+    limits::{Charge, LimitStatus},
     metrics::{Metrics, RateLimits},
 };
 
-/// Counts for one process. Cheap to clone.
+/// Counts for one instance. Cheap to clone.
 #[derive(Clone)]
-pub struct Local(Arc<Inner>);
+pub struct LocalLimiter(Arc<Inner>);
 
+/// Interval at which ended windows are dropped.
 const SWEEP: Duration = Duration::from_secs(60);
 
 struct Inner {
@@ -20,33 +21,34 @@ struct Inner {
     results: RateLimits,
 }
 
-impl Local {
-    /// Counts from nothing.
+impl LocalLimiter {
+    /// Starts with no counts.
     pub fn new(metrics: &Metrics) -> Self {
         Self(Arc::new(Inner { keys: Shards::new(), results: metrics.rate_limits() }))
     }
 
-    /// Forgets keys whose windows are over, now and then.
-    pub async fn keep(self) {
+    /// Drops keys whose windows have ended, once in an interval.
+    pub async fn maintain(self) {
         let mut tick = tokio::time::interval(SWEEP);
         loop {
             tick.tick().await;
             let now = Timestamps::now();
-            self.0.keys.retain(|_, counts| !counts.are_over(now));
+            self.0.keys.retain(|_, counts| !counts.have_ended(now));
         }
     }
 }
 
-impl RateLimiter for Local {
-    async fn charge(&self, bill: Bill, now: Timestamps) -> Result<Option<Standing>, Refusal> {
-        match self.0.keys.with(bill.key, |counts| counts.charge(&bill, now)) {
-            Ok(standing) => {
+impl RateLimiter for LocalLimiter {
+    async fn charge(&self, charge: Charge) -> Result<Option<LimitStatus>, Refusal> {
+        let now = Timestamps::now();
+        match self.0.keys.with(charge.key, |counts| counts.charge(&charge, now)) {
+            Ok(status) => {
                 self.0.results.allowed.increment(1);
-                Ok(Some(standing))
+                Ok(Some(status))
             }
-            Err(standing) => {
+            Err(status) => {
                 self.0.results.limited.increment(1);
-                Err(Refusal::Limited(standing))
+                Err(Refusal::Limited(status))
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Redis counts for every sidecar: at each check, or in shares that are taken ahead.
+//! Counts in Redis for every instance: at each check, or in leases, which are charged in advance.
 
 use std::{
     sync::{Arc, atomic::AtomicBool},
@@ -8,81 +8,87 @@ use std::{
 use metrics::Counter;
 use tokio::sync::{Mutex, Semaphore};
 
-use super::{
-    RateLimiter, Refusal,
-    lease::{Fleet, Order, Reply, Slot, Taken},
-    shards::Shards,
-};
+use super::{RateLimiter, Refusal, shards::Shards};
 use crate::{
     clock::{self, Timestamps},
     config::{RateLimitCharge, RateLimitOnLoss},
-    limits::{Bill, Standing},
+    limits::{Charge, LimitStatus},
     metrics::{Metrics, RateLimits},
     record::KeyId,
     redis::{Redis, RedisError},
-    resilience::Rejected,
-    resilience::Singleflight,
+    resilience::{Rejected, Singleflight},
 };
 
-mod keeper;
-mod link;
-mod script;
+mod availability;
+mod heartbeat;
+mod lease;
+mod maintenance;
+mod membership;
+mod protocol;
+mod redis_clock;
+mod scripts;
 
-use link::{Clock, Link, Others};
-use script::Scripts;
+use availability::Availability;
+use lease::{KeyState, LeaseOutcome};
+use membership::{Fleet, Membership};
+use protocol::{LeaseReply, LeaseRequest};
+use redis_clock::RedisClock;
+use scripts::Scripts;
 
 /// Counts in Redis. Cheap to clone.
 #[derive(Clone)]
-pub struct Shared(Arc<Inner>);
+pub struct RedisLimiter(Arc<Inner>);
 
-/// How Redis is charged.
+/// How Redis counts.
 #[derive(Debug, Clone, Copy)]
-pub struct SharedConfig {
-    /// At each check, or ahead.
+pub struct RedisLimiterConfig {
+    /// Whether Redis is charged at each check or in advance.
     pub charge: RateLimitCharge,
-    /// What becomes of keys with limits while Redis does not answer.
+    /// How keys with limits are answered while Redis does not respond.
     pub on_loss: RateLimitOnLoss,
 }
 
 struct Inner {
-    config: SharedConfig,
+    config: RedisLimiterConfig,
     scripts: Scripts,
-    keys: Shards<Slot>,
-    /// One call for each key at a time, where shares are taken and settled.
-    singleflight: Singleflight<KeyId, Result<(), Missed>>,
-    /// Calls at a time, where each check makes one.
-    places: Semaphore,
-    link: Link,
-    clock: Clock,
-    others: Others,
-    /// Whether all that was used has still to be told to Redis.
-    resync: AtomicBool,
-    /// Held by whoever settles all keys.
-    settling: Arc<Mutex<()>>,
+    keys: Shards<KeyState>,
+    /// One call for a key at a time, where leases are requested and reconciled.
+    singleflight: Singleflight<KeyId, Result<(), NoReply>>,
+    /// Bounds the calls that run, where each check makes one.
+    concurrency: Semaphore,
+    availability: Availability,
+    clock: RedisClock,
+    membership: Membership,
+    /// Whether all use has still to be reported to Redis.
+    needs_full_report: AtomicBool,
+    /// Held while all keys are reconciled.
+    reconciling: Arc<Mutex<()>>,
     results: RateLimits,
 }
 
-/// Why there is no answer.
+/// Why Redis gave no reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Missed {
-    /// Redis does not answer.
+enum NoReply {
+    /// Redis does not respond.
     Lost,
-    /// Too many ask.
-    Full,
+    /// Too many calls wait for it.
+    QueueFull,
 }
 
-/// How long after an outage sidecars go on with their parts: time for each to notice and to settle.
-const SETTLING: Duration = Duration::from_secs(3);
+/// How long instances continue with their parts after an outage: time for each to notice and to reconcile.
+const RECOVERY: Duration = Duration::from_secs(3);
 
-/// Calls under way where each check makes one: below the bound of the connection, which others use too.
-const PLACES: usize = 256;
+/// Maximum number of calls that run where each check makes one. It is below the bound of the connection, which other
+/// calls use too.
+const CONCURRENCY: usize = 256;
 
-impl Shared {
-    /// Counts by way of `redis`. [`Shared::keep`] has to run beside it.
-    pub fn new(redis: Redis, config: SharedConfig, metrics: &Metrics) -> Self {
-        let settling = match config.on_loss {
-            RateLimitOnLoss::Divide => SETTLING,
-            // Nothing was let through that Redis would have to be told.
+impl RedisLimiter {
+    /// Counts in `redis`. [`RedisLimiter::maintain`] has to run for as long as it is used.
+    pub fn new(redis: Redis, config: RedisLimiterConfig, metrics: &Metrics) -> Self {
+        let now = Timestamps::now();
+        let recovery = match config.on_loss {
+            RateLimitOnLoss::Divide => RECOVERY,
+            // Instances allowed nothing that they would have to report.
             RateLimitOnLoss::Deny => Duration::ZERO,
         };
         Self(Arc::new(Inner {
@@ -90,129 +96,134 @@ impl Shared {
             scripts: Scripts::new(redis, metrics),
             keys: Shards::new(),
             singleflight: Singleflight::default(),
-            places: Semaphore::new(PLACES),
-            link: Link::new(settling),
-            clock: Clock::new(),
-            others: Others::default(),
-            resync: AtomicBool::new(false),
-            settling: Arc::default(),
+            concurrency: Semaphore::new(CONCURRENCY),
+            availability: Availability::new(recovery, now.monotonic),
+            clock: RedisClock::new(now),
+            membership: Membership::default(),
+            needs_full_report: AtomicBool::new(false),
+            reconciling: Arc::default(),
             results: metrics.rate_limits(),
         }))
     }
 }
 
-impl RateLimiter for Shared {
-    async fn charge(&self, bill: Bill, now: Timestamps) -> Result<Option<Standing>, Refusal> {
-        let inner = &self.0;
+impl RateLimiter for RedisLimiter {
+    async fn charge(&self, charge: Charge) -> Result<Option<LimitStatus>, Refusal> {
+        let (inner, now) = (&self.0, clock::monotonic());
+        if charge.exceeds_a_limit() {
+            return Err(inner.refuse(inner.status(&charge, now)));
+        }
         let charged = match inner.config.charge {
-            _ if bill.is_hopeless() => Err(inner.refuse(inner.standing(&bill, now.monotonic))),
-            RateLimitCharge::Leased => inner.charge_leased(&bill, now.monotonic).await,
-            RateLimitCharge::Exact => inner.charge_exact(&bill, now.monotonic).await,
+            RateLimitCharge::Leased => inner.charge_leased(&charge, now).await,
+            RateLimitCharge::Exact => inner.charge_exact(&charge, now).await,
         };
         charged.map(Some)
     }
 }
 
 impl Inner {
-    /// From the share, if there is enough in it; else from the next one.
-    async fn charge_leased(self: &Arc<Self>, bill: &Bill, now: Instant) -> Result<Standing, Refusal> {
+    /// Charges the present lease if it holds enough, otherwise the next one.
+    async fn charge_leased(self: &Arc<Self>, charge: &Charge, now: Instant) -> Result<LimitStatus, Refusal> {
         let (mut now, mut allowed) = (now, &self.results.leased);
         loop {
-            match self.take(bill, now) {
-                Taken::Yes(standing) => return Ok(counted(allowed, standing)),
-                Taken::No(standing) => return Err(self.refuse(standing)),
-                Taken::Ask if !self.link.is_up(now) => return self.charge_part(bill, now),
-                Taken::Ask => {}
+            match self.take(charge, now) {
+                LeaseOutcome::Allowed(status) => return Ok(count(allowed, status)),
+                LeaseOutcome::Refused(status) => return Err(self.refuse(status)),
+                LeaseOutcome::Insufficient if !self.availability.is_up(now) => {
+                    return self.charge_part(charge, now);
+                }
+                LeaseOutcome::Insufficient => {}
             }
-            self.keys.with(bill.key, |slot| slot.wait(bill));
-            let fetched = self.singleflight.join(bill.key, || Arc::clone(self).fetch(*bill)).await;
+            self.keys.with(charge.key, |state| state.add_waiting(charge));
+            let renewed = self.singleflight.join(charge.key, || Arc::clone(self).renew_lease(*charge)).await;
             (now, allowed) = (clock::monotonic(), &self.results.allowed);
-            match fetched {
+            match renewed {
                 Ok(Ok(())) => {}
-                Ok(Err(Missed::Lost)) => return self.charge_part(bill, now),
-                Ok(Err(Missed::Full)) | Err(_) => return Err(Refusal::Overloaded),
+                Ok(Err(NoReply::Lost)) => return self.charge_part(charge, now),
+                Ok(Err(NoReply::QueueFull)) | Err(_) => return Err(Refusal::Overloaded),
             }
         }
     }
 
-    /// At this check, for this check.
-    async fn charge_exact(&self, bill: &Bill, now: Instant) -> Result<Standing, Refusal> {
-        if !self.link.is_up(now) {
-            return self.charge_part(bill, now);
+    /// Charges Redis for this check alone.
+    async fn charge_exact(&self, charge: &Charge, now: Instant) -> Result<LimitStatus, Refusal> {
+        if !self.availability.is_up(now) {
+            return self.charge_part(charge, now);
         }
-        let Ok(_place) = self.places.acquire().await else { return Err(Refusal::Overloaded) };
-        let order = self.keys.with(bill.key, |slot| slot.order(bill));
-        match self.send(&order).await {
+        let Ok(_permit) = self.concurrency.acquire().await else { return Err(Refusal::Overloaded) };
+        let request = self.keys.with(charge.key, |state| state.request(charge));
+        match self.send(&request).await {
             Ok(reply) => {
-                self.keys.with(bill.key, |slot| slot.learn(&order, &reply));
-                let standing = reply.standing(bill);
+                self.keys.with(charge.key, |state| state.apply(&request, &reply));
+                let status = reply.status(charge);
                 match reply.grant {
-                    0 => Err(self.refuse(standing)),
-                    _ => Ok(counted(&self.results.allowed, standing)),
+                    0 => Err(self.refuse(status)),
+                    _ => Ok(count(&self.results.allowed, status)),
                 }
             }
-            Err(Missed::Lost) => self.charge_part(bill, clock::monotonic()),
-            Err(Missed::Full) => Err(Refusal::Overloaded),
+            Err(NoReply::Lost) => self.charge_part(charge, clock::monotonic()),
+            Err(NoReply::QueueFull) => Err(Refusal::Overloaded),
         }
     }
 
-    /// Without Redis.
-    fn charge_part(&self, bill: &Bill, now: Instant) -> Result<Standing, Refusal> {
-        // Who never heard how many they are cannot know its part.
-        let fleet = self.others.fleet().filter(|_| self.config.on_loss == RateLimitOnLoss::Divide);
-        let Some(fleet) = fleet else { return Err(counted(&self.results.unavailable, Refusal::Unavailable)) };
+    /// Charges this instance's part of each limit, without Redis.
+    fn charge_part(&self, charge: &Charge, now: Instant) -> Result<LimitStatus, Refusal> {
+        // Before the first heartbeat, the number of instances is unknown, and so is this one's part.
+        let fleet = self.membership.fleet().filter(|_| self.config.on_loss == RateLimitOnLoss::Divide);
+        let Some(fleet) = fleet else { return Err(count(&self.results.unavailable, Refusal::Unavailable)) };
         let redis_now = self.clock.now(now);
-        let charged = self.keys.with(bill.key, |slot| slot.charge_part(bill, fleet, redis_now));
+        let charged = self.keys.with(charge.key, |state| state.charge_part(charge, fleet, redis_now));
         match charged {
-            Ok(standing) => Ok(counted(&self.results.divided, standing)),
-            Err(standing) => Err(counted(&self.results.limited_divided, Refusal::Limited(standing))),
+            Ok(status) => Ok(count(&self.results.divided, status)),
+            Err(status) => Err(count(&self.results.limited_divided, Refusal::Limited(status))),
         }
     }
 
-    fn take(&self, bill: &Bill, now: Instant) -> Taken {
+    fn take(&self, charge: &Charge, now: Instant) -> LeaseOutcome {
         let redis_now = self.clock.now(now);
-        self.keys.with(bill.key, |slot| slot.take(bill, now, redis_now))
+        self.keys.with(charge.key, |state| state.take(charge, now, redis_now))
     }
 
-    fn standing(&self, bill: &Bill, now: Instant) -> Standing {
+    fn status(&self, charge: &Charge, now: Instant) -> LimitStatus {
         let redis_now = self.clock.now(now);
-        self.keys.with(bill.key, |slot| slot.standing(bill, redis_now))
+        self.keys.with(charge.key, |state| state.status(charge, redis_now))
     }
 
-    fn refuse(&self, standing: Standing) -> Refusal {
-        counted(&self.results.limited, Refusal::Limited(standing))
+    fn refuse(&self, status: LimitStatus) -> Refusal {
+        count(&self.results.limited, Refusal::Limited(status))
     }
 
-    /// Takes the next share of a key. Runs to its end whoever leaves: what it brings is there for the next.
-    async fn fetch(self: Arc<Self>, bill: Bill) -> Result<(), Missed> {
-        let (fleet, sent) = (self.others.fleet().unwrap_or(Fleet { count: 1, place: 0 }), clock::monotonic());
-        let order = self.keys.with(bill.key, |slot| slot.order_share(&bill, fleet, sent));
-        let reply = self.send(&order).await;
-        self.keys.with(bill.key, |slot| match &reply {
-            Ok(reply) => slot.learn_share(&bill, &order, reply, sent),
-            Err(_) => slot.miss(),
+    /// Requests the next lease of a key. Runs to its end even if its caller leaves: the next one uses the lease.
+    async fn renew_lease(self: Arc<Self>, charge: Charge) -> Result<(), NoReply> {
+        let alone = Fleet { count: 1, position: 0 };
+        let (fleet, sent) = (self.membership.fleet().unwrap_or(alone), clock::monotonic());
+        let request = self.keys.with(charge.key, |state| state.request_lease(&charge, fleet, sent));
+        let reply = self.send(&request).await;
+        self.keys.with(charge.key, |state| match &reply {
+            Ok(reply) => state.apply_lease(&charge, &request, reply, sent),
+            Err(_) => state.fail_request(),
         });
         reply.map(drop)
     }
 
-    async fn send(&self, order: &Order) -> Result<Reply, Missed> {
-        self.notice(self.scripts.charge(order).await)
+    async fn send(&self, request: &LeaseRequest) -> Result<LeaseReply, NoReply> {
+        self.check_answer(self.scripts.charge(request).await)
     }
 
-    /// Takes it into account that there is no answer.
-    fn notice<T>(&self, answer: Result<T, RedisError>) -> Result<T, Missed> {
+    /// Marks Redis as lost where it did not answer.
+    fn check_answer<T>(&self, answer: Result<T, RedisError>) -> Result<T, NoReply> {
         answer.map_err(|error| match error {
-            RedisError::Rejected(Rejected::QueueFull) => Missed::Full,
+            RedisError::Rejected(Rejected::QueueFull) => NoReply::QueueFull,
             error => {
-                self.link.lose(&error);
-                Missed::Lost
+                self.availability.mark_lost(&error);
+                NoReply::Lost
             }
         })
     }
 }
 
-/// Counts on the way.
-fn counted<T>(counter: &Counter, value: T) -> T {
+/// Increments a counter and passes a value through.
+fn count<T>(counter: &Counter, value: T) -> T {
     counter.increment(1);
     value
 }

@@ -8,7 +8,7 @@ pub struct ModelPattern(String);
 
 /// The text is no pattern of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("is no model such as `gpt-4o` or `claude-*`")]
+#[error("is not a model such as `gpt-4o` or `claude-*`; `*` may stand only at the end")]
 pub struct NotAModel;
 
 impl ModelPattern {

@@ -218,7 +218,8 @@ impl Database {
             Ok(record) => {
                 for column in record.allowed.unreadable() {
                     self.0.undecodable.increment(1);
-                    warn!(key_id = record.id.0, column, "not a list of strings: the key is denied");
+                    let problem = decode::list_problem(&row, column);
+                    warn!(key_id = record.id.0, column, problem, "list cannot be read: the key is denied");
                 }
                 for UnreadableBudget { id, column, expected } in &record.period_budgets.unreadable {
                     self.0.undecodable.increment(1);

@@ -2,7 +2,10 @@
 
 use crate::{
     credential::Prefix,
-    record::{Allowed, Budget, Expiry, KeyHash, KeyId, KeyRecord, Limits, Lock, Slots, User, UserId},
+    record::{
+        Allowed, Budget, Expiry, KeyHash, KeyId, KeyRecord, Limits, Lock, Slots, User, UserId,
+        endpoint::Endpoint, model::ModelPattern, network::Network,
+    },
 };
 
 use super::{Row, SqlValue};
@@ -80,6 +83,18 @@ pub(crate) fn redact(mut values: Row, hash: &KeyHash) -> Row {
         values[at] = Some(hash.redacted());
     }
     values
+}
+
+/// Why a restricting list of the row cannot be read.
+pub(crate) fn list_problem(values: &[SqlValue], column: &str) -> String {
+    let at = COLUMNS.iter().position(|(table, name)| (*table, *name) == ("api_keys", column));
+    let json = at.and_then(|at| values.get(at)?.as_deref());
+    match column {
+        "allowed_models" => value::list_problem::<ModelPattern>(json, value::list),
+        "allowed_endpoints" => value::list_problem::<Endpoint>(json, value::list),
+        "allowed_ips" => value::list_problem::<Network>(json, value::list),
+        _ => value::list_problem::<String>(json, value::names),
+    }
 }
 
 fn decode_with(

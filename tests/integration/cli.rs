@@ -230,7 +230,7 @@ fn wrong_usage_ends_with_status_2_and_names_flag_value_and_mend() {
         (key("--cost", "15"), ["--cost", "15", "auto nor a cost from 4 to 14"]),
         (key("--rate-limit-per-day", "-1"), ["--rate-limit-per-day", "-1", "from 0 to"]),
         (key("--budget-type", "total"), ["--budget-limit-cents", "required", "Usage"]),
-        (key("--database-url", "mysql://x"), ["--database-url", "(not shown)", "postgres://"]),
+        (key("--database-url", "mysql://x"), ["--database-url", "'mysql://x'", "postgres://"]),
         (key("--output", "xml"), ["--output", "xml", "json"]),
     ] {
         let said = keystile(&arguments, "sqlite:unused.db", "").failed(2);

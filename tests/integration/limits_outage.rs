@@ -1,4 +1,4 @@
-//! Redis is killed, flushed and failed over while three sidecars count in it.
+//! Redis is killed, flushed and failed over while three instances count in it.
 
 use std::{
     sync::Arc,
@@ -8,14 +8,14 @@ use std::{
 use envoy_types::{ext_authz::v3::pb::CheckResponse, pb::google::protobuf::value};
 use keystile::{
     config::RateLimitOnLoss,
-    limiter::{Refusal, SharedConfig},
-    limits::Counted,
+    limiter::{RedisLimiterConfig, Refusal},
+    limits::LimitScope,
 };
 use rustix::process::Signal;
 
 use crate::harness::{
     client::{ask, channel, code, status},
-    limits::{EXACT, LEASED, Sidecar, bill, burst, passed, seconds_left},
+    limits::{EXACT, Instance, LEASED, burst, charge, passed, seconds_left},
     process::free_port,
     redis::Redis,
     service::{Key, Keystile, Setup},
@@ -24,8 +24,8 @@ use crate::harness::{
 
 const TIMEOUT: Duration = Duration::from_millis(200);
 
-async fn three(url: &str, config: SharedConfig) -> Arc<[Sidecar]> {
-    Sidecar::fleet(url, config, 3, TIMEOUT).await
+async fn three(url: &str, config: RedisLimiterConfig) -> Arc<[Instance]> {
+    Instance::fleet(url, config, 3, TIMEOUT).await
 }
 
 fn used(redis: &Redis, id: i64, span: &str) -> usize {
@@ -33,11 +33,11 @@ fn used(redis: &Redis, id: i64, span: &str) -> usize {
 }
 
 /// Once all of them count in Redis, whatever the key.
-async fn counted_by_redis(fleet: &[Sidecar]) {
+async fn counted_by_redis(fleet: &[Instance]) {
     until("Redis counts again", Duration::from_secs(15), async || {
-        for sidecar in fleet {
-            let standing = sidecar.charge(bill(999, Some(1_000_000), None)).await;
-            if standing.map(|standing| standing.counted) != Ok(Counted::Redis) {
+        for instance in fleet {
+            let status = instance.charge(charge(999, Some(1_000_000), None)).await;
+            if status.map(|status| status.counted) != Ok(LimitScope::Redis) {
                 return false;
             }
         }
@@ -52,49 +52,49 @@ async fn each_goes_on_with_its_part_while_redis_is_lost_and_tells_it_later() {
         let mut redis = Redis::start();
         let fleet = three(&redis.url(), config).await;
         redis.kill();
-        let results = burst(&fleet, bill(1, None, Some(100)), 600).await;
+        let results = burst(&fleet, charge(1, None, Some(100)), 600).await;
         assert_eq!(passed(&results), 100, "{config:?}");
         for result in results.into_iter().flatten() {
-            assert_eq!(result.counted, Counted::Divided);
+            assert_eq!(result.counted, LimitScope::Divided);
         }
-        let divided: Vec<_> = fleet.iter().map(|sidecar| sidecar.counted("divided")).collect();
+        let divided: Vec<_> = fleet.iter().map(|instance| instance.counted("divided")).collect();
         assert_eq!(divided.iter().sum::<u64>(), 100, "{divided:?}");
         assert!(divided.iter().all(|count| (33..=34).contains(count)), "{divided:?}");
         redis.revive();
         // Whoever comes first does not get what the others have not told yet.
         let mut more = 0;
         until("Redis counts again", Duration::from_secs(15), async || {
-            let results = burst(&fleet, bill(1, None, Some(100)), 30).await;
+            let results = burst(&fleet, charge(1, None, Some(100)), 30).await;
             more += passed(&results);
             let by_redis = |result: &Result<_, Refusal>| match result {
-                Err(Refusal::Limited(standing)) => standing.counted == Counted::Redis,
+                Err(Refusal::Limited(status)) => status.counted == LimitScope::Redis,
                 _ => false,
             };
             results.iter().all(by_redis)
         })
         .await;
         assert_eq!((more, used(&redis, 1, "day")), (0, 100), "{config:?}");
-        assert_eq!(passed(&burst(&fleet, bill(1, None, Some(150)), 300).await), 50, "{config:?}");
+        assert_eq!(passed(&burst(&fleet, charge(1, None, Some(150)), 300).await), 50, "{config:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_wants_no_guesses_denies_while_redis_is_lost() {
     let mut redis = Redis::start();
-    let config = SharedConfig { on_loss: RateLimitOnLoss::Deny, ..LEASED };
+    let config = RedisLimiterConfig { on_loss: RateLimitOnLoss::Deny, ..LEASED };
     let fleet = three(&redis.url(), config).await;
     redis.kill();
-    let results = burst(&fleet, bill(1, Some(100), None), 30).await;
+    let results = burst(&fleet, charge(1, Some(100), None), 30).await;
     assert!(results.iter().all(|result| *result == Err(Refusal::Unavailable)), "{results:?}");
-    assert_eq!(fleet.iter().map(|sidecar| sidecar.counted("unavailable")).sum::<u64>(), 30);
+    assert_eq!(fleet.iter().map(|instance| instance.counted("unavailable")).sum::<u64>(), 30);
     redis.revive();
     counted_by_redis(&fleet).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_never_heard_of_the_others_does_not_guess_its_part() {
-    let sidecar = Sidecar::start(&format!("redis://127.0.0.1:{}", free_port()), LEASED, TIMEOUT);
-    assert_eq!(sidecar.charge(bill(1, Some(100), None)).await, Err(Refusal::Unavailable));
+    let instance = Instance::start(&format!("redis://127.0.0.1:{}", free_port()), LEASED, TIMEOUT);
+    assert_eq!(instance.charge(charge(1, Some(100), None)).await, Err(Refusal::Unavailable));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -103,22 +103,22 @@ async fn what_a_flush_forgot_is_put_back() {
         let redis = Redis::start();
         let fleet = three(&redis.url(), config).await;
         seconds_left(20).await;
-        let bill = bill(1, Some(1_000), Some(100));
-        assert_eq!(passed(&burst(&fleet, bill, 60).await), 60);
+        let charge = charge(1, Some(1_000), Some(100));
+        assert_eq!(passed(&burst(&fleet, charge, 60).await), 60);
         redis.command(&["FLUSHALL"]);
         until("Redis is told", Duration::from_secs(5), async || used(&redis, 1, "day") >= 60).await;
         counted_by_redis(&fleet).await;
         until("all shares are used or given back", Duration::from_secs(15), async || {
-            burst(&fleet, bill, 60).await;
+            burst(&fleet, charge, 60).await;
             used(&redis, 1, "day") == 100
         })
         .await;
         let all: u64 = fleet
             .iter()
-            .map(|sidecar| ["allowed", "leased", "divided"].map(|result| sidecar.counted(result)))
+            .map(|instance| ["allowed", "leased", "divided"].map(|result| instance.counted(result)))
             .map(|counts| counts.iter().sum::<u64>())
             .sum();
-        let others = fleet.iter().map(|sidecar| sidecar.counted("limited")).sum::<u64>();
+        let others = fleet.iter().map(|instance| instance.counted("limited")).sum::<u64>();
         assert!(others > 0);
         // Beside the hundred: what `counted_by_redis` asked for.
         let probes = used(&redis, 999, "minute") as u64;
@@ -138,30 +138,30 @@ async fn promoted_replica_goes_on_where_the_lost_server_was() {
     .await;
     let url = format!("redis-sentinel://{}?sentinelServiceName=main", sentinel.address());
     // Found again under load, too.
-    let fleet = Sidecar::fleet(&url, LEASED, 3, Duration::from_secs(1)).await;
-    let bill = bill(1, None, Some(100));
-    assert_eq!(passed(&burst(&fleet, bill, 50).await), 50);
+    let fleet = Instance::fleet(&url, LEASED, 3, Duration::from_secs(1)).await;
+    let charge = charge(1, None, Some(100));
+    assert_eq!(passed(&burst(&fleet, charge, 50).await), 50);
     until("it is replicated", Duration::from_secs(5), async || used(&new, 1, "day") >= 50).await;
     old.kill();
     // Until the sentinel has promoted it, each goes on with its part.
-    let mut later = passed(&burst(&fleet, bill, 6).await);
+    let mut later = passed(&burst(&fleet, charge, 6).await);
     until("the replica is promoted", Duration::from_secs(30), async || {
-        later += passed(&burst(&fleet, bill, 3).await);
+        later += passed(&burst(&fleet, charge, 3).await);
         new.command(&["INFO", "replication"]).contains("role:master")
     })
     .await;
     until("it counts, and has been told all that passed", Duration::from_secs(60), async || {
-        let results = burst(&fleet, bill, 30).await;
+        let results = burst(&fleet, charge, 30).await;
         later += passed(&results);
         let by_redis = |result: &Result<_, Refusal>| match result {
-            Err(Refusal::Limited(standing)) => standing.counted == Counted::Redis,
+            Err(Refusal::Limited(status)) => status.counted == LimitScope::Redis,
             _ => false,
         };
         results.iter().all(by_redis) && used(&new, 1, "day") == 50 + later
     })
     .await;
     // Who lost it alone let its part through, which the others did not know of.
-    let divided: u64 = fleet.iter().map(|sidecar| sidecar.counted("divided")).sum();
+    let divided: u64 = fleet.iter().map(|instance| instance.counted("divided")).sum();
     assert!((100..=100 + divided as usize).contains(&(50 + later)), "{later} and {divided}");
 }
 
@@ -170,8 +170,8 @@ async fn counts_that_redis_evicts_are_put_back() {
     let redis = Redis::with(&["maxmemory 3mb", "maxmemory-policy allkeys-lru"]);
     let fleet = three(&redis.url(), LEASED).await;
     seconds_left(20).await;
-    let bill = bill(1, Some(1_000), Some(100));
-    assert_eq!(passed(&burst(&fleet, bill, 60).await), 60);
+    let charge = charge(1, Some(1_000), Some(100));
+    assert_eq!(passed(&burst(&fleet, charge, 60).await), 60);
     let filling =
         "for i = 1, 2000 do redis.call('SET', 'other:' .. ARGV[1] .. ':' .. i, string.rep('x', 1000)) end";
     let mut round = 0;
@@ -183,7 +183,7 @@ async fn counts_that_redis_evicts_are_put_back() {
     .await;
     let mut more = 0;
     for _ in 0..20 {
-        more += passed(&burst(&fleet, bill, 30).await);
+        more += passed(&burst(&fleet, charge, 30).await);
     }
     assert!(60 + more <= 100 + 3, "{more} more");
 }
@@ -254,7 +254,7 @@ async fn redis_lost_and_back_in_the_middle_of_traffic_is_told_all_that_passed() 
     for config in [EXACT, LEASED] {
         let mut redis = Redis::start();
         let fleet = three(&redis.url(), config).await;
-        let bill = bill(1, Some(1_000_000), Some(1_000_000));
+        let charge = charge(1, Some(1_000_000), Some(1_000_000));
         let mut total = 0;
         let begun = Instant::now();
         let mut is_lost = false;
@@ -266,10 +266,10 @@ async fn redis_lost_and_back_in_the_middle_of_traffic_is_told_all_that_passed() 
                 _ => {}
             }
             is_lost = lost;
-            total += passed(&burst(&fleet, bill, 30).await);
+            total += passed(&burst(&fleet, charge, 30).await);
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let divided: u64 = fleet.iter().map(|sidecar| sidecar.counted("divided")).sum();
+        let divided: u64 = fleet.iter().map(|instance| instance.counted("divided")).sum();
         assert!(divided > 100, "{divided} while Redis was lost");
         counted_by_redis(&fleet).await;
         until("Redis knows all that passed, and no more", Duration::from_secs(10), async || {

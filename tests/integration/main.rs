@@ -10,6 +10,7 @@ mod arrows;
 mod bounds;
 mod change_feed;
 mod cli;
+mod cli_errors;
 mod descriptor;
 mod docs;
 mod durable_proofs;

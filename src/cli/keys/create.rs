@@ -15,60 +15,60 @@ use crate::{
 };
 
 #[derive(Debug, Args)]
-pub(in crate::cli) struct Create {
-    /// Id or email of the user whose key it will be.
+pub(crate) struct Create {
+    /// Id or email of the key's user.
     #[arg(long)]
     user: String,
-    /// What its owner calls it.
+    /// Name of the key.
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     name: Option<String>,
-    /// What it is for.
+    /// Purpose of the key.
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     description: Option<String>,
-    /// When it stops to work: a time such as 2026-12-31T23:59:59Z, or from now on, such as 90d.
+    /// Expiry time, such as 2026-12-31T23:59:59Z, or a duration from now, such as 90d.
     #[arg(long, value_name = "TIME", value_parser = expiry)]
     expires_at: Option<OffsetDateTime>,
-    /// Something that it may do; repeatable. Without any, it has no scopes.
+    /// Scope of the key; repeatable. Without any, the key has no scopes.
     #[arg(long = "scope", value_name = "SCOPE", value_parser = word)]
     scopes: Vec<String>,
-    /// A label; repeatable.
+    /// Tag of the key; repeatable.
     #[arg(long = "tag", value_name = "TAG", value_parser = NonEmptyStringValueParser::new())]
     tags: Vec<String>,
-    /// A model that it may be used with, such as gpt-4o or gpt-4*; repeatable. Without any, all.
+    /// Allowed model, such as gpt-4o or gpt-4*; repeatable. Without any, every model is allowed.
     #[arg(long = "allowed-model", value_name = "MODEL", value_parser = entry::<ModelPattern>, help_heading = "Restrictions")]
     models: Vec<String>,
-    /// An endpoint that it may be used for, such as 'POST /v1/chat/*' or '/v1/**'; repeatable.
+    /// Allowed endpoint, such as 'POST /v1/chat/*' or '/v1/**'; repeatable.
     #[arg(long = "allowed-endpoint", value_name = "ENDPOINT", value_parser = entry::<Endpoint>, help_heading = "Restrictions")]
     endpoints: Vec<String>,
-    /// An address or network, such as 10.0.0.0/8, that it may be used from; repeatable.
+    /// Allowed client address or network, such as 10.0.0.0/8; repeatable.
     #[arg(long = "allowed-ip", value_name = "ADDRESS", value_parser = entry::<Network>, help_heading = "Restrictions")]
     ips: Vec<String>,
-    /// A chatbot that it may be used with; repeatable.
+    /// Allowed chatbot; repeatable.
     #[arg(long = "allowed-chatbot", value_name = "CHATBOT", value_parser = NonEmptyStringValueParser::new(), help_heading = "Restrictions")]
     chatbots: Vec<String>,
-    /// An agent that it may be used with; repeatable.
+    /// Allowed agent; repeatable.
     #[arg(long = "allowed-agent", value_name = "AGENT", value_parser = NonEmptyStringValueParser::new(), help_heading = "Restrictions")]
     agents: Vec<String>,
-    /// Requests in a minute at the most; 0 is none at all.
+    /// Maximum number of requests in a minute; 0 denies every request.
     #[arg(long, value_name = "COUNT", allow_negative_numbers = true, value_parser = count, help_heading = "Restrictions")]
     rate_limit_per_minute: Option<u64>,
-    /// Requests in an hour at the most.
+    /// Maximum number of requests in an hour.
     #[arg(long, value_name = "COUNT", allow_negative_numbers = true, value_parser = count, help_heading = "Restrictions")]
     rate_limit_per_hour: Option<u64>,
-    /// Requests in a day at the most.
+    /// Maximum number of requests in a day.
     #[arg(long, value_name = "COUNT", allow_negative_numbers = true, value_parser = count, help_heading = "Restrictions")]
     rate_limit_per_day: Option<u64>,
-    /// What it may spend, in cents; 0 is nothing. Without it, it may spend without limit.
+    /// Budget in cents; 0 denies every request. Without it, the budget is unlimited.
     #[arg(long, value_name = "CENTS", allow_negative_numbers = true, value_parser = cents, help_heading = "Restrictions")]
     budget_limit_cents: Option<i64>,
-    /// Over which time it may spend that, such as total or monthly.
+    /// Period of the budget, such as total or monthly.
     #[arg(long, value_name = "TYPE", value_parser = NonEmptyStringValueParser::new(), requires = "budget_limit_cents", help_heading = "Restrictions")]
     budget_type: Option<String>,
 
-    /// What the key begins with: at most 4 characters.
+    /// Beginning of the key: at most 4 characters.
     #[arg(long, env = "KEYSTILE_KEY_BRAND", default_value = "ks_", help_heading = "Making")]
     pub(super) brand: Brand,
-    /// bcrypt cost of its hash: each step doubles the work of proving it once, and of guessing; `auto` is 12.
+    /// bcrypt cost of the hash. Each step doubles the work to prove the key, and to guess it. `auto` is 12.
     #[arg(long, env = "KEYSTILE_BCRYPT_COST", default_value = "auto", help_heading = "Making")]
     pub(super) cost: BcryptCost,
 
@@ -113,7 +113,7 @@ fn expiry_at(text: &str, now: OffsetDateTime) -> Result<OffsetDateTime, String> 
         (_, Ok(duration)) => duration.try_into().ok().and_then(|duration| now.checked_add(duration)),
         _ => return Err("is neither a time such as 2026-12-31T23:59:59Z nor a duration such as 90d".into()),
     };
-    // Four digits of a year is what every database and every reader of them agrees on.
+    // Every database and every reader of it agrees on years of four digits.
     match end.filter(|end| end.year() <= 9999) {
         None => Err("is too far away; a key without it never expires".into()),
         Some(end) if end <= now => Err("is in the past; the key would never work".into()),
@@ -123,10 +123,10 @@ fn expiry_at(text: &str, now: OffsetDateTime) -> Result<OffsetDateTime, String> 
 
 /// Scopes are written with spaces between them, so none can have one.
 fn word(text: &str) -> Result<String, &'static str> {
-    match text.is_empty() || text.contains(char::is_whitespace) {
-        true => Err("is no single word; repeat --scope for several"),
-        false => Ok(text.to_owned()),
+    if text.is_empty() || text.contains(char::is_whitespace) {
+        return Err("is not a single word; repeat --scope for several");
     }
+    Ok(text.to_owned())
 }
 
 /// No more than an `integer` column holds.
@@ -139,7 +139,7 @@ fn cents(text: &str) -> Result<i64, &'static str> {
     text.parse().ok().filter(|cents| *cents >= 0).ok_or("is not a whole number from 0")
 }
 
-/// Text that means something as an entry of a list: one that means nothing would deny the key.
+/// A valid entry of a list. An invalid one would deny the key.
 fn entry<T: FromStr<Err: Display>>(text: &str) -> Result<String, String> {
     match text.parse::<T>() {
         Ok(_) => Ok(text.to_owned()),

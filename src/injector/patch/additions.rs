@@ -1,55 +1,15 @@
-//! A JSON patch under construction, on one pod.
+//! Builds a JSON patch (RFC 6902) for one pod, made of `add` alone.
 
-use serde_json::{Map, Value, json};
+use json_patch::{
+    AddOperation, Patch, PatchOperation,
+    jsonptr::{Pointer, PointerBuf},
+};
+use serde_json::{Map, Value};
 
-/// What is added to a pod, in order.
+/// The additions to a pod, in order.
 pub(super) struct Additions<'a> {
     pod: &'a Value,
-    patch: Vec<Value>,
-}
-
-impl<'a> Additions<'a> {
-    pub(super) fn to(pod: &'a Value) -> Self {
-        Self { pod, patch: Vec::new() }
-    }
-
-    /// The pod as it came.
-    pub(super) fn pod(&self) -> &'a Value {
-        self.pod
-    }
-
-    /// Puts an item into a list, at its end or its beginning; makes the list where there is none.
-    /// Once for each list: places are those of the pod as it came.
-    pub(super) fn insert(&mut self, list: &str, place: Place, items: Vec<Value>) {
-        let Some(present) = self.pod.pointer(list).and_then(Value::as_array) else {
-            return self.add(list, json!(items));
-        };
-        let first = if place == Place::First { 0 } else { present.len() };
-        for (index, item) in (first..).zip(items) {
-            self.add(&format!("{list}/{index}"), item);
-        }
-    }
-
-    /// Sets annotations that the pod does not have.
-    pub(super) fn annotate(&mut self, annotations: &[(&str, String)]) {
-        let present = &self.pod["metadata"]["annotations"];
-        if !present.is_object() && !annotations.is_empty() {
-            let all: Map<_, _> =
-                annotations.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
-            return self.add("/metadata/annotations", Value::Object(all));
-        }
-        for (name, value) in annotations {
-            self.add(&format!("/metadata/annotations/{}", name.replace('/', "~1")), json!(value));
-        }
-    }
-
-    pub(super) fn into_patch(self) -> Vec<Value> {
-        self.patch
-    }
-
-    fn add(&mut self, path: &str, value: Value) {
-        self.patch.push(json!({ "op": "add", "path": path, "value": value }));
-    }
+    operations: Vec<PatchOperation>,
 }
 
 /// Where in a list.
@@ -57,4 +17,49 @@ impl<'a> Additions<'a> {
 pub(super) enum Place {
     First,
     Last,
+}
+
+impl<'a> Additions<'a> {
+    pub(super) fn to(pod: &'a Value) -> Self {
+        Self { pod, operations: Vec::new() }
+    }
+
+    /// The pod before the patch.
+    pub(super) fn pod(&self) -> &'a Value {
+        self.pod
+    }
+
+    /// Inserts items at the end or the beginning of a list. Creates the list where there is none.
+    ///
+    /// Call it once for each list: an index is one of the pod before the patch.
+    pub(super) fn insert(&mut self, list: &Pointer, place: Place, items: Vec<Value>) {
+        let Some(present) = self.pod.pointer(list.as_str()).and_then(Value::as_array) else {
+            return self.add(list.to_buf(), items.into());
+        };
+        let first = if place == Place::First { 0 } else { present.len() };
+        for (index, item) in (first..).zip(items) {
+            self.add(list.with_trailing_token(index), item);
+        }
+    }
+
+    /// Adds annotations that the pod does not have.
+    pub(super) fn annotate(&mut self, annotations: &[(&str, String)]) {
+        let path = Pointer::from_static("/metadata/annotations");
+        let present = &self.pod["metadata"]["annotations"];
+        if !present.is_object() && !annotations.is_empty() {
+            let all = annotations.iter().map(|(name, value)| ((*name).to_owned(), value.clone().into()));
+            return self.add(path.to_buf(), Value::Object(all.collect::<Map<_, _>>()));
+        }
+        for (name, value) in annotations {
+            self.add(path.with_trailing_token(*name), value.clone().into());
+        }
+    }
+
+    pub(super) fn into_patch(self) -> Patch {
+        Patch(self.operations)
+    }
+
+    fn add(&mut self, path: PointerBuf, value: Value) {
+        self.operations.push(PatchOperation::Add(AddOperation { path, value }));
+    }
 }

@@ -1,23 +1,29 @@
-//! Envoy's container, which gets to see the socket.
+//! The mount of the socket in Envoy's container.
 
+use json_patch::jsonptr::PointerBuf;
 use serde_json::Value;
 
 use super::{
-    Refused,
     additions::{Additions, Place},
-    containers, volumes,
+    volumes,
 };
-use crate::injector::asked::Asked;
+use crate::injector::{
+    annotations::PodOptions,
+    pod::{InvalidPod, containers},
+};
 
-/// What Envoy's container is called, where the pod does not say.
+/// The names of Envoy's container, where the pod names none.
 const NAMES: [&str; 2] = ["envoy", "istio-proxy"];
 
-/// Adds the mount, unless it is there; warns where there is no Envoy.
+/// Adds the mount, unless the container has it. Returns a warning where there is no Envoy.
 ///
 /// # Errors
-/// When something else is mounted in its place.
-pub(super) fn add_mount(additions: &mut Additions<'_>, asked: &Asked) -> Result<Option<String>, Refused> {
-    let names = asked.envoy_container.as_ref().map_or(NAMES.to_vec(), |name| vec![name.as_str()]);
+/// [`InvalidPod`] when something else is mounted in its place.
+pub(super) fn add_mount(
+    additions: &mut Additions<'_>,
+    options: &PodOptions,
+) -> Result<Option<String>, InvalidPod> {
+    let names = options.envoy_container.as_ref().map_or(NAMES.to_vec(), |name| vec![name.as_str()]);
     let Some((kind, index, container)) = names.iter().find_map(|name| named(additions.pod(), name)) else {
         let names = names.join(" or ");
         return Ok(Some(format!(
@@ -27,7 +33,7 @@ pub(super) fn add_mount(additions: &mut Additions<'_>, asked: &Asked) -> Result<
     match volumes::socket_folder_mount(container) {
         Some(_) if volumes::mounts_socket(container) => {}
         Some(other) => {
-            return Err(Refused(format!(
+            return Err(InvalidPod(format!(
                 "container {} has volume {} at {}, where the socket has to be; mount it elsewhere",
                 container["name"],
                 other["name"],
@@ -35,7 +41,8 @@ pub(super) fn add_mount(additions: &mut Additions<'_>, asked: &Asked) -> Result<
             )));
         }
         None => {
-            let mounts = format!("/spec/{kind}/{index}/volumeMounts");
+            let index = index.to_string();
+            let mounts = PointerBuf::from_tokens(["spec", kind, &index, "volumeMounts"]);
             additions.insert(&mounts, Place::Last, vec![volumes::envoy_mount()]);
         }
     }

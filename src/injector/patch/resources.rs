@@ -1,27 +1,35 @@
-//! What the sidecar may use, so that its pod keeps its quality of service.
+//! The resources of the sidecar container. Its pod keeps its quality-of-service class.
 
 use serde_json::{Value, json};
 
-use super::{Refused, Sidecar, containers};
-use crate::{config::Quantity, injector::asked::Asked};
+use crate::{
+    config::Quantity,
+    injector::{
+        annotations::PodOptions,
+        pod::{InvalidPod, containers},
+        sidecar::Sidecar,
+    },
+};
 
-/// The sidecar's resources; none where the pod has set its own as a whole.
+/// The sidecar's resources; none where the pod sets resources for all its containers together.
 ///
 /// # Errors
-/// When more is requested than may be used.
-pub(super) fn of(pod: &Value, asked: &Asked, sidecar: &Sidecar) -> Result<Option<Value>, Refused> {
-    let shares_the_pods = pod["spec"]["resources"].as_object().is_some_and(|all| !all.is_empty());
-    let (cpu, memory) = match (shares_the_pods, is_guaranteed(pod)) {
-        (true, _) => (Share::default(), Share::default()),
-        (false, true) => (Share::exactly(&sidecar.guaranteed_cpu), Share::exactly(&sidecar.memory_limit)),
-        (false, false) => (
-            // No limit: bcrypt would be throttled for half of every 100 ms and miss Envoy's deadline.
+/// [`InvalidPod`] when a request is above its limit.
+pub(super) fn of(pod: &Value, options: &PodOptions, sidecar: &Sidecar) -> Result<Option<Value>, InvalidPod> {
+    let has_pod_resources = pod["spec"]["resources"].as_object().is_some_and(|all| !all.is_empty());
+    let (cpu, memory) = if has_pod_resources {
+        (Share::default(), Share::default())
+    } else if is_guaranteed(pod) {
+        (Share::exactly(&sidecar.guaranteed_cpu), Share::exactly(&sidecar.memory_limit))
+    } else {
+        // No cpu limit: bcrypt would be throttled for half of every 100 ms and miss Envoy's deadline.
+        (
             Share { request: Some(&sidecar.cpu_request), limit: None },
             Share { request: Some(&sidecar.memory_request), limit: Some(&sidecar.memory_limit) },
-        ),
+        )
     };
-    let cpu = cpu.with("cpu", asked.cpu_request.as_ref(), asked.cpu_limit.as_ref())?;
-    let memory = memory.with("memory", asked.memory_request.as_ref(), asked.memory_limit.as_ref())?;
+    let cpu = cpu.with("cpu", options.cpu_request.as_ref(), options.cpu_limit.as_ref())?;
+    let memory = memory.with("memory", options.memory_request.as_ref(), options.memory_limit.as_ref())?;
 
     let mut resources = json!({});
     for (name, share) in [("cpu", cpu), ("memory", memory)] {
@@ -46,18 +54,18 @@ impl<'a> Share<'a> {
         Self { request: Some(amount), limit: Some(amount) }
     }
 
-    /// What the pod asks for goes before; the default beside it gives way.
+    /// Applies the pod's annotations. A default that contradicts them gives way.
     fn with(
         self,
         name: &str,
         request: Option<&'a Quantity>,
         limit: Option<&'a Quantity>,
-    ) -> Result<Self, Refused> {
+    ) -> Result<Self, InvalidPod> {
         let exceeds = |a: Option<&Quantity>, b: Option<&Quantity>| {
             a.zip(b).is_some_and(|(request, limit)| request.value() > limit.value())
         };
         if exceeds(request, limit) {
-            return Err(Refused(format!(
+            return Err(InvalidPod(format!(
                 "annotation keystile.dev/{name}-request is above keystile.dev/{name}-limit"
             )));
         }
@@ -71,13 +79,13 @@ impl<'a> Share<'a> {
     }
 }
 
-/// Whether every container may use exactly what it requests, of both.
+/// Whether every container's requests equal its limits, for both cpu and memory.
 fn is_guaranteed(pod: &Value) -> bool {
     let exact = |container: &Value| {
         ["cpu", "memory"].iter().all(|name| {
             let limit = quantity(&container["resources"]["limits"][name]);
             let request = &container["resources"]["requests"][name];
-            // A request that is not written is the limit's.
+            // Without a request, Kubernetes takes the limit.
             limit.is_some() && (request.is_null() || quantity(request) == limit)
         })
     };

@@ -1,9 +1,10 @@
-//! Pods and what becomes of them.
+//! Pods and their injection.
 
 use clap::{Args, Command, FromArgMatches};
+use json_patch::PatchOperation;
 use serde_json::{Value, json};
 
-use super::{Injection, Refused, Scope, Sidecar, review};
+use super::{Injection, InvalidPod, Scope, Sidecar, review};
 use crate::config::InjectOptions;
 
 mod property;
@@ -16,14 +17,14 @@ fn sidecar() -> Sidecar {
     Sidecar::from(&InjectOptions::from_arg_matches(&matches).expect("complete"))
 }
 
-/// What becomes of a pod in an enabled namespace.
+/// The injection of a pod in an enabled namespace.
 fn injection(pod: &Value) -> Injection {
     review(pod, Scope::EnabledNamespace, &sidecar()).expect("not refused")
 }
 
-/// Why a pod in an enabled namespace is not let in.
+/// Why a pod in an enabled namespace is not admitted.
 fn refusal(pod: &Value) -> String {
-    let Refused(message) = review(pod, Scope::EnabledNamespace, &sidecar()).expect_err("refused");
+    let InvalidPod(message) = review(pod, Scope::EnabledNamespace, &sidecar()).expect_err("refused");
     message
 }
 
@@ -32,10 +33,9 @@ fn injected(pod: &Value) -> Value {
     patched(pod, &injection(pod).patch)
 }
 
-fn patched(pod: &Value, patch: &[Value]) -> Value {
-    let patch: json_patch::Patch = serde_json::from_value(json!(patch)).expect("a patch");
+fn patched(pod: &Value, patch: &[PatchOperation]) -> Value {
     let mut pod = pod.clone();
-    json_patch::patch(&mut pod, &patch).expect("applies");
+    json_patch::patch(&mut pod, patch).expect("applies");
     pod
 }
 

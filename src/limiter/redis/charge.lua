@@ -1,13 +1,13 @@
--- Charges all windows of a key that have a limit, or none, and settles what a sidecar knows better.
+-- Charges all windows of a key that have a limit, or none of them. Also reconciles the use that an instance reports.
 --
--- KEYS  a hash for each window: number (which window of its span), used (by all), and a field for each
---       sidecar with its own part of that, so that what Redis forgot can be put back.
--- ARGV  need, want    charge this at least, or nothing; and up to that, if there is plenty
---       part          of what is left above the need, one such part may be taken ahead
---       me            the sidecar
---       and for each window: span in seconds; limit; the window that the sidecar knows; what it has used
---       in that, as far as it knows; what it gives back of that.
-local need, want, part, me = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+-- KEYS  one hash for each window: number (of the window in its span), used (by all instances), and one field for each
+--       instance with its own use, so that use that Redis lost can be restored.
+-- ARGV  need, want    charge at least need, or nothing; charge up to want if enough remains
+--       part          above the need, at most the remainder divided by this is charged
+--       instance      the name of the instance
+--       and for each window: span in seconds; limit; the number of the window that the instance knows; its own use
+--       in that window; the part of that use that it returns.
+local need, want, part, instance = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local clock = redis.call('TIME')
 local now = tonumber(clock[1])
 
@@ -15,28 +15,28 @@ local windows, room = {}, math.huge
 for i, key in ipairs(KEYS) do
   local at = 5 * i - 1
   local span, limit = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
-  local known, mine, back = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5])
-  local window = { key = key, span = span, number = math.floor(now / span), used = 0, mine = 0 }
+  local known, own, returned = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5])
+  local window = { key = key, span = span, number = math.floor(now / span), used = 0, own = 0 }
 
-  -- What is no hash is not ours: it is dropped with the first charge.
-  local held = redis.pcall('HMGET', key, 'number', 'used', me)
+  -- A value of another type is no window of Keystile. The first charge deletes it.
+  local held = redis.pcall('HMGET', key, 'number', 'used', instance)
   local number = tonumber(held[1])
   if number and number >= window.number then
-    window.used, window.mine = tonumber(held[2]) or 0, tonumber(held[3]) or 0
-    -- A clock that was set back a little: the window that was begun goes on. Set back a lot: what was
-    -- used goes along, so that nothing is given twice, and nobody is locked out for as long.
-    window.dated = number == window.number or number == window.number + 1
-    if window.dated then window.number = number else window.changed = true end
+    window.used, window.own = tonumber(held[2]) or 0, tonumber(held[3]) or 0
+    -- The clock was set back a little: the window that has begun continues. Set back a lot: the use moves to the
+    -- earlier window, so that nothing is allowed twice and no key is denied for as long.
+    window.has_expiry = number == window.number or number == window.number + 1
+    if window.has_expiry then window.number = number else window.changed = true end
   else
-    window.fresh = true
+    window.is_new = true
   end
 
   if known == window.number then
-    local forgotten = math.max(0, mine - window.mine)
-    local returned = math.min(back, window.mine + forgotten)
-    window.used = window.used + forgotten - returned
-    window.mine = window.mine + forgotten - returned
-    window.changed = window.changed or forgotten > 0 or returned > 0
+    local missing = math.max(0, own - window.own)
+    returned = math.min(returned, window.own + missing)
+    window.used = window.used + missing - returned
+    window.own = window.own + missing - returned
+    window.changed = window.changed or missing > 0 or returned > 0
   end
   room = math.min(room, limit - window.used)
   windows[i] = window
@@ -49,18 +49,18 @@ end
 
 local answer = { now, tonumber(clock[2]), grant }
 for _, window in ipairs(windows) do
-  window.used, window.mine = window.used + grant, window.mine + grant
-  -- Who is refused changes nothing.
+  window.used, window.own = window.used + grant, window.own + grant
+  -- A refused request changes nothing.
   if grant > 0 or window.changed then
-    if window.fresh then redis.call('DEL', window.key) end
-    redis.call('HSET', window.key, 'number', window.number, 'used', window.used, me, window.mine)
-    if not window.dated then
-      -- Once for each window; a minute longer, for a clock that is set back.
+    if window.is_new then redis.call('DEL', window.key) end
+    redis.call('HSET', window.key, 'number', window.number, 'used', window.used, instance, window.own)
+    if not window.has_expiry then
+      -- Once for each window, and a minute after its end: the clock may be set back.
       redis.call('PEXPIREAT', window.key, ((window.number + 1) * window.span + 60) * 1000)
     end
   end
   answer[#answer + 1] = window.number
   answer[#answer + 1] = window.used
-  answer[#answer + 1] = window.mine
+  answer[#answer + 1] = window.own
 end
 return answer

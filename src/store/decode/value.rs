@@ -1,6 +1,6 @@
 //! Decodes single values. A database returns every value as text.
 
-use std::str::FromStr;
+use std::{fmt::Display, str::FromStr};
 
 use crate::record::AllowList;
 
@@ -95,6 +95,19 @@ fn allow<T: FromStr>(
         Ok(entries) => AllowList::Only(entries),
         Err(_) => AllowList::Unreadable,
     }
+}
+
+/// Why [`allow_list`] or [`allowed_names`] cannot read a list: the entry that is not valid, or the form of the whole.
+pub(crate) fn list_problem<T: FromStr<Err: Display>>(
+    json: Option<&str>,
+    read: impl FnOnce(&str) -> Result<Vec<String>, Expectation>,
+) -> String {
+    let entries = match json.map_or_else(|| Ok(Vec::new()), read) {
+        Ok(entries) => entries,
+        Err(expected) => return format!("is not {expected}"),
+    };
+    let invalid = entries.iter().find_map(|entry| Some((entry, entry.parse::<T>().err()?)));
+    invalid.map_or_else(String::new, |(entry, error)| format!("has the entry {entry:?}, which {error}"))
 }
 
 #[cfg(test)]

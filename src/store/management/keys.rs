@@ -145,11 +145,10 @@ impl Database {
         match keys.len() {
             1 => Ok(keys.remove(0)),
             0 => Err(ManagementError::Refused(format!(
-                "no key has this id or prefix of {} characters; see `keystile keys list --all`",
-                Prefix::LEN
+                "no key has the id or prefix {id_or_prefix}; see `keystile keys list --all`"
             ))),
             _ => Err(ManagementError::Refused(format!(
-                "{} keys have this prefix: give the id of one, which is {}",
+                "{} keys have the prefix {id_or_prefix}: give the id of one, which is {}",
                 keys.len(),
                 keys.iter().map(|key| key.text("id")).collect::<Vec<_>>().join(" or ")
             ))),

@@ -43,9 +43,8 @@ pub(super) fn pod_of(example: &str) -> Value {
 pub(super) fn injected(pod: &Value) -> Value {
     let injection = review(pod, Scope::LabelledPods, &sidecar()).unwrap();
     assert_eq!(injection.warnings, [] as [&str; 0]);
-    let patch: json_patch::Patch = serde_json::from_value(json!(injection.patch)).unwrap();
     let mut pod = pod.clone();
-    json_patch::patch(&mut pod, &patch).unwrap();
+    json_patch::patch(&mut pod, &injection.patch).unwrap();
     pod
 }
 

@@ -1,5 +1,6 @@
-//! What holds for every pod.
+//! Properties of every pod's injection.
 
+use json_patch::{Patch, RemoveOperation};
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use super::*;
@@ -10,16 +11,16 @@ proptest! {
         let Ok(Injection { patch, .. }) = review(&pod, Scope::EnabledNamespace, &sidecar()) else { return Ok(()) };
         let after = patched(&pod, &patch);
         prop_assert_eq!(taken_back(&after, &patch), pod);
-        let again = review(&after, Scope::EnabledNamespace, &sidecar()).expect("our own names are ours");
-        prop_assert_eq!(again.patch, Vec::<Value>::new());
+        let again = review(&after, Scope::EnabledNamespace, &sidecar()).expect("its own names are no conflict");
+        prop_assert_eq!(again.patch, Patch::default());
     }
 }
 
-/// The pod without what the patch added, by removing it in reverse.
-fn taken_back(pod: &Value, patch: &[Value]) -> Value {
-    let removals: Vec<_> =
-        patch.iter().rev().map(|added| json!({ "op": "remove", "path": added["path"] })).collect();
-    patched(pod, &removals)
+/// The pod before the patch: its additions are removed in reverse.
+fn taken_back(pod: &Value, patch: &[PatchOperation]) -> Value {
+    let removal =
+        |added: &PatchOperation| PatchOperation::Remove(RemoveOperation { path: added.path().to_buf() });
+    patched(pod, &patch.iter().rev().map(removal).collect::<Vec<_>>())
 }
 
 fn any_pod() -> impl Strategy<Value = Value> {

@@ -93,7 +93,7 @@ fn pod_gets_socket_sidecar_mount_and_annotations() {
             }),
         ),
     ];
-    assert_eq!(patch, expected);
+    assert_eq!(json!(patch), json!(expected));
     assert_eq!(warnings, [] as [String; 0]);
 }
 
@@ -135,12 +135,12 @@ fn envoy_that_came_later_gets_its_mount_and_nothing_else_changes() {
     set(&mut pod, "/spec/containers/-", json!({ "name": "istio-proxy" }));
     let Injection { patch, warnings } = injection(&pod);
     assert_eq!(
-        patch,
-        [json!({
+        json!(patch),
+        json!([{
             "op": "add",
             "path": "/spec/containers/1/volumeMounts",
             "value": [{ "name": "keystile-run", "mountPath": "/run/keystile", "readOnly": true }],
-        })]
+        }])
     );
     assert!(warnings.is_empty());
 }

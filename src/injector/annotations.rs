@@ -1,32 +1,32 @@
-//! What a pod asks for, by its labels and annotations under `keystile.dev/`.
+//! Reads a pod's labels and annotations under `keystile.dev/`.
 
 use serde_json::Value;
 
-use super::patch::Refused;
+use super::pod::InvalidPod;
 use crate::config::Quantity;
 
 /// Prefix of every label and annotation.
 const DOMAIN: &str = "keystile.dev/";
-/// The label by which a pod asks, or declines.
+/// The label that turns injection on or off for a pod.
 const LABEL: &str = "keystile.dev/inject";
-/// The annotation that says what was done.
+/// The annotation that records what was injected.
 pub(super) const STATUS: &str = "keystile.dev/status";
 const ANNOTATIONS: &str = "config, keys-secret, envoy-container, log-level, cpu-request, memory-request, \
                            cpu-limit, memory-limit, native-sidecar";
 const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-/// Which pods of a namespace are meant: the path that the API server asks at.
+/// Which pods of a namespace are injected. The path of the webhook decides it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// Those that are labelled for it.
+    /// Pods with the label `keystile.dev/inject: "true"`.
     LabelledPods,
-    /// All but those that are labelled against it.
+    /// All pods but those with the label `keystile.dev/inject: "false"`.
     EnabledNamespace,
 }
 
-/// What a pod asks for beside the defaults.
+/// The options that a pod sets by annotation.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Asked {
+pub(super) struct PodOptions {
     pub(super) config: Option<String>,
     pub(super) keys_secret: Option<String>,
     pub(super) envoy_container: Option<String>,
@@ -38,12 +38,12 @@ pub(super) struct Asked {
     pub(super) no_native_sidecar: bool,
 }
 
-impl Asked {
-    /// Reads a pod's metadata; `None` for a pod that is not meant.
-    pub(super) fn parse(pod: &Value, scope: Scope) -> Result<Option<Self>, Refused> {
-        let labels = ours(&pod["metadata"]["labels"], "labels")?;
+impl PodOptions {
+    /// Reads a pod's metadata. `None` for a pod that is not to be injected.
+    pub(super) fn parse(pod: &Value, scope: Scope) -> Result<Option<Self>, InvalidPod> {
+        let labels = under_domain(&pod["metadata"]["labels"], "labels")?;
         if let Some((name, _)) = labels.iter().find(|(name, _)| *name != "inject") {
-            return Err(Refused(format!(
+            return Err(InvalidPod(format!(
                 "label {DOMAIN}{name} of the pod is unknown; pods have {LABEL}, namespaces keystile.dev/injection"
             )));
         }
@@ -51,16 +51,18 @@ impl Asked {
             (Some("true"), _) | (None, Scope::EnabledNamespace) => {}
             (Some("false"), _) | (None, Scope::LabelledPods) => return Ok(None),
             (Some(value), _) => {
-                return Err(Refused(format!("label {LABEL}: {value:?} is neither \"true\" nor \"false\"")));
+                return Err(InvalidPod(format!(
+                    "label {LABEL}: {value:?} is neither \"true\" nor \"false\""
+                )));
             }
         }
-        let mut asked = Self::default();
-        for (name, value) in ours(&pod["metadata"]["annotations"], "annotations")? {
-            asked
+        let mut options = Self::default();
+        for (name, value) in under_domain(&pod["metadata"]["annotations"], "annotations")? {
+            options
                 .set(name, value)
-                .map_err(|problem| Refused(format!("annotation {DOMAIN}{name}: {value:?} {problem}")))?;
+                .map_err(|problem| InvalidPod(format!("annotation {DOMAIN}{name}: {value:?} {problem}")))?;
         }
-        Ok(Some(asked))
+        Ok(Some(options))
     }
 
     fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
@@ -74,7 +76,7 @@ impl Asked {
             "memory-request" => self.memory_request = Some(memory(value)?),
             "memory-limit" => self.memory_limit = Some(memory(value)?),
             "native-sidecar" => self.no_native_sidecar = !boolean(value)?,
-            // What an earlier pass wrote; nothing is believed because of it.
+            // An earlier review wrote it. No decision rests on it.
             "status" => {}
             _ => return Err(format!("has a name that is none of {ANNOTATIONS}")),
         }
@@ -82,18 +84,19 @@ impl Asked {
     }
 }
 
-/// The labels or annotations under our domain, without it.
-fn ours<'a>(object: &'a Value, what: &str) -> Result<Vec<(&'a str, &'a str)>, Refused> {
-    let ours = object
+/// The labels or annotations under `keystile.dev/`, without that prefix.
+fn under_domain<'a>(object: &'a Value, what: &str) -> Result<Vec<(&'a str, &'a str)>, InvalidPod> {
+    let found = object
         .as_object()
         .into_iter()
         .flatten()
         .filter_map(|(name, value)| Some((name.strip_prefix(DOMAIN)?, value)));
-    ours.map(|(name, value)| match value.as_str() {
-        Some(text) => Ok((name, text)),
-        None => Err(Refused(format!("{what}: {DOMAIN}{name} is not a string"))),
-    })
-    .collect()
+    found
+        .map(|(name, value)| match value.as_str() {
+            Some(text) => Ok((name, text)),
+            None => Err(InvalidPod(format!("{what}: {DOMAIN}{name} is not a string"))),
+        })
+        .collect()
 }
 
 /// A DNS subdomain, as the names of ConfigMaps and Secrets are.
@@ -102,16 +105,18 @@ fn object_name(value: &str) -> Result<String, String> {
         let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
         !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && label.bytes().all(inner)
     };
-    match value.len() <= 253 && value.split('.').all(label) {
-        true => Ok(value.to_owned()),
-        false => Err("is not a name that Kubernetes takes".into()),
+    if value.len() <= 253 && value.split('.').all(label) {
+        Ok(value.to_owned())
+    } else {
+        Err("is not a valid Kubernetes name: lowercase letters, digits, hyphens and dots".into())
     }
 }
 
 fn log_level(value: &str) -> Result<String, String> {
-    match LOG_LEVELS.contains(&value) {
-        true => Ok(value.to_owned()),
-        false => Err(format!("is none of {}", LOG_LEVELS.join(", "))),
+    if LOG_LEVELS.contains(&value) {
+        Ok(value.to_owned())
+    } else {
+        Err(format!("is none of {}", LOG_LEVELS.join(", ")))
     }
 }
 
@@ -138,25 +143,30 @@ mod tests {
 
     use super::*;
 
-    fn parse(label: Option<&str>, annotations: Value, scope: Scope) -> Result<Option<Asked>, Refused> {
+    fn parse(
+        label: Option<&str>,
+        annotations: Value,
+        scope: Scope,
+    ) -> Result<Option<PodOptions>, InvalidPod> {
         let labels = label.map_or(json!({ "app": "cart" }), |value| json!({ LABEL: value }));
-        Asked::parse(&json!({ "metadata": { "labels": labels, "annotations": annotations } }), scope)
+        PodOptions::parse(&json!({ "metadata": { "labels": labels, "annotations": annotations } }), scope)
     }
 
     #[test]
-    fn label_decides_over_the_namespace() {
-        let is_meant = |label, scope| parse(label, Value::Null, scope).expect("parses").is_some();
-        assert!(is_meant(Some("true"), Scope::LabelledPods));
-        assert!(!is_meant(None, Scope::LabelledPods));
-        assert!(!is_meant(Some("false"), Scope::EnabledNamespace));
-        assert!(is_meant(None, Scope::EnabledNamespace));
-        let Refused(message) = parse(Some("yes"), Value::Null, Scope::EnabledNamespace).expect_err("refused");
+    fn label_overrides_the_namespace() {
+        let is_injected = |label, scope| parse(label, Value::Null, scope).expect("parses").is_some();
+        assert!(is_injected(Some("true"), Scope::LabelledPods));
+        assert!(!is_injected(None, Scope::LabelledPods));
+        assert!(!is_injected(Some("false"), Scope::EnabledNamespace));
+        assert!(is_injected(None, Scope::EnabledNamespace));
+        let InvalidPod(message) =
+            parse(Some("yes"), Value::Null, Scope::EnabledNamespace).expect_err("refused");
         assert!(message.contains("keystile.dev/inject") && message.contains("yes"), "{message}");
     }
 
     #[test]
     fn annotations_are_read() {
-        let asked = parse(
+        let options = parse(
             Some("true"),
             json!({
                 "keystile.dev/config": "cart.keystile",
@@ -171,7 +181,7 @@ mod tests {
             }),
             Scope::LabelledPods,
         );
-        let expected = Asked {
+        let expected = PodOptions {
             config: Some("cart.keystile".into()),
             keys_secret: Some("keys".into()),
             envoy_container: Some("proxy".into()),
@@ -179,13 +189,13 @@ mod tests {
             cpu_request: Some("10m".parse().expect("an amount")),
             memory_limit: Some("1Gi".parse().expect("an amount")),
             no_native_sidecar: true,
-            ..Asked::default()
+            ..PodOptions::default()
         };
-        assert_eq!(asked.expect("parses"), Some(expected));
+        assert_eq!(options.expect("parses"), Some(expected));
     }
 
     #[test]
-    fn what_means_nothing_is_refused_by_name() {
+    fn invalid_annotation_is_refused_by_name() {
         for (name, value) in [
             ("keystile.dev/cofnig", "x"),
             ("keystile.dev/config", "Not A Name"),
@@ -198,12 +208,12 @@ mod tests {
             ("keystile.dev/memory-limit", "-1Gi"),
             ("keystile.dev/native-sidecar", "no"),
         ] {
-            let asked = parse(Some("true"), json!({ name: value }), Scope::LabelledPods);
-            let Refused(message) = asked.expect_err(name);
+            let options = parse(Some("true"), json!({ name: value }), Scope::LabelledPods);
+            let InvalidPod(message) = options.expect_err(name);
             assert!(message.contains(name) && message.contains(value), "{message}");
         }
         let typo = json!({ "metadata": { "labels": { "keystile.dev/injection": "enabled" } } });
-        let Refused(message) = Asked::parse(&typo, Scope::EnabledNamespace).expect_err("refused");
+        let InvalidPod(message) = PodOptions::parse(&typo, Scope::EnabledNamespace).expect_err("refused");
         assert!(message.contains("keystile.dev/injection"), "{message}");
     }
 }

@@ -1,4 +1,4 @@
-//! The webhook's connections, no more of them than an API server needs.
+//! Bounds the number of the webhook's connections.
 
 use std::{
     future::Future,
@@ -12,30 +12,30 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::bounds::{Connections, Slot, State};
 
-/// Takes connections in and has the oldest idle one make room. TLS and all else is the inner one's.
+/// Accepts connections. At the bound, the oldest idle connection is closed. TLS and the rest belong to the inner acceptor.
 #[derive(Clone)]
-pub(super) struct Bounded<A> {
+pub(super) struct BoundedAcceptor<A> {
     acceptor: A,
     connections: Connections,
 }
 
-/// A connection that breaks when it has to make room.
-pub(super) struct Placed<T> {
+/// A connection that fails once it has to make room for another.
+pub(super) struct BoundedStream<T> {
     stream: T,
     slot: Slot,
 }
 
-impl<A> Bounded<A> {
+impl<A> BoundedAcceptor<A> {
     pub(super) fn new(acceptor: A, connections: Connections) -> Self {
         Self { acceptor, connections }
     }
 }
 
-impl<I, S, A> Accept<I, S> for Bounded<A>
+impl<I, S, A> Accept<I, S> for BoundedAcceptor<A>
 where
     A: Accept<I, S, Future: Send + 'static>,
 {
-    type Stream = Placed<A::Stream>;
+    type Stream = BoundedStream<A::Stream>;
     type Service = A::Service;
     type Future = Pin<Box<dyn Future<Output = io::Result<(Self::Stream, Self::Service)>> + Send>>;
 
@@ -45,13 +45,13 @@ where
         Box::pin(async move {
             let accepted = slot.connection().while_open(accepted).await;
             let (stream, service) = accepted.unwrap_or_else(|| Err(made_room()))?;
-            Ok((Placed { stream, slot }, service))
+            Ok((BoundedStream { stream, slot }, service))
         })
     }
 }
 
-impl<T> Placed<T> {
-    /// Fails once it is to make room; its task is woken for that.
+impl<T> BoundedStream<T> {
+    /// Fails once the connection has to make room. Its task is woken for that.
     fn is_open(&self, context: &mut Context<'_>) -> io::Result<()> {
         let connection = self.slot.connection();
         connection.register(context.waker());
@@ -66,7 +66,7 @@ fn made_room() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionAborted, "it made room for another connection")
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Placed<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for BoundedStream<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -81,7 +81,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Placed<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Placed<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for BoundedStream<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -1,0 +1,150 @@
+//! Errors that an operator meets on the command line: each names the cause, the place and the fix.
+
+use std::process::{Command, Stdio};
+
+use ::keystile::config::ServeOptions;
+use clap::{Args, Command as Arguments};
+use rustix::process::Signal;
+
+use crate::harness::{
+    keystile::{self, Run, keystile},
+    place::Place,
+    process::free_port,
+    service::Process,
+    until,
+};
+
+/// Asserts that a text has all of these words.
+fn names(text: &str, words: &[&str]) {
+    for word in words {
+        assert!(text.contains(word), "{word} in {text}");
+    }
+}
+
+fn list_keys(url: &str) -> Run {
+    keystile(&["keys", "list"], url, "")
+}
+
+#[test]
+fn refused_url_shows_scheme_host_and_port_and_no_secret() {
+    for (flag, url, shown) in [
+        ("--database-url", "mysql://app:hunter2@db.internal:3306/keys", "'mysql://db.internal:3306'"),
+        ("--database-url", "postgres://app:hunter2@host:none/keys?password=hunter2", "'postgres://host'"),
+        ("--redis-url", "http://app:hunter2@cache.internal:6379/0", "'http://cache.internal:6379'"),
+        ("--redis-url", "hunter2", "(not shown)"),
+    ] {
+        let said = keystile(&["serve", flag, url], "sqlite:unused.db", "").failed(2);
+        names(&said, &[flag, shown]);
+        assert!(!said.contains("hunter2") && !said.contains("app"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn unknown_id_prefix_or_user_is_repeated() {
+    let place = Place::sqlite().await;
+    for (arguments, words) in [
+        (&["keys", "show", "4711"][..], ["4711", "keys list --all"]),
+        (&["keys", "revoke", "ks_nobod"], ["ks_nobod", "keys list --all"]),
+        (&["explain", "ks_nobod"], ["ks_nobod", "keys list --all"]),
+        (&["keys", "create", "--user", "4711"], ["4711", "users list"]),
+        (&["users", "disable", "x@example.com"], ["x@example.com", "users list"]),
+        (&["invalidate", "short"], ["short", "first 8 characters"]),
+    ] {
+        names(&keystile(arguments, &place.url(), "").failed(1), &words);
+    }
+}
+
+#[tokio::test]
+async fn explain_prints_rfc_3339_times_and_the_entry_that_is_not_valid() {
+    let place = Place::sqlite().await;
+    place.user().await;
+    place.key("3", &[]).await;
+    let change = r#"allowed_models = '["gpt-*-mini"]', expires_at = '2090-01-02 03:04:05'"#;
+    place.execute(&format!("UPDATE api_keys SET {change}")).await;
+    let run =
+        keystile(&["explain", "3", "--at", "2089-01-02T03:04:05Z", "--output", "json"], &place.url(), "");
+    names(&run.stderr, &["allowed_models", "gpt-*-mini", "only at the end"]);
+    assert!(!run.stderr.contains("list of strings"), "{}", run.stderr);
+    let looked_at = &run.json()["checks"][1]["looks_at"];
+    assert_eq!(looked_at, "expires_at: 2090-01-02T03:04:05Z; now: 2089-01-02T03:04:05Z");
+}
+
+#[test]
+fn relative_sqlite_path_after_three_slashes_names_the_accepted_form() {
+    names(&list_keys("sqlite:///./x.db").failed(2), &["'sqlite:///./x.db'", "write sqlite:./x.db"]);
+}
+
+#[tokio::test]
+async fn database_that_cannot_be_used_names_place_and_fix() {
+    let folder = tempfile::tempdir().unwrap();
+    let garbage = folder.path().join("garbage.db");
+    std::fs::write(&garbage, "garbage, and more garbage than a header has").unwrap();
+    let garbage = format!("sqlite:{}", garbage.display());
+    names(&list_keys(&garbage).failed(1), &[&garbage, "no SQLite database"]);
+    let missing = format!("sqlite:{}/none/x.db", folder.path().display());
+    names(&list_keys(&missing).failed(1), &[&missing, "No such file", "help:", "folder"]);
+    let closed = format!("postgres://app:hunter2@127.0.0.1:{}/none", free_port());
+    names(&list_keys(&closed).failed(1), &["127.0.0.1", "refused", "help:", "host and port"]);
+    let unknown = list_keys("postgres://app:hunter2@host.invalid:5432/none").failed(1);
+    names(&unknown, &["host.invalid:5432", "cannot look up the name", "help:"]);
+    assert!(!unknown.contains("hunter2"), "{unknown}");
+}
+
+#[test]
+fn wrong_values_name_flag_value_and_form() {
+    for (arguments, words) in [
+        (&["serve", "--timeout", "soon"][..], ["--timeout", "'soon'", "500ms"]),
+        (&["probe", "--timeout", "soon"], ["--timeout", "'soon'", "500ms"]),
+        (&["serve", "--listen", "localhost"], ["--listen", "'localhost'", "127.0.0.1:9191"]),
+        (&["migrate", "--notify", "maybe"], ["--notify", "'maybe'", "on, off"]),
+        (&["explain", "1", "--at", "now"], ["--at", "'now'", "2026-12-31T23:59:59Z"]),
+    ] {
+        names(&keystile(arguments, "sqlite:unused.db", "").failed(2), &words);
+    }
+    let address = format!("127.0.0.1:{}", free_port());
+    let said = keystile(&["probe", "--address", &address], "", "").failed(1);
+    names(&said, &["--address", &address, "keystile serve"]);
+}
+
+#[tokio::test]
+async fn migrate_takes_notify_from_its_variable() {
+    let mut command = keystile::command(&["migrate"], "sqlite:unused.db");
+    let output = command.env("KEYSTILE_MIGRATE_NOTIFY", "maybe").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    names(&String::from_utf8_lossy(&output.stderr), &["--notify", "'maybe'"]);
+}
+
+/// `keystile ARGUMENTS` in a folder of its own, with every variable of `serve` empty.
+fn with_empty_variables(arguments: &[&str], folder: &std::path::Path) -> Command {
+    let options = ServeOptions::augment_args(Arguments::new("serve"));
+    let variables = options.get_arguments().filter_map(|argument| argument.get_env());
+    let mut command = keystile::command(arguments, "");
+    command.envs(variables.map(|name| (name, ""))).current_dir(folder).stdin(Stdio::null());
+    command
+}
+
+#[tokio::test]
+async fn empty_variables_count_as_unset() {
+    let folder = tempfile::tempdir().unwrap();
+    let migrated = with_empty_variables(&["migrate"], folder.path()).output().unwrap();
+    assert!(migrated.status.success(), "{migrated:?}");
+    assert!(folder.path().join("keystile.db").is_file(), "the default database");
+    let (listen, admin) = (free_port(), free_port());
+    let (listen, admin) = (format!("127.0.0.1:{listen}"), format!("127.0.0.1:{admin}"));
+    let arguments = ["serve", "--listen", &listen, "--admin-listen", &admin];
+    let mut served = Process(with_empty_variables(&arguments, folder.path()).spawn().unwrap());
+    until("it is ready", std::time::Duration::from_secs(20), async || {
+        reqwest::get(format!("http://{admin}/readyz")).await.is_ok_and(|answer| answer.status() == 200)
+    })
+    .await;
+    served.signal(Signal::TERM);
+    assert_eq!(served.wait(std::time::Duration::from_secs(20)), Some(0));
+}
+
+#[test]
+fn empty_tls_variable_is_an_error() {
+    let mut command = keystile::command(&["inject", "--image", "k", "--self-signed", "localhost"], "");
+    let output = command.env("KEYSTILE_INJECT_TLS_CERT", "").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    names(&String::from_utf8_lossy(&output.stderr), &["--tls-cert"]);
+}
