@@ -12,6 +12,7 @@ mod postgres_url;
 mod proofs;
 mod quantity;
 mod redacted;
+mod secret;
 mod values;
 
 pub use durable::DurableProofs;
@@ -20,7 +21,8 @@ pub use postgres_url::PostgresUrl;
 pub use proofs::{BcryptCost, DEFAULT_COST, FailedAttempts, FailedAttemptsLimit};
 pub use quantity::Quantity;
 pub use redacted::redacted;
-pub use values::{CredentialSource, DatabaseUrl, Listen, RedisUrl, Secret, Secrets};
+pub use secret::{Secret, Secrets};
+pub use values::{CredentialSource, DatabaseUrl, Listen, RedisUrl};
 
 /// The database of the keys. Every command that needs it has these flags.
 #[derive(Debug, Clone, Args)]
@@ -260,7 +262,7 @@ pub enum Mode {
 pub enum DenyFormat {
     /// A problem detail (RFC 9457).
     Problem,
-    /// What OpenAI's client libraries read.
+    /// The format of OpenAI's client libraries.
     Openai,
     /// A line of text.
     Text,
@@ -269,7 +271,7 @@ pub enum DenyFormat {
 /// Answer to an internal failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OnFailure {
-    /// A denied response with status 503, whatever Envoy's failure mode.
+    /// A denied response with status 503, in every failure mode of Envoy.
     Deny,
     /// gRPC `UNAVAILABLE`: Envoy's failure mode decides.
     Defer,
@@ -311,7 +313,7 @@ pub enum RateLimitCharge {
 pub enum RateLimitOnLoss {
     /// Each instance continues with its part of the limits.
     Divide,
-    /// They are denied.
+    /// Keys with limits are denied.
     Deny,
 }
 
@@ -357,7 +359,7 @@ impl ServeOptions {
     /// The cache secrets, newest first, from their flag or their file; `None` when neither is set.
     ///
     /// # Errors
-    /// A sentence that names the file and what is wrong with it.
+    /// A text that names the file and the problem.
     pub fn cache_secrets(&self) -> Result<Option<Secrets>, String> {
         let Some(path) = &self.cache_secret_file else { return Ok(self.cache_secret.clone()) };
         let text = std::fs::read_to_string(path)

@@ -62,7 +62,7 @@ impl Output {
         }
     }
 
-    /// Prints an answer that is a sequence of steps: a row each for people, the whole for programs.
+    /// Prints an explanation: one row for each step as a table, everything as JSON.
     pub(super) fn explanation(self, whole: &impl Serialize, steps: &[[String; 3]]) -> anyhow::Result<()> {
         match self.output {
             OutputFormat::Json => json(whole),
@@ -78,7 +78,7 @@ impl Output {
     }
 }
 
-/// Prints to stdout. A reader who has seen enough, such as `head`, is no failure.
+/// Prints to stdout. A reader that closes the pipe early, such as `head`, is no failure.
 pub(super) fn print(text: &str) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -92,7 +92,7 @@ pub(super) fn json(value: &(impl Serialize + ?Sized)) -> anyhow::Result<()> {
     print(&format!("{text}\n"))
 }
 
-/// Tells a person something beside the answer.
+/// Prints a note to stderr, so that stdout holds only the output.
 #[expect(clippy::unnecessary_wraps, reason = "stands where printing stands")]
 fn note(text: &str) -> anyhow::Result<()> {
     eprintln!("{text}");

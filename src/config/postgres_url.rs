@@ -12,19 +12,19 @@ pub struct PostgresUrl {
 }
 
 impl PostgresUrl {
-    /// A parameter that is there and not empty.
+    /// A parameter that is set and not empty.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.parameters.get(name).map(String::as_str)
     }
 
-    /// All of them, name and value.
+    /// All parameters, by name and value.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 }
 
 impl FromStr for PostgresUrl {
-    /// Names the part that is wrong, and shows none of them: a password with an unescaped `/` is read as a host.
+    /// Names the wrong part and does not show it: a password with an unescaped `/` is read as a host.
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-/// An amount above zero. Kept as it was written, since that is what goes into the pod.
+/// An amount above zero. The text is kept, since the pod gets the text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Quantity {
     text: String,
@@ -15,7 +15,7 @@ impl Quantity {
         self.value
     }
 
-    /// Whether it is a whole number of these. The API server refuses finer amounts of cpu (a
+    /// Whether the amount is a whole number of this unit. The API server refuses finer amounts of cpu (a
     /// thousandth), and takes `128m` of memory for an eighth of a byte.
     pub fn is_multiple_of(&self, unit: f64) -> bool {
         let count = self.value / unit;

@@ -1,10 +1,10 @@
-//! Values of settings that have a form of their own: read once, and shown without their secrets.
+//! Settings with a format of their own: URLs, listeners and credential sources. They are shown without secrets.
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 
 use super::PostgresUrl;
 
-/// Which database, by URL. Its `Debug` and `Display` show no password.
+/// The URL of a database. Its `Debug` and `Display` show no password.
 #[derive(Clone, PartialEq, Eq)]
 pub enum DatabaseUrl {
     /// A file on this machine.
@@ -22,12 +22,12 @@ pub enum Listen {
     Unix(PathBuf),
 }
 
-/// One place of a request that an API key may be in.
+/// A part of a request that may hold an API key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CredentialSource {
     /// `Authorization: Bearer KEY`.
     Bearer,
-    /// A header of this lower-case name, whole.
+    /// The value of the header with this lower-case name.
     Header(String),
     /// A query parameter of this name.
     Query(String),
@@ -35,17 +35,9 @@ pub enum CredentialSource {
     Cookie(String),
 }
 
-/// Which Redis, by URL. Its `Debug` and `Display` show no password.
+/// The URL of a Redis. Its `Debug` and `Display` show no password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisUrl(url::Url);
-
-/// A setting that must not be shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(zeroize::Zeroizing<String>);
-
-/// Secrets of which the first is used, and the others are still understood.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Secrets(Vec<Secret>);
 
 impl FromStr for DatabaseUrl {
     type Err = String;
@@ -118,7 +110,7 @@ impl FromStr for RedisUrl {
 }
 
 impl RedisUrl {
-    /// What a client is made of.
+    /// The settings of the client.
     ///
     /// # Errors
     /// When the system's certificates, which TLS needs, can no longer be read.
@@ -185,45 +177,6 @@ impl FromStr for CredentialSource {
             Some(("cookie", name)) => Ok(Self::Cookie(named(name)?)),
             _ => Err(form()),
         }
-    }
-}
-
-impl FromStr for Secret {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, &'static str> {
-        if text.len() < 32 {
-            return Err("is shorter than 32 characters; make one with `openssl rand -hex 32`");
-        }
-        Ok(Self(text.to_owned().into()))
-    }
-}
-
-impl FromStr for Secrets {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, &'static str> {
-        text.split(',').map(str::parse).collect::<Result<_, _>>().map(Self)
-    }
-}
-
-impl Secrets {
-    /// Newest first; one at least.
-    pub fn iter(&self) -> impl Iterator<Item = &Secret> {
-        self.0.iter()
-    }
-}
-
-impl Secret {
-    /// The bytes, for the one place that uses them.
-    pub fn expose(&self) -> &[u8] {
-        self.0.as_bytes()
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(..)")
     }
 }
 
@@ -311,14 +264,5 @@ mod tests {
             let error = bad.parse::<RedisUrl>().expect_err(bad);
             assert!(!error.contains("hunter2"), "{error}");
         }
-    }
-
-    #[test]
-    fn short_secrets_are_refused_and_several_are_told_apart() {
-        let (new, old) = ("n".repeat(32), "o".repeat(32));
-        assert!("short".parse::<Secrets>().is_err());
-        assert!(format!("{new},short").parse::<Secrets>().is_err());
-        let both: Secrets = format!("{new},{old}").parse().expect("two");
-        assert!(both.iter().map(Secret::expose).eq([new.as_bytes(), old.as_bytes()]));
     }
 }

@@ -100,9 +100,10 @@ async fn over_the_edge(fleet: &Arc<[Instance]>, id: i64) {
     while begun.elapsed() < Duration::from_secs(5) {
         for result in burst(fleet, charge(id, Some(60), None), 300).await {
             let Ok(status) = result else { continue };
-            match status.windows[0].unwrap().reset < Duration::from_secs(30) {
-                true => before += 1,
-                false => after += 1,
+            if status.windows[0].unwrap().reset < Duration::from_secs(30) {
+                before += 1;
+            } else {
+                after += 1;
             }
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -123,7 +124,7 @@ async fn busy_key_makes_few_round_trips_and_what_it_does_not_use_is_given_back()
     let leased: u64 = fleet.iter().map(|instance| instance.counted("leased")).sum();
     assert!(leased > 8_000, "{leased} of 9000 without a round trip");
     let share = used(&redis, 1, "minute") - 9_000;
-    // Documented: about a second's worth at each instance, and less than half of what is left.
+    // Documented: about a second's worth at each instance, and less than half of the remainder.
     assert!(share < 27_000, "{share} taken ahead");
     // Each script was sent once or twice by each, and from then on named.
     let stats = redis.command(&["INFO", "commandstats"]);

@@ -32,7 +32,7 @@ fn used(redis: &Redis, id: i64, span: &str) -> usize {
     redis.command(&["HGET", &format!("keystile:{{{id}}}:limit:{span}"), "used"]).parse().unwrap_or(0)
 }
 
-/// Once all of them count in Redis, whatever the key.
+/// Waits until all of them count in Redis.
 async fn counted_by_redis(fleet: &[Instance]) {
     until("Redis counts again", Duration::from_secs(15), async || {
         for instance in fleet {
@@ -61,7 +61,7 @@ async fn each_goes_on_with_its_part_while_redis_is_lost_and_tells_it_later() {
         assert_eq!(divided.iter().sum::<u64>(), 100, "{divided:?}");
         assert!(divided.iter().all(|count| (33..=34).contains(count)), "{divided:?}");
         redis.revive();
-        // Whoever comes first does not get what the others have not told yet.
+        // The first instance does not get use that the others have not reported yet.
         let mut more = 0;
         until("Redis counts again", Duration::from_secs(15), async || {
             let results = burst(&fleet, charge(1, None, Some(100)), 30).await;
@@ -120,7 +120,7 @@ async fn what_a_flush_forgot_is_put_back() {
             .sum();
         let others = fleet.iter().map(|instance| instance.counted("limited")).sum::<u64>();
         assert!(others > 0);
-        // Beside the hundred: what `counted_by_redis` asked for.
+        // In addition to the hundred: the requests of `counted_by_redis`.
         let probes = used(&redis, 999, "minute") as u64;
         assert!(all <= 100 + probes.max(3) * 2, "{all} with {probes} probes, {config:?}");
     }
@@ -143,7 +143,7 @@ async fn promoted_replica_goes_on_where_the_lost_server_was() {
     assert_eq!(passed(&burst(&fleet, charge, 50).await), 50);
     until("it is replicated", Duration::from_secs(5), async || used(&new, 1, "day") >= 50).await;
     old.kill();
-    // Until the sentinel has promoted it, each goes on with its part.
+    // Until the sentinel has promoted it, each instance continues with its part.
     let mut later = passed(&burst(&fleet, charge, 6).await);
     until("the replica is promoted", Duration::from_secs(30), async || {
         later += passed(&burst(&fleet, charge, 3).await);
@@ -220,7 +220,7 @@ async fn outage_is_told_in_metadata_metrics_and_log() {
     // Until it has heard that it is alone, it knows no part of its own.
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     redis.kill();
-    until("it goes on alone", Duration::from_secs(10), async || {
+    until("it continues alone", Duration::from_secs(10), async || {
         let answer = ask(&channel, &key.credential).await;
         assert_eq!(status(&answer), 200);
         counted(&answer).as_deref() == Some("divided")

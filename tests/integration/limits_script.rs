@@ -19,10 +19,10 @@ struct Bench {
 
 /// One window, as it is asked about.
 #[derive(Debug, Clone, Copy, Default)]
-struct Line {
+struct Window {
     limit: u64,
     number: u64,
-    mine: u64,
+    own: u64,
     back: u64,
 }
 
@@ -37,7 +37,7 @@ impl Bench {
     }
 
     /// The grant, and for each window its number, what is used, and what of that by `me`.
-    fn charge(&self, me: &str, need: u64, want: u64, part: u64, lines: [Line; 2]) -> (u64, [[u64; 3]; 2]) {
+    fn charge(&self, me: &str, need: u64, want: u64, part: u64, lines: [Window; 2]) -> (u64, [[u64; 3]; 2]) {
         let mut words = vec![
             "EVAL".to_owned(),
             self.script.clone(),
@@ -48,7 +48,7 @@ impl Bench {
         words.extend([need, want, part].map(|number| number.to_string()));
         words.push(me.into());
         for (span, line) in [60, 3600].into_iter().zip(lines) {
-            words.extend([span, line.limit, line.number, line.mine, line.back].map(|n| n.to_string()));
+            words.extend([span, line.limit, line.number, line.own, line.back].map(|n| n.to_string()));
         }
         let answer = self.redis.command(&words.iter().map(String::as_str).collect::<Vec<_>>());
         let numbers: Vec<u64> = answer.lines().map(|line| line.parse().unwrap()).collect();
@@ -58,7 +58,7 @@ impl Bench {
     }
 
     fn plain(&self, cost: u64, minute: u64, hour: u64) -> bool {
-        let line = |limit| Line { limit, ..Line::default() };
+        let line = |limit| Window { limit, ..Window::default() };
         self.charge("a", cost, cost, 1, [line(minute), line(hour)]).0 > 0
     }
 }
@@ -84,7 +84,7 @@ fn script_agrees_with_a_slow_reference() {
             let room = (minute as i64 - used(60) as i64).min(hour as i64 - used(3600) as i64);
             let fits = room >= cost as i64;
             let expected = if fits { cost + ahead.min((room as u64 - cost) / 2) } else { 0 };
-            let line = |limit| Line { limit, ..Line::default() };
+            let line = |limit| Window { limit, ..Window::default() };
             let (grant, [[number, in_minute, _], [_, in_hour, _]]) =
                 bench.charge("a", cost, cost + ahead, 2, [line(minute), line(hour)]);
             prop_assert_eq!(grant, expected);
@@ -151,26 +151,26 @@ fn who_is_refused_has_written_nothing() {
 }
 
 #[test]
-fn what_redis_forgot_is_put_back_once_by_each_sidecar() {
+fn what_redis_forgot_is_restored_once_by_each_instance() {
     let bench = Bench::new();
     bench.set_clock(NOON);
-    let line = |mine, back| Line { limit: 100, number: NOON / 60, mine, back };
-    let lines = |mine, back| [line(mine, back), Line { number: NOON / 3600, ..line(mine, back) }];
+    let line = |own, back| Window { limit: 100, number: NOON / 60, own, back };
+    let lines = |own, back| [line(own, back), Window { number: NOON / 3600, ..line(own, back) }];
     for _ in 0..2 {
         assert_eq!(bench.charge("a", 0, 0, 1, lines(30, 0)).1[0][1..], [30, 30]);
     }
     assert_eq!(bench.charge("b", 1, 1, 1, lines(20, 0)), (1, [[NOON / 60, 51, 21], [NOON / 3600, 51, 21]]));
     assert_eq!(bench.charge("a", 0, 0, 1, lines(30, 10)).1[0][1..], [41, 20]);
-    // Nobody gives back what others have used, or of another window.
+    // No instance returns use of others, or of another window.
     assert_eq!(bench.charge("c", 0, 0, 1, lines(0, 10)).1[0][1..], [41, 0]);
-    let other = Line { number: NOON / 60 - 1, ..line(50, 10) };
+    let other = Window { number: NOON / 60 - 1, ..line(50, 10) };
     assert_eq!(bench.charge("a", 0, 0, 1, [other; 2]).1[0][1..], [41, 20]);
 }
 
 #[test]
 fn new_window_knows_nothing_of_who_used_the_last_one() {
     let bench = Bench::new();
-    let lines = |number, mine| [Line { limit: 100, number, mine, back: 0 }; 2];
+    let lines = |number, own| [Window { limit: 100, number, own, back: 0 }; 2];
     bench.set_clock(NOON);
     for me in ["a", "b"] {
         bench.charge(me, 5, 5, 1, lines(0, 0));

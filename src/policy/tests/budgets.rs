@@ -197,7 +197,7 @@ fn explanation_names_each_budget_and_where_it_stands() {
         let check = CHECKS.iter().find(|check| check.name == "budget").expect("there is one");
         (check.looks_at)(&case.facts())
     };
-    let at = NOW.to_string();
+    let at = crate::record::rfc3339(NOW);
     let base = "spent: 12.5 of 5000 cents, total; budget 3: ";
     for (change, expected) in [
         (&(|_: &mut PeriodBudget| ()) as &dyn Fn(&mut PeriodBudget), "spent: 100 of 100 cents until "),
