@@ -70,8 +70,8 @@ impl<S: KeyStore, L: RateLimiter> Authorizer<S, L> {
             return Ok(proven);
         }
         match before(deadline, self.limiter.charge(charge)).await {
-            Ok(Ok(standing)) => Ok(Proven { standing, ..proven }),
-            Ok(Err(Refusal::Limited(standing))) => Err(proven.limit(standing, charge.cost())),
+            Ok(Ok(limit_status)) => Ok(Proven { limit_status, ..proven }),
+            Ok(Err(Refusal::Limited(limit_status))) => Err(proven.limit(limit_status, charge.cost())),
             Ok(Err(Refusal::Unavailable)) => Err(proven.deny(Reason::Unavailable)),
             Ok(Err(Refusal::Overloaded)) | Err(_) => Err(proven.deny(Reason::Overloaded)),
         }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{limits::Standing, record::KeyRecord};
+use crate::{limits::LimitStatus, record::KeyRecord};
 
 /// The request may pass.
 #[derive(Debug, Clone)]
@@ -23,7 +23,7 @@ pub struct Proven {
     /// Whether the record is past its time, and serves because nothing below memory answers.
     pub stale: bool,
     /// What is left of its limits, where they are counted.
-    pub standing: Option<Standing>,
+    pub limit_status: Option<LimitStatus>,
 }
 
 /// The request may not pass.
@@ -101,9 +101,9 @@ impl Proven {
     }
 
     /// Turns into the denial of a key whose limits do not have this `cost` left.
-    pub fn limit(self, standing: Standing, cost: u64) -> Denial {
-        let retry_after = Some(standing.retry_after(cost));
-        let proven = Some(Self { standing: Some(standing), ..self });
+    pub fn limit(self, limit_status: LimitStatus, cost: u64) -> Denial {
+        let retry_after = Some(limit_status.retry_after(cost));
+        let proven = Some(Self { limit_status: Some(limit_status), ..self });
         Denial { reason: Reason::RateLimited, proven, retry_after }
     }
 }
@@ -268,7 +268,7 @@ mod tests {
 
     fn denial(reason: Reason, tag: &str) -> Denial {
         let record = KeyRecord { tags: vec![tag.to_owned()], ..sample::record() };
-        Proven { record: Arc::new(record), tier: Tier::Memory, stale: false, standing: None }.deny(reason)
+        Proven { record: Arc::new(record), tier: Tier::Memory, stale: false, limit_status: None }.deny(reason)
     }
 
     #[test]

@@ -120,7 +120,7 @@ impl Lookup {
 
     /// One of the records, proven.
     pub fn proven(&self, record: Arc<KeyRecord>) -> Proven {
-        Proven { record, tier: self.tier, stale: self.stale, standing: None }
+        Proven { record, tier: self.tier, stale: self.stale, limit_status: None }
     }
 
     /// Whether every record has its hash.

@@ -106,7 +106,7 @@ impl Explain {
                  {MAX_RECORDS} with its prefix, which are all that are tried"
             )
         })?;
-        Ok(Proven { record: Arc::clone(record), tier: Tier::Database, stale: false, standing: None })
+        Ok(Proven { record: Arc::clone(record), tier: Tier::Database, stale: false, limit_status: None })
     }
 
     fn explain(&self, proven: Proven) -> Explanation {
