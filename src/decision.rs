@@ -1,23 +1,28 @@
 //! The two outcomes of a check, and every reason for the second.
+//!
+//! `R` is the record as the store hands it out: the record alone, or with what an adapter keeps of it.
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{limits::Standing, record::KeyRecord};
+use crate::{
+    limits::Standing,
+    record::{KeyRecord, StoredRecord},
+};
 
 /// The request may pass.
 #[derive(Debug, Clone)]
-pub enum Permit {
+pub enum Permit<R = KeyRecord> {
     /// As this key.
-    Key(Proven),
+    Key(Proven<R>),
     /// As nobody: the route asks for no key, and there was none.
     Anonymous,
 }
 
 /// A key whose whole credential was proven.
 #[derive(Debug, Clone)]
-pub struct Proven {
+pub struct Proven<R = KeyRecord> {
     /// Whose key it is and what it may do.
-    pub record: Arc<KeyRecord>,
+    pub record: Arc<R>,
     /// Where the record came from.
     pub tier: Tier,
     /// Whether the record is past its time, and serves because nothing below memory answers.
@@ -28,12 +33,12 @@ pub struct Proven {
 
 /// The request may not pass.
 #[derive(Debug, Clone)]
-pub struct Denial {
+pub struct Denial<R = KeyRecord> {
     /// Why.
     pub reason: Reason,
     /// The key, when it was proven before something else stood against it: for the access log,
     /// never for the caller.
-    pub proven: Option<Proven>,
+    pub proven: Option<Proven<R>>,
     /// When another try may pass, where waiting helps.
     pub retry_after: Option<Duration>,
 }
@@ -94,31 +99,38 @@ pub enum Reason {
     RouteMisconfigured,
 }
 
-impl Proven {
+impl<R> Proven<R> {
     /// Turns into the denial of a key that was proven.
-    pub fn deny(self, reason: Reason) -> Denial {
+    pub fn deny(self, reason: Reason) -> Denial<R> {
         Denial { proven: Some(self), ..reason.into() }
     }
 
     /// Turns into the denial of a key whose limits do not have this `cost` left.
-    pub fn limit(self, standing: Standing, cost: u64) -> Denial {
+    pub fn limit(self, standing: Standing, cost: u64) -> Denial<R> {
         let retry_after = Some(standing.retry_after(cost));
         let proven = Some(Self { standing: Some(standing), ..self });
         Denial { reason: Reason::RateLimited, proven, retry_after }
     }
 }
 
+impl<R: StoredRecord> Proven<R> {
+    /// Whose key it is and what it may do.
+    pub fn record(&self) -> &KeyRecord {
+        self.record.record()
+    }
+}
+
 /// A key with this tag has its policy reported and not enforced.
 pub const SHADOW_TAG: &str = "keystile:shadow";
 
-impl Denial {
+impl<R: StoredRecord> Denial<R> {
     /// Whether the denial is only to be reported, and the request let through.
     ///
     /// What the route says comes first, then the whole service's mode. A key's tag is about the
     /// key's policy alone: it does not bring a revoked or expired key back.
     pub fn is_shadowed(&self, route: Option<bool>, service: bool) -> bool {
         let tagged = || {
-            let record = self.proven.as_ref().map(|proven| &proven.record);
+            let record = self.proven.as_ref().map(Proven::record);
             record.is_some_and(|record| record.tags.iter().any(|tag| tag == SHADOW_TAG))
                 && self.reason.is_policy()
         };
@@ -126,7 +138,7 @@ impl Denial {
     }
 }
 
-impl From<Reason> for Denial {
+impl<R> From<Reason> for Denial<R> {
     fn from(reason: Reason) -> Self {
         // A sensible guess, for failures of ours.
         let passing = matches!(reason, Reason::Overloaded | Reason::Unavailable);
@@ -288,7 +300,7 @@ mod tests {
             let is_policy = [402, 403].contains(&reason.status()) || reason == Reason::RateLimited;
             assert_eq!(shadowed, is_policy, "{reason:?}");
             assert!(!denial(reason, "other").is_shadowed(None, false));
-            assert!(Denial::from(reason).is_shadowed(None, true));
+            assert!(<Denial>::from(reason).is_shadowed(None, true));
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     credential::Prefix,
     decision::{Proven, Tier},
     proof::Proof,
-    record::KeyRecord,
+    record::{KeyRecord, StoredRecord},
     resilience::{CallError, Rejected},
     revocation::LogPosition,
 };
@@ -47,8 +47,8 @@ pub use proofs::{InvalidProof, ProofSeals, ProvenDatabase, StoredProof};
 pub use shared::{Shared, SharedConfig, entry};
 pub use used::{UsageStore, UsageTable, Written};
 
-/// Finds the records that a credential might belong to.
-pub trait KeyStore: Send + Sync + 'static {
+/// Finds the records that a credential might belong to. `R` is how it hands them out.
+pub trait KeyStore<R: StoredRecord = KeyRecord>: Send + Sync + 'static {
     /// All records whose prefix is `prefix`, newest first, at most [`MAX_RECORDS`].
     ///
     /// None is an answer, not an error: the prefix is unknown.
@@ -56,14 +56,14 @@ pub trait KeyStore: Send + Sync + 'static {
         &self,
         prefix: Prefix,
         now: Timestamps,
-    ) -> impl Future<Output = Result<Arc<Found>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Arc<Found<R>>, StoreError>> + Send;
 
     /// The same, with the hash in every record, which bcrypt needs: no tier outside the process has them.
     fn hashed(
         &self,
         prefix: Prefix,
         now: Timestamps,
-    ) -> impl Future<Output = Result<Arc<Found>, StoreError>> + Send {
+    ) -> impl Future<Output = Result<Arc<Found<R>>, StoreError>> + Send {
         self.records(prefix, now)
     }
 
@@ -78,9 +78,9 @@ pub const MAX_RECORDS: usize = 8;
 
 /// What a store found for a prefix.
 #[derive(Debug, Clone)]
-pub struct Found {
+pub struct Found<R = KeyRecord> {
     /// The records, newest first.
-    pub records: Arc<[Arc<KeyRecord>]>,
+    pub records: Arc<[Arc<R>]>,
     /// What has been proven of credentials for them already, elsewhere.
     pub proofs: Arc<[Proof]>,
     /// Which tier had them.
@@ -98,9 +98,9 @@ pub struct Found {
 /// One row, in the order in which its columns are selected.
 pub type Row = Vec<Cell>;
 
-impl Found {
+impl<R: StoredRecord> Found<R> {
     /// Records that were read just now.
-    pub fn fresh(records: impl Into<Arc<[Arc<KeyRecord>]>>, tier: Tier) -> Self {
+    pub fn fresh(records: impl Into<Arc<[Arc<R>]>>, tier: Tier) -> Self {
         Self {
             records: records.into(),
             proofs: Arc::default(),
@@ -113,13 +113,13 @@ impl Found {
     }
 
     /// One of the records, proven.
-    pub fn proven(&self, record: Arc<KeyRecord>) -> Proven {
+    pub fn proven(&self, record: Arc<R>) -> Proven<R> {
         Proven { record, tier: self.tier, stale: self.stale, standing: None }
     }
 
     /// Whether every record has its hash.
     pub fn is_hashed(&self) -> bool {
-        self.records.iter().all(|record| record.hash.expose().is_some())
+        self.records.iter().all(|stored| stored.record().hash.expose().is_some())
     }
 }
 

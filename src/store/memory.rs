@@ -14,14 +14,16 @@ use crate::{
     credential::Prefix,
     decision::Tier,
     metrics::{CacheLookups, Metrics},
+    record::{KeyRecord, StoredRecord},
     resilience::Singleflight,
     revocation::{Fence, Generation, WORST_CASE},
 };
 
 /// Remembers what the next tier found. Cheap to clone.
 ///
-/// Known and unknown prefixes are bounded apart: a flood of invented keys evicts no good one.
-pub struct Memory<S>(Arc<Inner<S>>);
+/// Known and unknown prefixes are bounded apart: a flood of invented keys evicts no good one. Records are held as `R`,
+/// with room for what an adapter keeps of each.
+pub struct Memory<S, R = KeyRecord>(Arc<Inner<S, R>>);
 
 /// How much [`Memory`] holds, and for how long.
 #[derive(Debug, Clone, Copy)]
@@ -39,21 +41,24 @@ pub struct MemoryConfig {
 /// How long a stale record serves before the tier below is asked again.
 const RETRY: Duration = Duration::from_secs(1);
 
-struct Inner<S> {
+/// What a load from the next tier came to.
+type LoadResult<R> = Result<Arc<Found<R>>, StoreError>;
+
+struct Inner<S, R> {
     next: S,
     config: MemoryConfig,
     fence: Arc<Fence<Prefix>>,
-    known: Cache<Prefix, Held>,
+    known: Cache<Prefix, Held<R>>,
     unknown: Cache<Prefix, Term>,
     /// What is asked for now, and whether with hashes.
-    singleflight: Singleflight<(Prefix, bool), Result<Arc<Found>, StoreError>>,
+    singleflight: Singleflight<(Prefix, bool), LoadResult<R>>,
     lookups: CacheLookups,
     entries: Entries,
 }
 
 #[derive(Clone)]
-struct Held {
-    found: Arc<Found>,
+struct Held<R> {
+    found: Arc<Found<R>>,
     term: Term,
     usable_until: Instant,
 }
@@ -72,7 +77,7 @@ struct Entries {
     unknown: Gauge,
 }
 
-impl<S: KeyStore> Memory<S> {
+impl<S: KeyStore, R: StoredRecord> Memory<S, R> {
     /// Puts an empty memory before `next`. What is read goes past `fence` before it is remembered.
     pub fn new(next: S, config: MemoryConfig, fence: Arc<Fence<Prefix>>, metrics: &Metrics) -> Self {
         Self(Arc::new(Inner {
@@ -114,14 +119,14 @@ impl<S: KeyStore> Memory<S> {
     }
 }
 
-impl<S> Clone for Memory<S> {
+impl<S, R> Clone for Memory<S, R> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
-impl<S: KeyStore> KeyStore for Memory<S> {
-    async fn records(&self, prefix: Prefix, now: Timestamps) -> Result<Arc<Found>, StoreError> {
+impl<S: KeyStore, R: StoredRecord> KeyStore<R> for Memory<S, R> {
+    async fn records(&self, prefix: Prefix, now: Timestamps) -> Result<Arc<Found<R>>, StoreError> {
         match self.0.recall(prefix, now.monotonic) {
             Some(found) => Ok(found),
             // Apart, so that a check that memory answers is not the size of one that asks further down.
@@ -129,7 +134,7 @@ impl<S: KeyStore> KeyStore for Memory<S> {
         }
     }
 
-    async fn hashed(&self, prefix: Prefix, now: Timestamps) -> Result<Arc<Found>, StoreError> {
+    async fn hashed(&self, prefix: Prefix, now: Timestamps) -> Result<Arc<Found<R>>, StoreError> {
         match self.0.known.get(&prefix).filter(|held| self.0.is_fresh(held.term, now.monotonic)) {
             Some(held) if held.found.is_hashed() => Ok(held.found),
             _ => Box::pin(self.load(prefix, true, now)).await,
@@ -141,8 +146,8 @@ impl<S: KeyStore> KeyStore for Memory<S> {
     }
 }
 
-impl<S: KeyStore> Memory<S> {
-    async fn load(&self, prefix: Prefix, hashed: bool, now: Timestamps) -> Result<Arc<Found>, StoreError> {
+impl<S: KeyStore, R: StoredRecord> Memory<S, R> {
+    async fn load(&self, prefix: Prefix, hashed: bool, now: Timestamps) -> Result<Arc<Found<R>>, StoreError> {
         let inner = Arc::clone(&self.0);
         self.0
             .singleflight
@@ -151,8 +156,8 @@ impl<S: KeyStore> Memory<S> {
     }
 }
 
-impl<S: KeyStore> Inner<S> {
-    fn recall(&self, prefix: Prefix, now: Instant) -> Option<Arc<Found>> {
+impl<S: KeyStore, R: StoredRecord> Inner<S, R> {
+    fn recall(&self, prefix: Prefix, now: Instant) -> Option<Arc<Found<R>>> {
         if let Some(held) = self.known.get(&prefix).filter(|held| self.is_fresh(held.term, now)) {
             self.lookups.hit.increment(1);
             return Some(held.found);
@@ -169,7 +174,7 @@ impl<S: KeyStore> Inner<S> {
         now < if self.fence.is_up(now) { term.fresh_until } else { term.unheard_until }
     }
 
-    async fn load(&self, prefix: Prefix, hashed: bool, now: Timestamps) -> Result<Arc<Found>, StoreError> {
+    async fn load(&self, prefix: Prefix, hashed: bool, now: Timestamps) -> Result<Arc<Found<R>>, StoreError> {
         let generation = self.fence.generation();
         let found = match hashed {
             true => self.next.hashed(prefix, now).await,
@@ -183,6 +188,7 @@ impl<S: KeyStore> Inner<S> {
                         "it is a standby that does not follow its primary".into(),
                     ));
                 }
+                let found = Arc::new(hold(Arc::unwrap_or_clone(found)));
                 self.remember(prefix, &found, generation, now.monotonic);
                 Ok(found)
             }
@@ -194,7 +200,7 @@ impl<S: KeyStore> Inner<S> {
 
     /// What is past its TTL serves on through an outage, for a while; who was unknown stays unknown to
     /// us, which is no answer. Past the fence, so that it does not bring back what is being dropped.
-    fn fall_back(&self, prefix: Prefix, generation: Generation, now: Instant) -> Option<Arc<Found>> {
+    fn fall_back(&self, prefix: Prefix, generation: Generation, now: Instant) -> Option<Arc<Found<R>>> {
         let mut found = None;
         self.fence.admit(prefix, generation, || {
             let held = self.known.get(&prefix).filter(|held| now < held.usable_until);
@@ -212,7 +218,7 @@ impl<S: KeyStore> Inner<S> {
     }
 
     /// Ages count from before the question was asked: an answer is never younger than it looks.
-    fn remember(&self, prefix: Prefix, found: &Found, generation: Generation, asked: Instant) {
+    fn remember(&self, prefix: Prefix, found: &Found<R>, generation: Generation, asked: Instant) {
         let read_at = asked.checked_sub(found.age).unwrap_or(asked);
         if found.records.is_empty() {
             // Cached too: unknown prefixes are what attackers send.
@@ -236,6 +242,13 @@ impl<S: KeyStore> Inner<S> {
         self.entries.known.set(self.known.len() as f64);
         self.entries.unknown.set(self.unknown.len() as f64);
     }
+}
+
+/// The same records, with room for what an adapter keeps of them.
+fn hold<R: StoredRecord>(found: Found) -> Found<R> {
+    let Found { records, proofs, tier, stale, age, seen, rows } = found;
+    let records = records.iter().map(|record| Arc::new(R::from(KeyRecord::clone(record)))).collect();
+    Found { records, proofs, tier, stale, age, seen, rows }
 }
 
 impl Term {

@@ -2,7 +2,7 @@
 
 use crate::{
     credential::Prefix,
-    record::{Allowed, Budget, Expiry, KeyHash, KeyId, KeyRecord, Limits, Lock, Slots, User, UserId},
+    record::{Allowed, Budget, Expiry, KeyHash, KeyId, KeyRecord, Limits, Lock, User, UserId},
 };
 
 use super::{
@@ -108,7 +108,6 @@ fn decode_with(
             hour: key.read("rate_limit_per_hour", cell::count)?,
             day: key.read("rate_limit_per_day", cell::count)?,
         },
-        rendered: Slots::default(),
         budget: Budget {
             unlimited: key.read("is_unlimited", cell::boolean)?,
             limit_cents: key.read("budget_limit_cents", cell::integer)?,
