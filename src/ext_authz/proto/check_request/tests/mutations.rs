@@ -40,8 +40,12 @@ enum Change {
     Bytes(Vec<u8>),
     /// Other bytes after the key.
     Raw(Vec<u8>),
-    /// A varint in place of the value, in more bytes than it needs.
-    LongVarint(u64, usize),
+    /// A field before this one with a varint of this many bytes, the last of which may be too large.
+    Varint {
+        number: u32,
+        size: usize,
+        last: u8,
+    },
     /// Groups within one another before the field; the innermost is empty or holds a field, and its end may be wrong.
     Group {
         number: u32,
@@ -61,7 +65,11 @@ pub(super) fn mutation() -> impl Strategy<Value = Mutation> {
         (-3..4_i64).prop_map(Change::LengthError),
         bytes().prop_map(Change::Bytes),
         bytes().prop_map(Change::Raw),
-        (any::<u64>(), 1..12_usize).prop_map(|(value, size)| Change::LongVarint(value, size)),
+        (1..17_u32, 1..12_usize, 0..4_u8).prop_map(|(number, size, last)| Change::Varint {
+            number,
+            size,
+            last
+        }),
         (14..16_u32, prop_oneof![1..4_usize, 92..103_usize], any::<bool>(), 14..16_u32)
             .prop_map(|(number, depth, has_field, end)| Change::Group { number, depth, has_field, end }),
     ];
@@ -175,7 +183,16 @@ fn change_field(fields: &mut Vec<WireField>, at: usize, change: &Change) {
         Change::LengthError(error) => field.length_error = *error,
         Change::Bytes(bytes) => field.content = Content::Bytes(bytes.clone()),
         Change::Raw(bytes) => field.content = Content::Raw(bytes.clone()),
-        Change::LongVarint(value, size) => field.content = Content::Raw(varint(*value, *size)),
+        Change::Varint { number, size, last } => {
+            let mut content = vec![0x80; size - 1];
+            content.push(*last);
+            let field = WireField {
+                key: varint(u64::from(number << 3), 1),
+                content: Content::Raw(content),
+                length_error: 0,
+            };
+            fields.insert(at, field);
+        }
         Change::Group { number, depth, has_field, end } => {
             let key = |kind: u32, number: &u32| varint(u64::from(number << 3 | kind), 1);
             let mut content = key(3, number).repeat(depth - 1);
