@@ -48,7 +48,7 @@ impl<S, L: RateLimiter> Authorizer<S, L> {
         let route = attributes.route.as_ref().map_err(|_| Reason::RouteMisconfigured)?;
         // 1 credential: no I/O for what cannot be a key.
         let credential = match &attributes.credential {
-            Err(Reason::MissingCredential) if route.admits_nobody() => return Ok(Permit::Anonymous),
+            Err(Reason::MissingCredential) if route.admits_anonymous() => return Ok(Permit::Anonymous),
             presented => presented.as_ref().map_err(|reason| *reason)?,
         };
         // 2 records: all that the credential might belong to.

@@ -14,7 +14,7 @@ use crate::{
 pub enum Permit<R = KeyRecord> {
     /// As this key.
     Key(Proven<R>),
-    /// As nobody: the route asks for no key, and there was none.
+    /// Without a key: the route does not require one, and there was none.
     Anonymous,
 }
 
@@ -23,11 +23,11 @@ pub enum Permit<R = KeyRecord> {
 pub struct Proven<R = KeyRecord> {
     /// Whose key it is and what it may do.
     pub record: Arc<R>,
-    /// Where the record came from.
+    /// The tier that had the record.
     pub tier: Tier,
-    /// Whether the record is past its time, and serves because nothing below memory answers.
+    /// Whether the record is past its time, and is used because no tier below memory answers.
     pub stale: bool,
-    /// What is left of its limits, where they are counted.
+    /// The state of its limits, where they are counted.
     pub standing: Option<Standing>,
 }
 
@@ -36,14 +36,13 @@ pub struct Proven<R = KeyRecord> {
 pub struct Denial<R = KeyRecord> {
     /// Why.
     pub reason: Reason,
-    /// The key, when it was proven before something else stood against it: for the access log,
-    /// never for the caller.
+    /// The key, if it was proven before the denial: for the access log, never for the caller.
     pub proven: Option<Proven<R>>,
     /// When another try may pass, where waiting helps.
     pub retry_after: Option<Duration>,
 }
 
-/// Where an answer came from.
+/// Where a record came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Tier {
     /// This process.
@@ -57,7 +56,7 @@ pub enum Tier {
 /// Why a request is denied: the closed list that programs can rely on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// What Envoy tells of the request cannot be read, or is too large.
+    /// Envoy's description of the request cannot be read, or is too large.
     MalformedRequest,
     /// No source of credentials had one.
     MissingCredential,
@@ -93,7 +92,7 @@ pub enum Reason {
     TooManyAttempts,
     /// More keys wait to be looked up or proven than can be.
     Overloaded,
-    /// Something that the answer depends on did not answer.
+    /// A dependency did not answer.
     Unavailable,
     /// The route's settings in Envoy cannot be followed.
     RouteMisconfigured,
@@ -124,10 +123,10 @@ impl<R: StoredRecord> Proven<R> {
 pub const SHADOW_TAG: &str = "keystile:shadow";
 
 impl<R: StoredRecord> Denial<R> {
-    /// Whether the denial is only to be reported, and the request let through.
+    /// Whether the denial is only reported, and the request passes.
     ///
-    /// What the route says comes first, then the whole service's mode. A key's tag is about the
-    /// key's policy alone: it does not bring a revoked or expired key back.
+    /// The route's setting comes first, then the mode of the service. A key's tag is about the key's policy alone: it
+    /// does not revive a revoked or expired key.
     pub fn is_shadowed(&self, route: Option<bool>, service: bool) -> bool {
         let tagged = || {
             let record = self.proven.as_ref().map(Proven::record);
@@ -140,7 +139,7 @@ impl<R: StoredRecord> Denial<R> {
 
 impl<R> From<Reason> for Denial<R> {
     fn from(reason: Reason) -> Self {
-        // A sensible guess, for failures of ours.
+        // A guess, for Keystile's own failures.
         let passing = matches!(reason, Reason::Overloaded | Reason::Unavailable);
         Self { reason, proven: None, retry_after: passing.then_some(Duration::from_secs(1)) }
     }
@@ -231,12 +230,12 @@ impl Reason {
         }
     }
 
-    /// Whether it is about what the key may be used for, rather than about the key itself or about us.
+    /// Whether it is about what the key may be used for, and not about the key itself or about Keystile.
     fn is_policy(self) -> bool {
         matches!(self.status(), 402 | 403) || self == Self::RateLimited
     }
 
-    /// A sentence for the person at the other end: what happened and what mends it.
+    /// A sentence for the caller: what happened and how to fix it.
     pub fn sentence(self) -> &'static str {
         match self {
             Self::MalformedRequest => "The request cannot be read; its body may be too large.",

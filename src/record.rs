@@ -86,7 +86,7 @@ pub struct User {
     pub role: Option<String>,
     /// NULL counts as false.
     pub is_active: bool,
-    /// Told to the upstream; bypasses nothing here.
+    /// Sent to the upstream; has no effect in Keystile.
     pub is_superuser: bool,
     /// Whether the account is locked, and until when.
     pub lock: Lock,

@@ -130,7 +130,7 @@ impl Service {
                 let settings = sent.context_extensions.iter();
                 let settings = settings.map(|(name, value)| (name.as_str(), value.as_str()));
                 let route = RouteSettings::parse(settings).expect("settings that can be followed");
-                assert!(route.admits_nobody() || route.shadow == Some(true), "allowed: {answer:?}");
+                assert!(route.admits_anonymous() || route.shadow == Some(true), "allowed: {answer:?}");
                 assert_eq!(status, 0);
             }
             Some(HttpResponse::DeniedResponse(denied)) => {

@@ -1,5 +1,5 @@
-//! The view of a message reads what the generated types read, and refuses what they refuse, whatever the bytes are. The
-//! input is an encoded `CheckRequest`, more or less.
+//! The view of a message reads what the generated types read, and refuses what they refuse. The input is an encoded
+//! `CheckRequest`, or bytes near one.
 
 #![no_main]
 

@@ -145,7 +145,7 @@ async fn check(
 
 async fn ask(behaviour: Behaviour, request: Request<CheckRequest>) -> CheckResponse {
     let service = service(behaviour, OnFailure::Deny);
-    check(&service, request).await.expect("an answer, whatever happens")
+    check(&service, request).await.expect("a response")
 }
 
 fn denied(grpc: Code, http: i32, code: &str) -> (i32, i32, String) {

@@ -218,7 +218,7 @@ fn client_is_whom_envoy_names_and_else_the_peer() {
         config::core::v3::{Address, SocketAddress},
         service::auth::v3::attribute_context::Peer,
     };
-    let client = |told: Option<&'static str>, client_address| {
+    let client = |sent_address: Option<&'static str>, client_address| {
         let peer = SocketAddress { address: "192.0.2.7".into(), ..SocketAddress::default() };
         let peer = Address { address: Some(Kind::SocketAddress(peer)) };
         let source = Some(Peer { address: Some(peer), ..Peer::default() });
@@ -226,11 +226,12 @@ fn client_is_whom_envoy_names_and_else_the_peer() {
         let request = Request { http: Some(joined(&[("x-forwarded-for", "1.1.1.1")])), ..Request::default() };
         let context = AttributeContext { source, request: Some(request), ..AttributeContext::default() };
         let mut metadata = HeaderMap::new();
-        told.map(|told| metadata.insert("x-client-ip", told.parse().expect("a value")));
+        sent_address
+            .map(|sent_address| metadata.insert("x-client-ip", sent_address.parse().expect("a value")));
         metadata.insert("x-forwarded-for", "2.2.2.2".parse().expect("a value"));
         let config = RequestConfig { client_address, ..config() };
         let attributes = read(&CheckRequest { attributes: Some(context) }, &metadata, config).attributes;
-        let is_envoys_word = told.is_some() && client_address == ClientAddress::Auto;
+        let is_envoys_word = sent_address.is_some() && client_address == ClientAddress::Auto;
         assert_eq!(attributes.vouched_client, attributes.client.filter(|_| is_envoys_word));
         attributes.client
     };

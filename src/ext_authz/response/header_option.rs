@@ -3,7 +3,7 @@
 use crate::ext_authz::proto::writer::{put_bytes, put_int, put_message_of};
 
 /// `HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD`. Envoy 1.37 honours the action and appends by default; 1.40 overwrites
-/// whatever the action is.
+/// with any action.
 const OVERWRITE: i32 = 2;
 
 /// Writes a header that replaces others of its name, as this field of the response.

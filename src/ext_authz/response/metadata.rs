@@ -4,7 +4,7 @@
 
 use super::struct_writer::StructWriter;
 use crate::{
-    attributes::route::Misconfigured,
+    attributes::route::InvalidRouteSetting,
     decision::Tier,
     ext_authz::{field_filter::FieldFilter, outcome::Proven, proto::writer::put_message},
     limits::{Left, Standing},
@@ -46,7 +46,7 @@ pub(super) struct CheckFacts<'a> {
     tier: Option<Tier>,
     is_stale: bool,
     standing: Option<&'a Standing>,
-    route_error: Option<&'a Misconfigured>,
+    route_error: Option<&'a InvalidRouteSetting>,
 }
 
 /// Every field, in the order in which they are documented.
@@ -132,7 +132,7 @@ pub const TABLE: &[Field] = &[
 ];
 
 impl<'a> CheckFacts<'a> {
-    pub(super) fn new(proven: Option<&'a Proven>, route_error: Option<&'a Misconfigured>) -> Self {
+    pub(super) fn new(proven: Option<&'a Proven>, route_error: Option<&'a InvalidRouteSetting>) -> Self {
         Self {
             tier: proven.map(|proven| proven.tier),
             is_stale: proven.is_some_and(|proven| proven.stale),

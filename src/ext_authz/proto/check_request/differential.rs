@@ -96,7 +96,7 @@ struct ReadHttpRequest {
     header_map: Option<HeaderMap>,
 }
 
-/// What was read, by whatever reader.
+/// The values that a reader has read.
 #[derive(Debug, PartialEq)]
 struct Reading {
     source: Option<String>,
