@@ -231,8 +231,8 @@ fn client_is_whom_envoy_names_and_else_the_peer() {
         metadata.insert("x-forwarded-for", "2.2.2.2".parse().expect("a value"));
         let config = RequestConfig { client_address, ..config() };
         let attributes = read(&CheckRequest { attributes: Some(context) }, &metadata, config).attributes;
-        let is_envoys_word = sent_address.is_some() && client_address == ClientAddress::Auto;
-        assert_eq!(attributes.vouched_client, attributes.client.filter(|_| is_envoys_word));
+        let is_vouched_for = sent_address.is_some() && client_address == ClientAddress::Auto;
+        assert_eq!(attributes.vouched_client, attributes.client.filter(|_| is_vouched_for));
         attributes.client
     };
     let address = |text: &str| Some(text.parse::<IpAddr>().expect("an address"));

@@ -61,9 +61,7 @@ const RESPONSE_HEADERS_TO_ADD: u32 = 6;
 const QUERY_PARAMETERS_TO_REMOVE: u32 = 8;
 
 /// Room for the part of a response that the request decides, in bytes.
-const REQUEST_PART: usize = 192;
-/// Room for the state of a key's limits.
-const LIMITS_PART: usize = 1280;
+const REQUEST_PART: usize = 64;
 
 impl AllowResponses {
     pub(crate) fn new(config: &ExtAuthzConfig, metrics: &Metrics) -> Self {
@@ -97,7 +95,7 @@ impl AllowResponses {
         let facts = CheckFacts::new(proven, request.attributes.route.as_ref().err());
 
         let ok_length = part.ok.len() + record.encoded.len();
-        let limits_length = if standing.is_some() { LIMITS_PART } else { 0 };
+        let limits_length = rate_limit::expected_length(standing);
         let length = part.response.len() + record_metadata.len() + ok_length + REQUEST_PART + limits_length;
         framed(length, |response| {
             response.extend_from_slice(&part.response);

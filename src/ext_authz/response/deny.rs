@@ -54,9 +54,7 @@ const HEADERS: u32 = 2;
 const BODY: u32 = 3;
 
 /// Room for the part of a response that the request decides, in bytes.
-const REQUEST_PART: usize = 256;
-/// Room for the state of a key's limits.
-const LIMITS_PART: usize = 1024;
+const REQUEST_PART: usize = 96;
 
 impl DenyResponses {
     pub(crate) fn new(config: &ExtAuthzConfig) -> Self {
@@ -78,21 +76,22 @@ impl DenyResponses {
         let record_metadata = proven.map_or(&[][..], |proven| proven.record.metadata(&self.metadata));
         let facts = CheckFacts::new(proven, attributes.route.as_ref().err());
 
-        let limits_length = if standing.is_some() { LIMITS_PART } else { 0 };
-        let length = part.length() + record_metadata.len() + REQUEST_PART + limits_length;
+        let id = attributes.printable_request_id();
+        let request_length = REQUEST_PART + id.len() + rate_limit::expected_length(standing);
+        let length = part.length() + record_metadata.len() + request_length;
         framed(length, |response| {
             response.extend_from_slice(&part.status);
             response.extend_from_slice(&part.metadata);
             response.extend_from_slice(record_metadata);
             metadata::put_check(response, &facts, &self.metadata);
-            let expected = part.denied_length() + attributes.request_id.len();
+            let expected = part.denied_length() + id.len();
             put_message_of(response, DENIED_RESPONSE, expected, |denied| {
                 denied.extend_from_slice(&part.denied);
                 put_retry_after(denied, denial);
                 if let Some(standing) = standing {
                     rate_limit::put_client_headers(denied, HEADERS, standing, self.rate_limit_fields);
                 }
-                part.put_body(denied, &attributes.printable_request_id());
+                part.put_body(denied, &id);
             });
         })
     }

@@ -14,6 +14,13 @@ pub(super) const REMAINING: PerSpan<&str> =
 pub(super) const RESET: PerSpan<&str> =
     ["x-ratelimit-reset-minute", "x-ratelimit-reset-hour", "x-ratelimit-reset-day"];
 
+/// Room for the state of a key's limits in a response, in bytes.
+pub(super) fn expected_length(standing: Option<&Standing>) -> usize {
+    const METADATA: usize = 160;
+    const WINDOW: usize = 320;
+    standing.map_or(0, |standing| METADATA + WINDOW * standing.each().count())
+}
+
 /// Writes the headers for the client, as this field of the response. They replace those of the upstream, which would be
 /// about something else.
 pub(super) fn put_client_headers(
