@@ -94,7 +94,8 @@ impl AllowResponses {
         let record = proven.map_or(&self.no_record, |proven| self.record_headers(&proven.record));
         let facts = CheckFacts::new(proven, request.attributes.route.as_ref().err());
 
-        let ok_length = part.ok.len() + record.encoded.len();
+        let no_limits = if standing.is_some() { &[][..] } else { &self.no_limits };
+        let ok_length = part.ok.len() + record.encoded.len() + no_limits.len();
         let limits_length = rate_limit::expected_length(standing);
         let length = part.response.len() + record_metadata.len() + ok_length + REQUEST_PART + limits_length;
         framed(length, |response| {
@@ -104,9 +105,9 @@ impl AllowResponses {
             put_message_of(response, OK_RESPONSE, ok_length, |ok| {
                 ok.extend_from_slice(&part.ok);
                 ok.extend_from_slice(&record.encoded);
-                match standing {
-                    Some(standing) => self.put_limits(ok, standing),
-                    None => ok.extend_from_slice(&self.no_limits),
+                ok.extend_from_slice(no_limits);
+                if let Some(standing) = standing {
+                    self.put_limits(ok, standing);
                 }
                 if let SpoofedHeaders::Seen(seen) = request.spoofed {
                     self.put_spoofed(ok, seen, record.set, standing);
