@@ -1,4 +1,4 @@
-//! What a check is about: the parts of a request that a decision or its answer needs.
+//! The attributes of a request that a decision or its response needs.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ pub mod media_type;
 pub mod route;
 
 use body::Body;
-use route::{Misconfigured, RouteSettings};
+use route::{InvalidRouteSetting, RouteSettings};
 
 /// One request, parsed once at the edge.
 #[derive(Debug)]
@@ -24,20 +24,20 @@ pub struct Attributes<'a> {
     pub method: &'a str,
     /// The path without its query, which may hold a key.
     pub path: &'a str,
-    /// Who sent the request, as far as that can be trusted.
+    /// The address that sent the request, as far as it can be trusted.
     pub client: Option<IpAddr>,
-    /// The same, where Envoy vouches for it. The peer of a connection may be everybody's load balancer.
+    /// The same, where Envoy vouches for it. The peer of a connection may be a load balancer that all clients share.
     pub vouched_client: Option<IpAddr>,
-    /// Whether a gRPC client asks, which reads no bodies.
+    /// Whether the client speaks gRPC, and so reads no bodies.
     pub is_grpc: bool,
-    /// What Envoy sent of the body.
+    /// The body, as far as Envoy sent it.
     pub body: Body<'a>,
-    /// What the route asks for.
-    pub route: Result<RouteSettings, Misconfigured>,
+    /// The settings of the route.
+    pub route: Result<RouteSettings, InvalidRouteSetting>,
 }
 
 impl Attributes<'_> {
-    /// The request's id, as far as it can be shown to anybody.
+    /// The request's id, as far as it can be shown.
     pub fn printable_request_id(&self) -> String {
         self.request_id.chars().filter(char::is_ascii_graphic).take(128).collect()
     }

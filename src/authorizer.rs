@@ -12,6 +12,7 @@ use crate::{
     limiter::{RateLimiter, Refusal},
     limits::Charge,
     policy::{self, Facts},
+    record::StoredRecord,
     store::{KeyStore, Lookup, StoreError},
     verifier::{Caller, ProofError, Verifier},
 };
@@ -23,7 +24,7 @@ pub struct Authorizer<S, L> {
     limiter: L,
 }
 
-impl<S: KeyStore, L: RateLimiter> Authorizer<S, L> {
+impl<S, L: RateLimiter> Authorizer<S, L> {
     /// Decides by the records of `store`, the proofs of `verifier` and the counts of `limiter`.
     pub fn new(store: S, verifier: Verifier, limiter: L) -> Self {
         Self { store, verifier, limiter }
@@ -34,38 +35,47 @@ impl<S: KeyStore, L: RateLimiter> Authorizer<S, L> {
     /// # Errors
     /// The [`Denial`], with the first reason that stands against the request. Deny is what happens
     /// when nothing said allow: the one way to a [`Permit`] is through every step.
-    pub async fn check(
+    pub async fn check<R: StoredRecord>(
         &self,
         attributes: &Attributes<'_>,
         now: Timestamps,
         deadline: Instant,
-    ) -> Result<Permit, Denial> {
+    ) -> Result<Permit<R>, Denial<R>>
+    where
+        S: KeyStore<R>,
+    {
         // 0 route: a restriction that cannot be read must not be missed.
         let route = attributes.route.as_ref().map_err(|_| Reason::RouteMisconfigured)?;
         // 1 credential: no I/O for what cannot be a key.
         let credential = match &attributes.credential {
-            Err(Reason::MissingCredential) if route.admits_nobody() => return Ok(Permit::Anonymous),
+            Err(Reason::MissingCredential) if route.admits_anonymous() => return Ok(Permit::Anonymous),
             presented => presented.as_ref().map_err(|reason| *reason)?,
         };
         // 2 records: all that the credential might belong to.
         let records = self.store.records(credential.prefix(), now);
-        let found = within(deadline, records, || self.late()).await?;
+        let found = within(deadline, records, || self.late::<R>()).await?;
         // 3 proof: the whole credential, before anything about its key matters.
         let caller = Caller { client: attributes.vouched_client, now, deadline };
         let proof = self.prove(credential, found, &caller);
-        let proven = within(deadline, proof, || self.late()).await?;
+        let proven = within(deadline, proof, || self.late::<R>()).await?;
         // 4 policy: the key's own, on every request.
-        let facts = Facts { record: &proven.record, attributes, route, now: now.wall };
+        let facts = Facts { record: proven.record(), attributes, route, now: now.wall };
         if let Err(reason) = policy::check(&facts) {
             return Err(proven.deny(reason));
         }
         // 5 limits: last, so that what is denied is charged nothing.
-        let charge = Charge { key: proven.record.id, limits: proven.record.limits, cost: route.cost };
+        let record = proven.record();
+        let charge = Charge { key: record.id, limits: record.limits, cost: route.cost };
         self.charge(charge, proven, deadline).await.map(Permit::Key)
     }
 
     /// Charges at the time of the limiter, which is not the time of arrival: a window may end during a first proof.
-    async fn charge(&self, charge: Charge, proven: Proven, deadline: Instant) -> Result<Proven, Denial> {
+    async fn charge<R: StoredRecord>(
+        &self,
+        charge: Charge,
+        proven: Proven<R>,
+        deadline: Instant,
+    ) -> Result<Proven<R>, Denial<R>> {
         if charge.limits.is_empty() || !self.limiter.is_enabled() {
             return Ok(proven);
         }
@@ -78,12 +88,15 @@ impl<S: KeyStore, L: RateLimiter> Authorizer<S, L> {
     }
 
     /// Proves the credential by what was found; where that has no hash and no proof, by what the database has.
-    async fn prove(
+    async fn prove<R: StoredRecord>(
         &self,
         credential: &Credential,
-        found: Arc<Lookup>,
+        found: Arc<Lookup<R>>,
         caller: &Caller,
-    ) -> Result<Proven, Denial> {
+    ) -> Result<Proven<R>, Denial<R>>
+    where
+        S: KeyStore<R>,
+    {
         match self.verifier.prove(credential, &found, caller).await {
             Err(ProofError::Unhashed) => {}
             proof => return Ok(found.proven(proof?)),
@@ -99,17 +112,20 @@ impl<S: KeyStore, L: RateLimiter> Authorizer<S, L> {
 
     /// Why a check has no answer at its deadline. Callers can make it late by being many; only if the store answers
     /// Keystile's own reads no more is it an outage.
-    fn late(&self) -> Reason {
+    fn late<R: StoredRecord>(&self) -> Reason
+    where
+        S: KeyStore<R>,
+    {
         if self.store.is_lost() { Reason::Unavailable } else { Reason::Overloaded }
     }
 }
 
 /// Waits until the deadline and no longer; `late` is the reason after it.
-async fn within<T, E: Into<Denial>>(
+async fn within<T, E: Into<Denial<R>>, R>(
     deadline: Instant,
     step: impl Future<Output = Result<T, E>>,
     late: impl FnOnce() -> Reason,
-) -> Result<T, Denial> {
+) -> Result<T, Denial<R>> {
     match before(deadline, step).await {
         Ok(answer) => answer.map_err(Into::into),
         Err(_) => Err(late().into()),
@@ -125,7 +141,7 @@ async fn before<T>(deadline: Instant, step: impl Future<Output = T>) -> Result<T
     }
 }
 
-impl From<StoreError> for Denial {
+impl<R> From<StoreError> for Denial<R> {
     /// An outage is never an unknown key. What callers could bring about is no outage, which an operator may hand to
     /// Envoy's failure mode: too many look-ups, or one that panics.
     fn from(error: StoreError) -> Self {
@@ -138,7 +154,7 @@ impl From<StoreError> for Denial {
     }
 }
 
-impl From<ProofError> for Denial {
+impl<R> From<ProofError> for Denial<R> {
     /// Never [`Reason::Unavailable`], which an operator may hand to Envoy's failure mode: a flood of
     /// wrong keys must not be able to bring that about.
     fn from(error: ProofError) -> Self {
@@ -165,11 +181,14 @@ mod tests {
         let others =
             [ProofError::Mismatch, ProofError::Overloaded, ProofError::Abandoned, ProofError::Unhashed];
         for error in others.into_iter().chain([too_many]) {
-            assert_ne!(Denial::from(error).reason, Reason::Unavailable, "{error:?}");
+            assert_ne!(<Denial>::from(error).reason, Reason::Unavailable, "{error:?}");
         }
-        assert_eq!(Denial::from(StoreError::Timeout(std::time::Duration::ZERO)).reason, Reason::Unavailable);
         assert_eq!(
-            Denial::from(StoreError::from(Rejected::QueueFull)).reason,
+            <Denial>::from(StoreError::Timeout(std::time::Duration::ZERO)).reason,
+            Reason::Unavailable
+        );
+        assert_eq!(
+            <Denial>::from(StoreError::from(Rejected::QueueFull)).reason,
             Reason::Overloaded,
             "a flood can fill it"
         );

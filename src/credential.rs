@@ -45,7 +45,7 @@ pub struct CacheSecrets {
 /// The string is not 8 to 72 bytes of visible ASCII without a comma.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an API key is {MIN_LEN} to {MAX_LEN} bytes of visible ASCII without a comma")]
-pub struct Malformed;
+pub struct MalformedCredential;
 
 impl Credential {
     /// Reads a credential from the bytes that a request carried.
@@ -54,11 +54,11 @@ impl Credential {
     /// two keys pass for a single one.
     ///
     /// # Errors
-    /// [`Malformed`] when a byte or the length is out of bounds.
-    pub fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
+    /// [`MalformedCredential`] when a byte or the length is out of bounds.
+    pub fn parse(bytes: &[u8]) -> Result<Self, MalformedCredential> {
         let allowed = |byte: &u8| byte.is_ascii_graphic() && *byte != b',';
         if !(MIN_LEN..=MAX_LEN).contains(&bytes.len()) || !bytes.iter().all(allowed) {
-            return Err(Malformed);
+            return Err(MalformedCredential);
         }
         let mut copy = Zeroizing::new([0; MAX_LEN]);
         copy[..bytes.len()].copy_from_slice(bytes);
@@ -107,11 +107,11 @@ impl Prefix {
     /// Reads a prefix as a database or an operator writes it.
     ///
     /// # Errors
-    /// [`Malformed`] unless it is eight bytes that a credential could begin with.
-    pub fn parse(text: &str) -> Result<Self, Malformed> {
+    /// [`MalformedCredential`] unless it is eight bytes that a credential could begin with.
+    pub fn parse(text: &str) -> Result<Self, MalformedCredential> {
         match text.len() {
             Self::LEN => Credential::parse(text.as_bytes()).map(|whole| whole.prefix()),
-            _ => Err(Malformed),
+            _ => Err(MalformedCredential),
         }
     }
 

@@ -1,44 +1,48 @@
 //! The two outcomes of a check, and every reason for the second.
+//!
+//! `R` is the record as the store hands it out: the record alone, or with what an adapter keeps of it.
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{limits::LimitStatus, record::KeyRecord};
+use crate::{
+    limits::LimitStatus,
+    record::{KeyRecord, StoredRecord},
+};
 
 /// The request may pass.
 #[derive(Debug, Clone)]
-pub enum Permit {
+pub enum Permit<R = KeyRecord> {
     /// As this key.
-    Key(Proven),
-    /// As nobody: the route asks for no key, and there was none.
+    Key(Proven<R>),
+    /// Without a key: the route does not require one, and there was none.
     Anonymous,
 }
 
 /// A key whose whole credential was proven.
 #[derive(Debug, Clone)]
-pub struct Proven {
+pub struct Proven<R = KeyRecord> {
     /// Whose key it is and what it may do.
-    pub record: Arc<KeyRecord>,
-    /// Where the record came from.
+    pub record: Arc<R>,
+    /// The tier that had the record.
     pub tier: Tier,
-    /// Whether the record is past its time, and serves because nothing below memory answers.
+    /// Whether the record is past its time, and is used because no tier below memory answers.
     pub stale: bool,
-    /// What is left of its limits, where they are counted.
+    /// The state of its limits, where they are counted.
     pub limit_status: Option<LimitStatus>,
 }
 
 /// The request may not pass.
 #[derive(Debug, Clone)]
-pub struct Denial {
+pub struct Denial<R = KeyRecord> {
     /// Why.
     pub reason: Reason,
-    /// The key, when it was proven before something else stood against it: for the access log,
-    /// never for the caller.
-    pub proven: Option<Proven>,
+    /// The key, if it was proven before the denial: for the access log, never for the caller.
+    pub proven: Option<Proven<R>>,
     /// When another try may pass, where waiting helps.
     pub retry_after: Option<Duration>,
 }
 
-/// Where an answer came from.
+/// Where a record came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Tier {
     /// This process.
@@ -52,7 +56,7 @@ pub enum Tier {
 /// Why a request is denied: the closed list that programs can rely on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// What Envoy tells of the request cannot be read, or is too large.
+    /// Envoy's description of the request cannot be read, or is too large.
     MalformedRequest,
     /// No source of credentials had one.
     MissingCredential,
@@ -88,37 +92,44 @@ pub enum Reason {
     TooManyAttempts,
     /// More keys wait to be looked up or proven than can be.
     Overloaded,
-    /// Something that the answer depends on did not answer.
+    /// A dependency did not answer.
     Unavailable,
     /// The route's settings in Envoy cannot be followed.
     RouteMisconfigured,
 }
 
-impl Proven {
+impl<R> Proven<R> {
     /// Turns into the denial of a key that was proven.
-    pub fn deny(self, reason: Reason) -> Denial {
+    pub fn deny(self, reason: Reason) -> Denial<R> {
         Denial { proven: Some(self), ..reason.into() }
     }
 
     /// Turns into the denial of a key whose limits do not have this `cost` left.
-    pub fn limit(self, limit_status: LimitStatus, cost: u64) -> Denial {
+    pub fn limit(self, limit_status: LimitStatus, cost: u64) -> Denial<R> {
         let retry_after = Some(limit_status.retry_after(cost));
         let proven = Some(Self { limit_status: Some(limit_status), ..self });
         Denial { reason: Reason::RateLimited, proven, retry_after }
     }
 }
 
+impl<R: StoredRecord> Proven<R> {
+    /// Whose key it is and what it may do.
+    pub fn record(&self) -> &KeyRecord {
+        self.record.record()
+    }
+}
+
 /// A key with this tag has its policy reported and not enforced.
 pub const SHADOW_TAG: &str = "keystile:shadow";
 
-impl Denial {
-    /// Whether the denial is only to be reported, and the request let through.
+impl<R: StoredRecord> Denial<R> {
+    /// Whether the denial is only reported, and the request passes.
     ///
-    /// What the route says comes first, then the whole service's mode. A key's tag is about the
-    /// key's policy alone: it does not bring a revoked or expired key back.
+    /// The route's setting comes first, then the mode of the service. A key's tag is about the key's policy alone: it
+    /// does not revive a revoked or expired key.
     pub fn is_shadowed(&self, route: Option<bool>, service: bool) -> bool {
         let tagged = || {
-            let record = self.proven.as_ref().map(|proven| &proven.record);
+            let record = self.proven.as_ref().map(Proven::record);
             record.is_some_and(|record| record.tags.iter().any(|tag| tag == SHADOW_TAG))
                 && self.reason.is_policy()
         };
@@ -126,9 +137,9 @@ impl Denial {
     }
 }
 
-impl From<Reason> for Denial {
+impl<R> From<Reason> for Denial<R> {
     fn from(reason: Reason) -> Self {
-        // A sensible guess, for failures of ours.
+        // A guess, for Keystile's own failures.
         let passing = matches!(reason, Reason::Overloaded | Reason::Unavailable);
         Self { reason, proven: None, retry_after: passing.then_some(Duration::from_secs(1)) }
     }
@@ -219,12 +230,12 @@ impl Reason {
         }
     }
 
-    /// Whether it is about what the key may be used for, rather than about the key itself or about us.
+    /// Whether it is about what the key may be used for, and not about the key itself or about Keystile.
     fn is_policy(self) -> bool {
         matches!(self.status(), 402 | 403) || self == Self::RateLimited
     }
 
-    /// A sentence for the person at the other end: what happened and what mends it.
+    /// A sentence for the caller: what happened and how to fix it.
     pub fn sentence(self) -> &'static str {
         match self {
             Self::MalformedRequest => "The request cannot be read; its body may be too large.",
@@ -288,7 +299,7 @@ mod tests {
             let is_policy = [402, 403].contains(&reason.status()) || reason == Reason::RateLimited;
             assert_eq!(shadowed, is_policy, "{reason:?}");
             assert!(!denial(reason, "other").is_shadowed(None, false));
-            assert!(Denial::from(reason).is_shadowed(None, true));
+            assert!(<Denial>::from(reason).is_shadowed(None, true));
         }
     }
 }

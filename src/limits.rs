@@ -63,14 +63,6 @@ pub enum LimitScope {
     Divided,
 }
 
-// Former names of these types, until every module uses the new ones.
-#[doc(hidden)]
-pub type Standing = LimitStatus;
-#[doc(hidden)]
-pub type Left = WindowStatus;
-#[doc(hidden)]
-pub type Counted = LimitScope;
-
 impl Span {
     /// All spans, the shortest first.
     pub const ALL: PerSpan<Self> = [Self::Minute, Self::Hour, Self::Day];

@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 
 use crate::{
     credential::Digest,
-    record::{HashTag, KeyId},
+    record::{HashTag, KeyId, KeyRecord},
 };
 
 /// How long a proof may count at most, from its bcrypt run, however often it is used or stored.
@@ -23,6 +23,13 @@ pub struct ProofKey {
     pub key: Option<KeyId>,
     /// The hash that stands in it.
     pub hash: HashTag,
+}
+
+impl ProofKey {
+    /// That a credential with this digest belongs to this record.
+    pub fn of(digest: Digest, record: &KeyRecord) -> Self {
+        Self { digest, key: Some(record.id), hash: record.hash.tag() }
+    }
 }
 
 /// A proof key that bcrypt has confirmed.

@@ -15,13 +15,11 @@ pub mod model;
 pub mod network;
 pub mod path;
 mod period_budget;
-mod rendered;
 
 pub use allowed::{AllowList, Allowed};
 pub use budget::Budget;
 pub use hash::{HashTag, KeyHash, UnacceptedHash};
 pub use period_budget::{BudgetId, PeriodBudget, PeriodBudgets, UnreadableBudget};
-pub use rendered::{Rendered, Slots};
 
 #[cfg(test)]
 pub(crate) mod sample;
@@ -67,8 +65,12 @@ pub struct KeyRecord {
     pub budget: Budget,
     /// What it may spend in a time, alone or together with its user's other keys.
     pub period_budgets: PeriodBudgets,
-    /// The answer for it, once there is one.
-    pub rendered: Slots,
+}
+
+/// A record as a store hands it out: alone, or with what an adapter keeps of it for as long as the record lives.
+pub trait StoredRecord: From<KeyRecord> + Clone + Send + Sync + 'static {
+    /// The record itself.
+    fn record(&self) -> &KeyRecord;
 }
 
 /// One row of `users`, as far as a decision or an upstream needs it.
@@ -84,7 +86,7 @@ pub struct User {
     pub role: Option<String>,
     /// NULL counts as false.
     pub is_active: bool,
-    /// Told to the upstream; bypasses nothing here.
+    /// Sent to the upstream; has no effect in Keystile.
     pub is_superuser: bool,
     /// Whether the account is locked, and until when.
     pub lock: Lock,
@@ -121,6 +123,12 @@ pub struct Limits {
     pub hour: Option<u64>,
     /// `rate_limit_per_day`.
     pub day: Option<u64>,
+}
+
+impl StoredRecord for KeyRecord {
+    fn record(&self) -> &KeyRecord {
+        self
+    }
 }
 
 impl Expiry {

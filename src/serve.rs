@@ -22,7 +22,7 @@ use crate::{
     clock::{self, Timestamps},
     config::{DurableProofs, RateLimit, RedisOptions, ServeOptions},
     credential::Credential,
-    ext_authz::{self, Chosen, ExtAuthz, ExtAuthzConfig, Reading, headers, metadata},
+    ext_authz::{self, ExtAuthz, ExtAuthzConfig, FieldFilter, RequestConfig, headers, metadata},
     health::Health,
     limiter::{self, Limiter},
     metrics::Metrics,
@@ -334,7 +334,7 @@ fn ext_authz_config(options: &ServeOptions) -> anyhow::Result<ExtAuthzConfig> {
     let headers = headers::TABLE.iter().map(|header| header.name);
     let fields = metadata::TABLE.iter().map(|field| field.name);
     Ok(ExtAuthzConfig {
-        reading: Reading {
+        request: RequestConfig {
             credential_sources: options.credential_sources.clone(),
             client_address: options.client_address,
             remove_headers: options.remove_headers,
@@ -345,17 +345,17 @@ fn ext_authz_config(options: &ServeOptions) -> anyhow::Result<ExtAuthzConfig> {
         mode: options.mode,
         deny_format: options.deny_format,
         rate_limit_fields: options.rate_limit_fields,
-        upstream_headers: chosen("--upstream-headers", &options.upstream_headers, headers)?,
-        metadata: chosen("--metadata", &options.metadata, fields)?,
+        upstream_headers: field_filter("--upstream-headers", &options.upstream_headers, headers)?,
+        metadata: field_filter("--metadata", &options.metadata, fields)?,
     })
 }
 
-fn chosen(
+fn field_filter(
     flag: &str,
     names: &[String],
     table: impl Iterator<Item = &'static str> + Clone,
-) -> anyhow::Result<Chosen> {
-    Chosen::parse(names, table).map_err(|unknown| {
+) -> anyhow::Result<FieldFilter> {
+    FieldFilter::parse(names, table).map_err(|unknown| {
         anyhow::anyhow!("{flag}: nothing that Keystile sends is called {unknown:?}; see docs/reference/")
     })
 }

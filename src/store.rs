@@ -13,7 +13,7 @@ use crate::{
     credential::Prefix,
     decision::{Proven, Tier},
     proof::Proof,
-    record::KeyRecord,
+    record::{KeyRecord, StoredRecord},
     resilience::{CallError, Rejected},
     revocation::LogPosition,
 };
@@ -50,8 +50,8 @@ pub use proofs::{DatabaseWithProofs, InvalidProof, ProofSeals, StoredProof};
 pub use redis::{RedisTier, RedisTierConfig, envelope};
 pub use usage::UsageTable;
 
-/// Finds the records that a credential might belong to.
-pub trait KeyStore: Send + Sync + 'static {
+/// Finds the records that a credential might belong to. `R` is how it hands them out.
+pub trait KeyStore<R: StoredRecord = KeyRecord>: Send + Sync + 'static {
     /// All records whose prefix is `prefix`, newest first, at most [`MAX_RECORDS`].
     ///
     /// No record is an answer, not an error: the prefix is unknown.
@@ -59,14 +59,14 @@ pub trait KeyStore: Send + Sync + 'static {
         &self,
         prefix: Prefix,
         now: Timestamps,
-    ) -> impl Future<Output = Result<Arc<Lookup>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Arc<Lookup<R>>, StoreError>> + Send;
 
     /// The same, with the hash in every record, which bcrypt needs. Redis has no hashes.
     fn hashed(
         &self,
         prefix: Prefix,
         now: Timestamps,
-    ) -> impl Future<Output = Result<Arc<Lookup>, StoreError>> + Send {
+    ) -> impl Future<Output = Result<Arc<Lookup<R>>, StoreError>> + Send {
         self.records(prefix, now)
     }
 
@@ -81,10 +81,10 @@ pub const MAX_RECORDS: usize = 8;
 
 /// The answer of a store for a prefix.
 #[derive(Debug, Clone)]
-pub struct Lookup {
+pub struct Lookup<R = KeyRecord> {
     /// The records, newest first.
-    pub records: Arc<[Arc<KeyRecord>]>,
-    /// Proofs of credentials for these records, from other instances or earlier.
+    pub records: Arc<[Arc<R>]>,
+    /// What has been proven of credentials for them already, elsewhere.
     pub proofs: Arc<[Proof]>,
     /// The tier that answered.
     pub tier: Tier,
@@ -104,9 +104,9 @@ pub type SqlValue = Option<String>;
 /// One row, in the order in which its columns are selected.
 pub type Row = Vec<SqlValue>;
 
-impl Lookup {
-    /// Records that were just read.
-    pub fn fresh(records: impl Into<Arc<[Arc<KeyRecord>]>>, tier: Tier) -> Self {
+impl<R: StoredRecord> Lookup<R> {
+    /// Records that were read just now.
+    pub fn fresh(records: impl Into<Arc<[Arc<R>]>>, tier: Tier) -> Self {
         Self {
             records: records.into(),
             proofs: Arc::default(),
@@ -119,13 +119,13 @@ impl Lookup {
     }
 
     /// One of the records, proven.
-    pub fn proven(&self, record: Arc<KeyRecord>) -> Proven {
+    pub fn proven(&self, record: Arc<R>) -> Proven<R> {
         Proven { record, tier: self.tier, stale: self.stale, limit_status: None }
     }
 
     /// Whether every record has its hash.
     pub fn is_hashed(&self) -> bool {
-        self.records.iter().all(|record| record.hash.expose().is_some())
+        self.records.iter().all(|stored| stored.record().hash.expose().is_some())
     }
 }
 

@@ -26,7 +26,7 @@ use crate::{
     decision::Tier,
     metrics::{CacheLookups, Metrics},
     proof::{Proof, ProofKey},
-    record::{HashTag, KeyHash, KeyId, KeyRecord},
+    record::{HashTag, KeyHash, KeyId, KeyRecord, StoredRecord},
     resilience::Singleflight,
     store::{Lookup, MAX_RECORDS},
 };
@@ -154,25 +154,25 @@ impl Verifier {
     ///
     /// # Errors
     /// [`ProofError::Mismatch`] when it belongs to none of them, also when there are none.
-    pub async fn prove(
+    pub async fn prove<R: StoredRecord>(
         &self,
         credential: &Credential,
-        found: &Lookup,
+        found: &Lookup<R>,
         caller: &Caller,
-    ) -> Result<Arc<KeyRecord>, ProofError> {
+    ) -> Result<Arc<R>, ProofError> {
         let digest = credential.digest(self.0.secrets.newest());
         // Before any bcrypt: with several records, the proof may be that of the last.
-        for record in found.records.iter() {
-            let proof_key = ProofKey { digest, key: Some(record.id), hash: record.hash.tag() };
+        for stored in found.records.iter() {
+            let proof_key = ProofKey::of(digest, stored.record());
             if self.0.is_proven(&proof_key, credential, caller.now.monotonic) {
-                return Ok(Arc::clone(record));
+                return Ok(Arc::clone(stored));
             }
         }
-        if let Some((record, proof)) = self.0.proven_elsewhere(credential, found, caller.now) {
-            let proof_key = ProofKey { digest, key: Some(record.id), hash: record.hash.tag() };
+        if let Some((stored, proof)) = self.0.proven_elsewhere(credential, found, caller.now) {
+            let proof_key = ProofKey::of(digest, stored.record());
             let left = |end: OffsetDateTime| Duration::try_from(end - caller.now.wall).unwrap_or_default();
             self.0.proofs.insert_for(proof_key, left(proof.until), left(proof.ends), caller.now.monotonic);
-            return Ok(Arc::clone(record));
+            return Ok(Arc::clone(stored));
         }
         // Apart, so that a check of a proven key is not the size of one that waits for bcrypt.
         Box::pin(self.compute(credential, digest, found, caller)).await
@@ -194,17 +194,17 @@ impl Verifier {
         (self.0.proofs.len(), self.0.refusals.len())
     }
 
-    async fn compute(
+    async fn compute<R: StoredRecord>(
         &self,
         credential: &Credential,
         digest: Digest,
-        found: &Lookup,
+        found: &Lookup<R>,
         caller: &Caller,
-    ) -> Result<Arc<KeyRecord>, ProofError> {
+    ) -> Result<Arc<R>, ProofError> {
         let inner = &self.0;
         let now = caller.now.monotonic;
-        let open = |record: &&Arc<KeyRecord>| {
-            let proof_key = ProofKey { digest, key: Some(record.id), hash: record.hash.tag() };
+        let open = |stored: &&Arc<R>| {
+            let proof_key = ProofKey::of(digest, stored.record());
             !inner.is_refused(&proof_key, now)
         };
         let records: Vec<_> = found.records.iter().filter(open).take(MAX_RECORDS).cloned().collect();
@@ -217,16 +217,17 @@ impl Verifier {
             inner.lookups.negative.increment(1);
             return Err(ProofError::Mismatch);
         }
-        if records.iter().any(|record| record.hash.expose().is_none()) {
+        if records.iter().any(|stored| stored.record().hash.expose().is_none()) {
             return Err(ProofError::Unhashed);
         }
         inner.lookups.miss.increment(1);
         let mut attempt = Attempt { digest, records: [None; MAX_RECORDS] };
-        for (place, record) in attempt.records.iter_mut().zip(&records) {
+        for (place, stored) in attempt.records.iter_mut().zip(&records) {
+            let record = stored.record();
             *place = Some((record.id, record.hash.tag()));
         }
         let work = || {
-            let hashes = records.iter().map(|record| record.hash.clone()).collect();
+            let hashes = records.iter().map(|stored| stored.record().hash.clone()).collect();
             let from_memory = found.tier == Tier::Memory;
             Arc::clone(inner).first_proof(attempt, credential.clone(), hashes, from_memory, *caller)
         };
@@ -247,12 +248,12 @@ impl Inner {
     }
 
     /// What the found proofs say, made under any secret that is still understood.
-    fn proven_elsewhere<'a>(
+    fn proven_elsewhere<'a, R: StoredRecord>(
         &self,
         credential: &Credential,
-        found: &'a Lookup,
+        found: &'a Lookup<R>,
         now: Timestamps,
-    ) -> Option<(&'a Arc<KeyRecord>, &'a Proof)> {
+    ) -> Option<(&'a Arc<R>, &'a Proof)> {
         if found.proofs.is_empty() {
             return None;
         }
@@ -267,7 +268,7 @@ impl Inner {
             };
             found.proofs.iter().find(held)
         };
-        found.records.iter().find_map(|record| Some((record, proof(record)?)))
+        found.records.iter().find_map(|stored| Some((stored, proof(stored.record())?)))
     }
 
     fn is_refused(&self, proof_key: &ProofKey, now: Instant) -> bool {

@@ -1,5 +1,5 @@
-//! Whatever Envoy sends, nobody gets in without a key that the store knows, and it knows none. The
-//! input is an encoded `CheckRequest`.
+//! No request is admitted without a key that the store knows, and it knows none. The input is an encoded
+//! `CheckRequest`.
 
 #![no_main]
 
@@ -21,7 +21,7 @@ use keystile::{
     config::{BcryptCost, ClientAddress, DenyFormat, Mode, OnFailure, RateLimitFields, RemoveHeaders},
     credential::{CacheSecret, CacheSecrets, MIN_LEN, Prefix},
     decision::Tier,
-    ext_authz::{Chosen, ExtAuthz, ExtAuthzConfig, Reading},
+    ext_authz::{EncodedRecord, ExtAuthz, ExtAuthzConfig, FieldFilter, RequestConfig},
     limiter::Limiter,
     metrics::Metrics,
     clock::Timestamps,
@@ -45,15 +45,15 @@ fuzz_target!(|bytes: &[u8]| {
 struct Service {
     runtime: Runtime,
     ext_authz: ExtAuthz<Empty, Limiter>,
-    /// Denials of every kind that there is: what they hold is nobody's secret.
+    /// Denials of every kind. Their words are not secret.
     words: Vec<u8>,
 }
 
 /// A store that knows no key.
 struct Empty;
 
-impl KeyStore for Empty {
-    async fn records(&self, _: Prefix, _: Timestamps) -> Result<Arc<Lookup>, StoreError> {
+impl KeyStore<EncodedRecord> for Empty {
+    async fn records(&self, _: Prefix, _: Timestamps) -> Result<Arc<Lookup<EncodedRecord>>, StoreError> {
         Ok(Arc::new(Lookup::fresh([], Tier::Database)))
     }
 }
@@ -71,7 +71,7 @@ impl Service {
         };
         let sources = ["bearer", "header:x-api-key", "query:api_key", "cookie:api_key"];
         let config = ExtAuthzConfig {
-            reading: Reading {
+            request: RequestConfig {
                 credential_sources: sources.map(|source| source.parse().expect("a source")).into(),
                 client_address: ClientAddress::Auto,
                 remove_headers: RemoveHeaders::Seen,
@@ -82,8 +82,8 @@ impl Service {
             mode: Mode::Enforce,
             deny_format: DenyFormat::Problem,
             rate_limit_fields: RateLimitFields::None,
-            upstream_headers: Chosen::all(),
-            metadata: Chosen::all(),
+            upstream_headers: FieldFilter::all(),
+            metadata: FieldFilter::all(),
         };
         let verifier = Verifier::new(CacheSecrets::one(CacheSecret::random()), proofs, |_, _, _| (), &metrics);
         let mut service = Self {
@@ -116,7 +116,7 @@ impl Service {
     }
 
     fn ask(&self, message: &[u8]) -> CheckResponse {
-        let answer = self.runtime.block_on(self.ext_authz.answer(&HeaderMap::new(), message));
+        let answer = self.runtime.block_on(self.ext_authz.check(&HeaderMap::new(), message));
         let answer = answer.expect("a denial is an answer");
         CheckResponse::decode(&answer[5..]).expect("a message behind its prefix")
     }
@@ -130,7 +130,7 @@ impl Service {
                 let settings = sent.context_extensions.iter();
                 let settings = settings.map(|(name, value)| (name.as_str(), value.as_str()));
                 let route = RouteSettings::parse(settings).expect("settings that can be followed");
-                assert!(route.admits_nobody() || route.shadow == Some(true), "allowed: {answer:?}");
+                assert!(route.admits_anonymous() || route.shadow == Some(true), "allowed: {answer:?}");
                 assert_eq!(status, 0);
             }
             Some(HttpResponse::DeniedResponse(denied)) => {

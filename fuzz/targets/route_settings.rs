@@ -30,7 +30,7 @@ fuzz_target!(|text: &str| {
     assert_eq!(settings.credential_optional, has("keystile.credential", "optional"));
     assert_eq!(settings.model_ignored, has("keystile.model", "ignore"));
     assert_eq!(settings.shadow == Some(true), has("keystile.mode", "shadow"));
-    assert!(!settings.admits_nobody() || (settings.credential_optional && settings.scopes.is_empty()));
+    assert!(!settings.admits_anonymous() || (settings.credential_optional && settings.scopes.is_empty()));
     for name in
         [settings.chatbot, settings.agent].into_iter().flatten().filter_map(|segment| segment.of(path))
     {

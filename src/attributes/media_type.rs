@@ -9,35 +9,35 @@ use mediatype::{MediaType, Name, Value, names};
 
 /// Whether these are the values of one `Content-Type` header that says JSON in UTF-8, or of none.
 pub fn is_json_in_utf8<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> bool {
-    match only(values) {
-        Only::Nothing => true,
-        Only::One(value) => std::str::from_utf8(value).is_ok_and(is_plain_json),
-        Only::Several => false,
+    match header_values(values) {
+        HeaderValues::None => true,
+        HeaderValues::One(value) => std::str::from_utf8(value).is_ok_and(is_plain_json),
+        HeaderValues::Several => false,
     }
 }
 
 /// Whether these are the values of one header that names this coding alone, or of none.
 pub fn is_coded_as<'a>(coding: &str, values: impl IntoIterator<Item = &'a [u8]>) -> bool {
-    match only(values) {
-        Only::Nothing => true,
-        Only::One(value) => value.eq_ignore_ascii_case(coding.as_bytes()),
-        Only::Several => false,
+    match header_values(values) {
+        HeaderValues::None => true,
+        HeaderValues::One(value) => value.eq_ignore_ascii_case(coding.as_bytes()),
+        HeaderValues::Several => false,
     }
 }
 
 /// The values of one header: servers that get several take the first, the last or all of them.
-enum Only<'a> {
-    Nothing,
+enum HeaderValues<'a> {
+    None,
     One(&'a [u8]),
     Several,
 }
 
-fn only<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Only<'a> {
+fn header_values<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> HeaderValues<'a> {
     let mut values = values.into_iter();
     match (values.next(), values.next()) {
-        (None, _) => Only::Nothing,
-        (Some(value), None) => Only::One(value),
-        (Some(_), Some(_)) => Only::Several,
+        (None, _) => HeaderValues::None,
+        (Some(value), None) => HeaderValues::One(value),
+        (Some(_), Some(_)) => HeaderValues::Several,
     }
 }
 

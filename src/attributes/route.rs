@@ -11,7 +11,7 @@ use crate::record::path::NormalPath;
 pub struct RouteSettings {
     /// `keystile.scopes`: all of them are needed.
     pub scopes: Vec<String>,
-    /// `keystile.credential`: whether a request without a key may pass, as nobody.
+    /// `keystile.credential`: whether a request without a key may pass as anonymous.
     pub credential_optional: bool,
     /// `keystile.model`: whether `allowed_models` is left to the upstream.
     pub model_ignored: bool,
@@ -29,10 +29,10 @@ pub struct RouteSettings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PathSegment(usize);
 
-/// A setting that cannot be followed. Denies: a restriction that was meant must not be missed.
+/// A setting that cannot be followed. It denies every request: a restriction must not be missed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("route setting {name}: {problem}")]
-pub struct Misconfigured {
+pub struct InvalidRouteSetting {
     name: String,
     problem: &'static str,
 }
@@ -53,25 +53,28 @@ impl Default for RouteSettings {
 
 impl RouteSettings {
     /// Reads the settings among the extensions; names that do not begin with `keystile.` are
-    /// somebody else's.
+    /// ignored.
     ///
     /// # Errors
-    /// [`Misconfigured`] for an unknown name or a value that is none of those documented.
+    /// [`InvalidRouteSetting`] for an unknown name or an undocumented value.
     pub fn parse<'a>(
         extensions: impl IntoIterator<Item = (&'a str, &'a str)>,
-    ) -> Result<Self, Misconfigured> {
+    ) -> Result<Self, InvalidRouteSetting> {
         let mut settings = Self::default();
         for (name, value) in extensions {
             if let Some(setting) = name.strip_prefix("keystile.") {
                 let taken = settings.take(setting, value);
-                taken.map_err(|problem| Misconfigured { name: name.chars().take(64).collect(), problem })?;
+                taken.map_err(|problem| InvalidRouteSetting {
+                    name: name.chars().take(64).collect(),
+                    problem,
+                })?;
             }
         }
         Ok(settings)
     }
 
-    /// Whether a request without a key may pass: not where scopes are needed, which nobody has.
-    pub fn admits_nobody(&self) -> bool {
+    /// Whether a request without a key may pass. Not where scopes are needed: an anonymous caller has none.
+    pub fn admits_anonymous(&self) -> bool {
         self.credential_optional && self.scopes.is_empty()
     }
 

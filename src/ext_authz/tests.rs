@@ -1,4 +1,4 @@
-//! Facts about the answers, over a store that does what each test wants.
+//! Facts about the responses, over a store that does what each test wants.
 
 use std::collections::HashMap;
 
@@ -15,11 +15,13 @@ use envoy_types::{
 
 use std::time::Instant;
 
+use envoy_types::ext_authz::v3::pb::CheckResponse;
+use prost::Message as _;
 use tonic::Request;
 
 use super::*;
 use crate::{
-    config::{BcryptCost, ClientAddress, RemoveHeaders},
+    config::{BcryptCost, ClientAddress, DenyFormat, Mode, OnFailure, RateLimitFields, RemoveHeaders},
     credential::{CacheSecret, CacheSecrets, Prefix},
     decision::Tier,
     limiter::Limiter,
@@ -43,8 +45,8 @@ enum Behaviour {
 
 struct Scripted(Behaviour);
 
-impl KeyStore for Scripted {
-    async fn records(&self, prefix: Prefix, _: Timestamps) -> Result<Arc<Lookup>, StoreError> {
+impl KeyStore<EncodedRecord> for Scripted {
+    async fn records(&self, prefix: Prefix, _: Timestamps) -> Result<Arc<Lookup<EncodedRecord>>, StoreError> {
         let mut record = sample::record();
         match self.0 {
             Behaviour::Know => {}
@@ -54,7 +56,8 @@ impl KeyStore for Scripted {
             Behaviour::Busy => return Err(StoreError::Busy),
             Behaviour::Revoked => record.is_active = false,
         }
-        let records = if prefix == record.prefix { [Arc::new(record)].into() } else { Arc::default() };
+        let is_known = prefix == record.prefix;
+        let records: Arc<[_]> = if is_known { [Arc::new(record.into())].into() } else { Arc::default() };
         Ok(Arc::new(Lookup::fresh(records, Tier::Database)))
     }
 
@@ -83,10 +86,10 @@ fn service(behaviour: Behaviour, on_failure: OnFailure) -> ExtAuthz<Scripted, Li
     )
 }
 
-/// As it is where nothing is set.
+/// The defaults.
 pub(super) fn config() -> ExtAuthzConfig {
     ExtAuthzConfig {
-        reading: Reading {
+        request: RequestConfig {
             credential_sources: ["bearer", "header:x-api-key"]
                 .map(|source| source.parse().expect("a source"))
                 .into(),
@@ -99,8 +102,8 @@ pub(super) fn config() -> ExtAuthzConfig {
         mode: Mode::Enforce,
         deny_format: DenyFormat::Problem,
         rate_limit_fields: RateLimitFields::None,
-        upstream_headers: Chosen::all(),
-        metadata: Chosen::all(),
+        upstream_headers: FieldFilter::all(),
+        metadata: FieldFilter::all(),
     }
 }
 
@@ -136,13 +139,13 @@ async fn check(
     request: Request<CheckRequest>,
 ) -> Result<CheckResponse, Status> {
     let (metadata, _, message) = request.into_parts();
-    let answer = service.answer(&metadata.into_headers(), &message.encode_to_vec()).await?;
+    let answer = service.check(&metadata.into_headers(), &message.encode_to_vec()).await?;
     Ok(CheckResponse::decode(&answer[5..]).expect("a message"))
 }
 
 async fn ask(behaviour: Behaviour, request: Request<CheckRequest>) -> CheckResponse {
     let service = service(behaviour, OnFailure::Deny);
-    check(&service, request).await.expect("an answer, whatever happens")
+    check(&service, request).await.expect("a response")
 }
 
 fn denied(grpc: Code, http: i32, code: &str) -> (i32, i32, String) {
@@ -294,26 +297,6 @@ async fn answer_comes_before_envoys_deadline() {
     }
 }
 
-#[test]
-fn grpc_timeouts_are_read_in_every_unit() {
-    for (value, expected) in [
-        ("1H", Some(Duration::from_secs(3600))),
-        ("2M", Some(Duration::from_secs(120))),
-        ("3S", Some(Duration::from_secs(3))),
-        ("200m", Some(Duration::from_millis(200))),
-        ("99999999u", Some(Duration::from_micros(99_999_999))),
-        ("5n", Some(Duration::from_nanos(5))),
-        ("", None),
-        ("m", None),
-        ("1", None),
-        ("+1S", None),
-        ("123456789S", None),
-        ("1é", None),
-    ] {
-        assert_eq!(grpc_timeout(value), expected, "{value}");
-    }
-}
-
 /// It is moved when its task is made: kilobytes of room for what hardly ever happens would be copied each time.
 #[test]
 fn future_of_a_check_is_small() {
@@ -321,7 +304,7 @@ fn future_of_a_check_is_small() {
     let _entered = runtime.enter();
     let service = service(Behaviour::Know, OnFailure::Deny);
     let metadata = HeaderMap::new();
-    let size = std::mem::size_of_val(&service.answer(&metadata, &[]));
+    let size = std::mem::size_of_val(&service.check(&metadata, &[]));
     println!("{size} bytes");
     assert!(size < 3200, "{size} bytes");
 }

@@ -29,7 +29,6 @@ pub(crate) fn record() -> KeyRecord {
         tags: vec!["team:a,b".into()],
         permissions: Some(r#"{"files":"read"}"#.into()),
         allowed: Allowed::default(),
-        rendered: Slots::default(),
         limits: Limits { minute: Some(60), hour: None, day: Some(10_000) },
         budget: Budget {
             unlimited: Some(false),

@@ -13,13 +13,13 @@ use tracing::debug;
 use super::{calls::Calls, other, stream::Polite};
 use crate::{
     bounds::{InFlight, Slot},
-    ext_authz::{CHECK_PATH, ExtAuthz},
+    ext_authz::{CHECK_PATH, EncodedRecord, ExtAuthz},
     limiter::Limiter,
     store::{LowerTier, Memory},
 };
 
 /// The service that answers checks.
-pub(super) type CheckService = ExtAuthz<Memory<LowerTier>, Limiter>;
+pub(super) type CheckService = ExtAuthz<Memory<LowerTier, EncodedRecord>, Limiter>;
 
 /// Streams that one connection may have open. Envoy has one connection per worker, and by default lets no more than
 /// 1024 requests to a cluster be under way; past that it opens another connection.

@@ -3,8 +3,8 @@
 use crate::{
     credential::Prefix,
     record::{
-        Allowed, Budget, Expiry, KeyHash, KeyId, KeyRecord, Limits, Lock, Slots, User, UserId,
-        endpoint::Endpoint, model::ModelPattern, network::Network,
+        Allowed, Budget, Expiry, KeyHash, KeyId, KeyRecord, Limits, Lock, User, UserId, endpoint::Endpoint,
+        model::ModelPattern, network::Network,
     },
 };
 
@@ -128,7 +128,6 @@ fn decode_with(
             hour: key.read("rate_limit_per_hour", value::count)?,
             day: key.read("rate_limit_per_day", value::count)?,
         },
-        rendered: Slots::default(),
         budget: Budget {
             unlimited: key.read("is_unlimited", value::boolean)?,
             limit_cents: key.read("budget_limit_cents", value::integer)?,

@@ -14,6 +14,7 @@ use crate::{
     credential::Prefix,
     decision::Tier,
     metrics::{CacheLookups, Metrics},
+    record::{KeyRecord, StoredRecord},
     resilience::Singleflight,
     revocation::{Fence, Generation, WORST_CASE},
 };
@@ -21,7 +22,8 @@ use crate::{
 /// Caches the answers of the next tier. Cheap to clone.
 ///
 /// Known and unknown prefixes have separate bounds: a flood of invented keys evicts no valid key.
-pub struct Memory<S>(Arc<Inner<S>>);
+/// Records are cached as `R`, with room for what an adapter memoises of each.
+pub struct Memory<S, R = KeyRecord>(Arc<Inner<S, R>>);
 
 /// The capacity and the TTLs of [`Memory`].
 #[derive(Debug, Clone, Copy)]
@@ -39,21 +41,24 @@ pub struct MemoryConfig {
 /// How long a stale record is used before the next read of the lower tier.
 const RETRY: Duration = Duration::from_secs(1);
 
-struct Inner<S> {
+/// The result of a read of the next tier.
+type LoadResult<R> = Result<Arc<Lookup<R>>, StoreError>;
+
+struct Inner<S, R> {
     next: S,
     config: MemoryConfig,
     fence: Arc<Fence<Prefix>>,
-    known: Cache<Prefix, CachedLookup>,
+    known: Cache<Prefix, CachedLookup<R>>,
     unknown: Cache<Prefix, Freshness>,
     /// Reads in progress, and whether they are with hashes.
-    singleflight: Singleflight<(Prefix, bool), Result<Arc<Lookup>, StoreError>>,
+    singleflight: Singleflight<(Prefix, bool), LoadResult<R>>,
     lookups: CacheLookups,
     sizes: Sizes,
 }
 
 #[derive(Clone)]
-struct CachedLookup {
-    lookup: Arc<Lookup>,
+struct CachedLookup<R> {
+    lookup: Arc<Lookup<R>>,
     freshness: Freshness,
     usable_until: Instant,
 }
@@ -72,7 +77,7 @@ struct Sizes {
     unknown: Gauge,
 }
 
-impl<S: KeyStore> Memory<S> {
+impl<S: KeyStore, R: StoredRecord> Memory<S, R> {
     /// Puts an empty cache before `next`. `fence` admits each answer before it is cached.
     pub fn new(next: S, config: MemoryConfig, fence: Arc<Fence<Prefix>>, metrics: &Metrics) -> Self {
         Self(Arc::new(Inner {
@@ -113,14 +118,14 @@ impl<S: KeyStore> Memory<S> {
     }
 }
 
-impl<S> Clone for Memory<S> {
+impl<S, R> Clone for Memory<S, R> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
-impl<S: KeyStore> KeyStore for Memory<S> {
-    async fn records(&self, prefix: Prefix, now: Timestamps) -> Result<Arc<Lookup>, StoreError> {
+impl<S: KeyStore, R: StoredRecord> KeyStore<R> for Memory<S, R> {
+    async fn records(&self, prefix: Prefix, now: Timestamps) -> Result<Arc<Lookup<R>>, StoreError> {
         match self.0.recall(prefix, now.monotonic) {
             Some(lookup) => Ok(lookup),
             // Boxed, so that the future of a check that memory answers is small.
@@ -128,7 +133,7 @@ impl<S: KeyStore> KeyStore for Memory<S> {
         }
     }
 
-    async fn hashed(&self, prefix: Prefix, now: Timestamps) -> Result<Arc<Lookup>, StoreError> {
+    async fn hashed(&self, prefix: Prefix, now: Timestamps) -> Result<Arc<Lookup<R>>, StoreError> {
         match self.0.known.get(&prefix).filter(|entry| self.0.is_fresh(entry.freshness, now.monotonic)) {
             Some(entry) if entry.lookup.is_hashed() => Ok(entry.lookup),
             _ => Box::pin(self.load(prefix, true, now)).await,
@@ -140,8 +145,13 @@ impl<S: KeyStore> KeyStore for Memory<S> {
     }
 }
 
-impl<S: KeyStore> Memory<S> {
-    async fn load(&self, prefix: Prefix, hashed: bool, now: Timestamps) -> Result<Arc<Lookup>, StoreError> {
+impl<S: KeyStore, R: StoredRecord> Memory<S, R> {
+    async fn load(
+        &self,
+        prefix: Prefix,
+        hashed: bool,
+        now: Timestamps,
+    ) -> Result<Arc<Lookup<R>>, StoreError> {
         let inner = Arc::clone(&self.0);
         self.0
             .singleflight
@@ -150,8 +160,8 @@ impl<S: KeyStore> Memory<S> {
     }
 }
 
-impl<S: KeyStore> Inner<S> {
-    fn recall(&self, prefix: Prefix, now: Instant) -> Option<Arc<Lookup>> {
+impl<S: KeyStore, R: StoredRecord> Inner<S, R> {
+    fn recall(&self, prefix: Prefix, now: Instant) -> Option<Arc<Lookup<R>>> {
         if let Some(entry) = self.known.get(&prefix).filter(|entry| self.is_fresh(entry.freshness, now)) {
             self.lookups.hit.increment(1);
             return Some(entry.lookup);
@@ -168,7 +178,12 @@ impl<S: KeyStore> Inner<S> {
         now < if self.fence.is_up(now) { freshness.until } else { freshness.until_without_feed }
     }
 
-    async fn load(&self, prefix: Prefix, hashed: bool, now: Timestamps) -> Result<Arc<Lookup>, StoreError> {
+    async fn load(
+        &self,
+        prefix: Prefix,
+        hashed: bool,
+        now: Timestamps,
+    ) -> Result<Arc<Lookup<R>>, StoreError> {
         let generation = self.fence.generation();
         let lookup =
             if hashed { self.next.hashed(prefix, now).await } else { self.next.records(prefix, now).await };
@@ -180,6 +195,7 @@ impl<S: KeyStore> Inner<S> {
                         "it is a standby that does not follow its primary".into(),
                     ));
                 }
+                let lookup = Arc::new(stored(Arc::unwrap_or_clone(lookup)));
                 self.insert(prefix, &lookup, generation, now.monotonic);
                 Ok(lookup)
             }
@@ -191,7 +207,7 @@ impl<S: KeyStore> Inner<S> {
 
     /// Uses an entry past its TTL during an outage, for a limited time. An unknown prefix has no such entry. The fence
     /// admits it, so that an entry that is being dropped does not return.
-    fn fall_back(&self, prefix: Prefix, generation: Generation, now: Instant) -> Option<Arc<Lookup>> {
+    fn fall_back(&self, prefix: Prefix, generation: Generation, now: Instant) -> Option<Arc<Lookup<R>>> {
         let mut lookup = None;
         self.fence.admit(prefix, generation, || {
             let entry = self.known.get(&prefix).filter(|entry| now < entry.usable_until);
@@ -209,7 +225,7 @@ impl<S: KeyStore> Inner<S> {
     }
 
     /// Caches an answer. Ages count from the start of the read, so an answer is never older than its age.
-    fn insert(&self, prefix: Prefix, lookup: &Lookup, generation: Generation, read_started: Instant) {
+    fn insert(&self, prefix: Prefix, lookup: &Lookup<R>, generation: Generation, read_started: Instant) {
         let read_at = read_started.checked_sub(lookup.age).unwrap_or(read_started);
         if lookup.records.is_empty() {
             // Cached as well: attackers send unknown prefixes.
@@ -233,6 +249,13 @@ impl<S: KeyStore> Inner<S> {
         self.sizes.known.set(self.known.len() as f64);
         self.sizes.unknown.set(self.unknown.len() as f64);
     }
+}
+
+/// The same records, with room for what an adapter memoises of each.
+fn stored<R: StoredRecord>(lookup: Lookup) -> Lookup<R> {
+    let Lookup { records, proofs, tier, stale, age, seen, rows } = lookup;
+    let records = records.iter().map(|record| Arc::new(R::from(KeyRecord::clone(record)))).collect();
+    Lookup { records, proofs, tier, stale, age, seen, rows }
 }
 
 impl Freshness {

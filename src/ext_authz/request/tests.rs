@@ -14,7 +14,9 @@ use proptest::prelude::*;
 use prost::Message;
 
 use super::*;
-use crate::{credential::Credential, decision::Reason};
+use crate::{
+    config::RemoveHeaders, credential::Credential, decision::Reason, ext_authz::response::headers::TABLE,
+};
 
 const KEY: &str = "ks_abcdefghijkl";
 const OTHER: &str = "ks_zzzzzzzzzzzz";
@@ -41,24 +43,24 @@ fn raw(headers: &[(&str, &str)]) -> HttpRequest {
     HttpRequest { header_map: Some(header_map), ..HttpRequest::default() }
 }
 
-/// Which looks for no credential.
-fn reading() -> Reading {
-    Reading {
+/// Looks for no credential.
+fn config() -> RequestConfig {
+    RequestConfig {
         credential_sources: vec![],
         client_address: ClientAddress::Auto,
         remove_headers: RemoveHeaders::All,
     }
 }
 
-fn parsed(http: HttpRequest, sources: &str) -> Parsed<'static> {
+fn parsed(http: HttpRequest, sources: &str) -> ParsedRequest<'static> {
     let credential_sources = sources.split(',').map(|source| source.parse().expect("a source")).collect();
-    read(&check_request(http), &HeaderMap::new(), Reading { credential_sources, ..reading() })
+    read(&check_request(http), &HeaderMap::new(), RequestConfig { credential_sources, ..config() })
 }
 
 /// Reads a message by way of its bytes, which are left to the end of the tests: what is read borrows from them.
-fn read(request: &CheckRequest, metadata: &HeaderMap, reading: Reading) -> Parsed<'static> {
-    let (message, reading) = (request.encode_to_vec().leak(), Box::leak(Box::new(reading)));
-    Parsed::read(message, metadata, reading).expect("a message")
+fn read(request: &CheckRequest, metadata: &HeaderMap, config: RequestConfig) -> ParsedRequest<'static> {
+    let (message, config) = (request.encode_to_vec().leak(), Box::leak(Box::new(config)));
+    ParsedRequest::read(message, metadata, config).expect("a message")
 }
 
 fn found(http: HttpRequest, sources: &str) -> Result<String, Reason> {
@@ -122,7 +124,7 @@ fn third_equal_credential_does_not_heal_an_ambiguous_request() {
 }
 
 #[test]
-fn headers_of_our_names_are_seen_in_both_forms() {
+fn spoofed_headers_are_seen_in_both_forms() {
     let headers = [
         ("x-auth-scopes", "admin"),
         ("x-auth-token", "theirs"),
@@ -131,14 +133,14 @@ fn headers_of_our_names_are_seen_in_both_forms() {
     ];
     let names = ["x-auth-scopes", "x-ratelimit-limit-day"];
     for http in [joined(&headers), raw(&headers)] {
-        let copies = |remove_headers| {
-            let reading = Reading { remove_headers, ..reading() };
-            read(&check_request(http.clone()), &HeaderMap::new(), reading).copies
+        let spoofed = |remove_headers| {
+            let config = RequestConfig { remove_headers, ..config() };
+            read(&check_request(http.clone()), &HeaderMap::new(), config).spoofed
         };
-        let Copies::Seen(mut seen) = copies(RemoveHeaders::Seen) else { panic!("looked for") };
-        seen.sort_unstable();
+        let SpoofedHeaders::Seen(seen) = spoofed(RemoveHeaders::Seen) else { panic!("looked for") };
+        let seen: Vec<_> = seen.places().map(|place| TABLE[place].name).collect();
         assert_eq!(seen, names);
-        assert_eq!(copies(RemoveHeaders::All), Copies::Any);
+        assert_eq!(spoofed(RemoveHeaders::All), SpoofedHeaders::Any);
     }
 }
 
@@ -177,21 +179,22 @@ fn query_values_are_decoded_and_names_are_not() {
 }
 
 #[test]
-fn credential_is_stripped_from_where_it_was() {
-    let strip = |http, sources| parsed(http, sources).strip;
+fn credential_is_removed_from_where_it_was() {
+    let removal = |http, sources| parsed(http, sources).removal;
     let headers = [("x-api-key", KEY), ("authorization", "Bearer ks_abcdefghijkl")];
-    let both = strip(raw(&headers), "bearer,header:x-api-key");
+    let both = removal(raw(&headers), "bearer,header:x-api-key");
     assert_eq!(both.headers, ["authorization", "x-api-key"]);
-    let basic = strip(raw(&[("x-api-key", KEY), ("authorization", "Basic eA==")]), "bearer,header:x-api-key");
+    let basic =
+        removal(raw(&[("x-api-key", KEY), ("authorization", "Basic eA==")]), "bearer,header:x-api-key");
     assert_eq!(basic.headers, ["x-api-key"]);
     let query = HttpRequest { path: format!("/?key={KEY}&key={KEY}"), ..HttpRequest::default() };
-    assert_eq!(strip(query, "query:key").query_parameters, ["key"]);
+    assert_eq!(removal(query, "query:key").query_parameters, ["key"]);
     let cookies = raw(&[("cookie", "a=1; key=ks_abcdefghijkl;b=2"), ("cookie", "keys=3")]);
-    assert_eq!(strip(cookies, "cookie:key").cookie.as_deref(), Some("a=1; b=2; keys=3"));
+    assert_eq!(removal(cookies, "cookie:key").cookie.as_deref(), Some("a=1; b=2; keys=3"));
     let alone = raw(&[("cookie", "key=\"ks_abcdefghijkl\"")]);
-    assert_eq!(strip(alone, "cookie:key").cookie.as_deref(), Some(""));
+    assert_eq!(removal(alone, "cookie:key").cookie.as_deref(), Some(""));
     let two = raw(&[("cookie", "a=ks_abcdefghijkl; b=ks_abcdefghijkl; c=3")]);
-    assert_eq!(strip(two, "cookie:a,cookie:b").cookie.as_deref(), Some("c=3"));
+    assert_eq!(removal(two, "cookie:a,cookie:b").cookie.as_deref(), Some("c=3"));
 }
 
 #[test]
@@ -215,7 +218,7 @@ fn client_is_whom_envoy_names_and_else_the_peer() {
         config::core::v3::{Address, SocketAddress},
         service::auth::v3::attribute_context::Peer,
     };
-    let client = |told: Option<&'static str>, client_address| {
+    let client = |sent_address: Option<&'static str>, client_address| {
         let peer = SocketAddress { address: "192.0.2.7".into(), ..SocketAddress::default() };
         let peer = Address { address: Some(Kind::SocketAddress(peer)) };
         let source = Some(Peer { address: Some(peer), ..Peer::default() });
@@ -223,12 +226,13 @@ fn client_is_whom_envoy_names_and_else_the_peer() {
         let request = Request { http: Some(joined(&[("x-forwarded-for", "1.1.1.1")])), ..Request::default() };
         let context = AttributeContext { source, request: Some(request), ..AttributeContext::default() };
         let mut metadata = HeaderMap::new();
-        told.map(|told| metadata.insert("x-client-ip", told.parse().expect("a value")));
+        sent_address
+            .map(|sent_address| metadata.insert("x-client-ip", sent_address.parse().expect("a value")));
         metadata.insert("x-forwarded-for", "2.2.2.2".parse().expect("a value"));
-        let reading = Reading { client_address, ..reading() };
-        let attributes = read(&CheckRequest { attributes: Some(context) }, &metadata, reading).attributes;
-        let is_envoys_word = told.is_some() && client_address == ClientAddress::Auto;
-        assert_eq!(attributes.vouched_client, attributes.client.filter(|_| is_envoys_word));
+        let config = RequestConfig { client_address, ..config() };
+        let attributes = read(&CheckRequest { attributes: Some(context) }, &metadata, config).attributes;
+        let is_vouched_for = sent_address.is_some() && client_address == ClientAddress::Auto;
+        assert_eq!(attributes.vouched_client, attributes.client.filter(|_| is_vouched_for));
         attributes.client
     };
     let address = |text: &str| Some(text.parse::<IpAddr>().expect("an address"));
@@ -304,7 +308,7 @@ fn route_settings_are_context_extensions() {
         let extensions = [(name.to_owned(), value.to_owned()), ("api".to_owned(), "v1".to_owned())];
         let context =
             AttributeContext { context_extensions: extensions.into(), ..AttributeContext::default() };
-        read(&CheckRequest { attributes: Some(context) }, &HeaderMap::new(), reading()).attributes.route
+        read(&CheckRequest { attributes: Some(context) }, &HeaderMap::new(), config()).attributes.route
     };
     assert_eq!(context("keystile.scopes", "a b").expect("readable").scopes, ["a", "b"]);
     assert!(context("keystile.scope", "a b").is_err());
@@ -325,7 +329,7 @@ proptest! {
         let parsed = parsed(http, "bearer,header:x-api-key,query:key,cookie:key");
         if let Ok(credential) = parsed.attributes.credential {
             prop_assert!(Credential::parse(credential.expose().as_bytes()).is_ok());
-            prop_assert_ne!(parsed.strip, Strip::default(), "what was found is stripped");
+            prop_assert_ne!(parsed.removal, CredentialRemoval::default(), "what was found is removed");
         }
     }
 

@@ -1,4 +1,4 @@
-//! What a denied caller reads, in the form that its programs expect.
+//! The body of a denial, in the form that the caller's programs expect.
 
 use serde_json::json;
 
@@ -11,6 +11,15 @@ pub(super) fn content_type(format: DenyFormat) -> &'static str {
         DenyFormat::Openai => "application/json",
         DenyFormat::Text => "text/plain; charset=utf-8",
     }
+}
+
+/// The body before and after the id of the request.
+pub(super) fn around_request_id(format: DenyFormat, reason: Reason) -> (String, String) {
+    /// Stands for the id. No other text of a body holds it.
+    const REQUEST_ID: &str = "@request-id@";
+    let body = write(format, reason, REQUEST_ID);
+    let (before, after) = body.split_once(REQUEST_ID).unwrap_or((&body, ""));
+    (before.to_owned(), after.to_owned())
 }
 
 /// The body: the code for programs, a sentence for people, and the id to ask the operator about.
@@ -52,7 +61,7 @@ fn title(status: u16) -> &'static str {
     }
 }
 
-/// The kind of error by which OpenAI's API tells them apart.
+/// The type of the error in OpenAI's API.
 fn openai_type(status: u16) -> &'static str {
     match status {
         400 => "invalid_request_error",

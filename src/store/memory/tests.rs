@@ -204,7 +204,7 @@ async fn read_from_before_a_change_is_neither_cached_nor_shared_with_later_calle
     let slow = Arc::new(Slow { read: tokio::sync::Notify::new(), land: tokio::sync::Notify::new() });
     let fence = Arc::new(Fence::new(Instant::now()));
     let metrics = Metrics::new().expect("builds");
-    let memory = Memory::new(Arc::clone(&slow), CONFIG, Arc::clone(&fence), &metrics);
+    let memory: Memory<_> = Memory::new(Arc::clone(&slow), CONFIG, Arc::clone(&fence), &metrics);
     let now = Timestamps::now();
     let ask = || {
         let memory = memory.clone();

@@ -1,39 +1,43 @@
-//! Looks for the credential in a request, and notes where it was.
+//! Looks for the credential in a request, and records where it was.
 
 use percent_encoding::percent_decode_str;
 
-use super::values;
-use crate::{config::CredentialSource, credential::Credential, decision::Reason, ext_authz::wire::Http};
+use super::header_values::values;
+use crate::{
+    config::CredentialSource, credential::Credential, decision::Reason,
+    ext_authz::proto::check_request::HttpRequestView,
+};
 
-/// What to take out of the request so that the upstream does not see the credential.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(in crate::ext_authz) struct Strip<'a> {
+/// What is removed from the request so that the upstream does not see the credential.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct CredentialRemoval<'a> {
     /// Header names.
-    pub(in crate::ext_authz) headers: Vec<&'a str>,
+    pub(crate) headers: Vec<&'a str>,
     /// Query parameter names.
-    pub(in crate::ext_authz) query_parameters: Vec<&'a str>,
-    /// What the `cookie` header is to become.
-    pub(in crate::ext_authz) cookie: Option<String>,
+    pub(crate) query_parameters: Vec<&'a str>,
+    /// The new value of the `cookie` header.
+    pub(crate) cookie: Option<String>,
 }
 
-/// A search under way.
-pub(super) struct Search<'h, 'a> {
-    http: &'h Http<'h>,
+/// A search in progress.
+pub(super) struct CredentialSearch<'h, 'a> {
+    http: &'h HttpRequestView<'h>,
     credential: Result<Credential, Reason>,
-    strip: Strip<'a>,
+    removal: CredentialRemoval<'a>,
 }
 
-impl<'a> Search<'_, 'a> {
-    /// Looks in all sources, as a set.
-    pub(super) fn all<'s>(
-        http: &Http<'_>,
+impl<'a> CredentialSearch<'_, 'a> {
+    /// Looks in every source. Their order does not matter.
+    pub(super) fn run<'s>(
+        http: &HttpRequestView<'_>,
         sources: &'s [CredentialSource],
-    ) -> (Result<Credential, Reason>, Strip<'s>) {
-        let mut search = Search { http, credential: Err(Reason::MissingCredential), strip: Strip::default() };
+    ) -> (Result<Credential, Reason>, CredentialRemoval<'s>) {
+        let credential = Err(Reason::MissingCredential);
+        let mut search = CredentialSearch { http, credential, removal: CredentialRemoval::default() };
         for source in sources {
             search.look_in(source);
         }
-        (search.credential, search.strip)
+        (search.credential, search.removal)
     }
 
     fn look_in(&mut self, source: &'a CredentialSource) {
@@ -45,12 +49,12 @@ impl<'a> Search<'_, 'a> {
         }
     }
 
-    /// Other schemes are somebody else's and stay where they are.
+    /// Other schemes are not API keys and stay in the request.
     fn look_in_authorization(&mut self) {
         for value in values(self.http, "authorization") {
             if let Some(token) = bearer_token(value) {
                 self.present(token);
-                self.strip_header("authorization");
+                self.remove_header("authorization");
             }
         }
     }
@@ -58,19 +62,19 @@ impl<'a> Search<'_, 'a> {
     fn look_in_header(&mut self, name: &'a str) {
         for value in values(self.http, name) {
             self.present(trim_blanks(value));
-            self.strip_header(name);
+            self.remove_header(name);
         }
     }
 
-    /// Names are compared as they stand, not decoded: Envoy removes parameters by the name as it
-    /// stands, and a key that cannot be removed must not be accepted.
+    /// Names are compared without decoding: Envoy removes parameters by their undecoded name, and a key that cannot be
+    /// removed must not be accepted.
     fn look_in_query(&mut self, name: &'a str) {
         let (_, query) = self.http.path.split_once('?').unwrap_or_default();
         for (key, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
             if key == name {
                 self.present(&percent_decode_str(value).collect::<Vec<u8>>());
-                if !self.strip.query_parameters.contains(&name) {
-                    self.strip.query_parameters.push(name);
+                if !self.removal.query_parameters.contains(&name) {
+                    self.removal.query_parameters.push(name);
                 }
             }
         }
@@ -79,8 +83,8 @@ impl<'a> Search<'_, 'a> {
     fn look_in_cookies(&mut self, name: &str) {
         let mut others = Vec::new();
         let mut found = false;
-        // What an earlier cookie source left is what is left to look through.
-        let header = self.strip.cookie.clone().map_or_else(|| cookie_header(self.http), String::into_bytes);
+        // An earlier cookie source may have removed some.
+        let header = self.removal.cookie.clone().map_or_else(|| cookie_header(self.http), String::into_bytes);
         for pair in header.split(|byte| *byte == b';').map(trim_blanks).filter(|pair| !pair.is_empty()) {
             match pair.strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"=")) {
                 Some(value) => {
@@ -92,7 +96,7 @@ impl<'a> Search<'_, 'a> {
             }
         }
         if found {
-            self.strip.cookie = Some(others.join("; "));
+            self.removal.cookie = Some(others.join("; "));
         }
     }
 
@@ -108,14 +112,14 @@ impl<'a> Search<'_, 'a> {
         };
     }
 
-    fn strip_header(&mut self, name: &'a str) {
-        if !self.strip.headers.contains(&name) {
-            self.strip.headers.push(name);
+    fn remove_header(&mut self, name: &'a str) {
+        if !self.removal.headers.contains(&name) {
+            self.removal.headers.push(name);
         }
     }
 }
 
-fn cookie_header(http: &Http<'_>) -> Vec<u8> {
+fn cookie_header(http: &HttpRequestView<'_>) -> Vec<u8> {
     values(http, "cookie").collect::<Vec<_>>().join(&b"; "[..])
 }
 
@@ -127,8 +131,8 @@ fn bearer_token(value: &[u8]) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"bearer").then(|| trim_blanks(token))
 }
 
-/// What HTTP allows around a value (RFC 9110, section 5.5): other control characters stay, and
-/// make a credential malformed.
+/// Removes the blanks that HTTP allows around a value (RFC 9110, section 5.5). Other control characters stay, and make a
+/// credential malformed.
 fn trim_blanks(value: &[u8]) -> &[u8] {
     let Some(start) = value.iter().position(|byte| !is_blank(byte)) else { return &[] };
     let end = value.iter().rposition(|byte| !is_blank(byte)).map_or(start, |last| last + 1);

@@ -1,4 +1,4 @@
-//! What is read from the bytes is what the generated types read.
+//! The view reads what the generated types read, and refuses what they refuse.
 
 use std::collections::HashMap;
 
@@ -15,7 +15,9 @@ use envoy_types::{
 use proptest::{collection, option, prelude::*};
 use prost::Message;
 
-use super::{agree::agree, *};
+use super::{super::reader::MalformedMessage, differential::compare, *};
+
+mod mutations;
 
 fn text() -> impl Strategy<Value = String> {
     "[a-z:/?=é-]{0,12}"
@@ -77,18 +79,18 @@ fn message() -> impl Strategy<Value = CheckRequest> {
 
 proptest! {
     #[test]
-    fn both_readings_of_a_message_agree(message in message()) {
-        agree(&message.encode_to_vec());
+    fn message_is_read_alike(message in message()) {
+        compare(&message.encode_to_vec());
     }
 
-    /// One message behind another is one message, of which each field is merged with its like.
+    /// One message after another is one message, in which fields of the same number are merged.
     #[test]
-    fn both_readings_of_merged_messages_agree(first in message(), second in message()) {
-        agree(&[first.encode_to_vec(), second.encode_to_vec()].concat());
+    fn merged_messages_are_read_alike(first in message(), second in message()) {
+        compare(&[first.encode_to_vec(), second.encode_to_vec()].concat());
     }
 
     #[test]
-    fn both_readings_of_a_damaged_message_agree(
+    fn damaged_bytes_are_read_or_refused_alike(
         message in message(),
         at in any::<prop::sample::Index>(),
         byte in any::<u8>(),
@@ -98,18 +100,28 @@ proptest! {
         prop_assume!(!bytes.is_empty());
         let at = at.index(bytes.len());
         if cut { bytes.truncate(at) } else { bytes[at] = byte }
-        agree(&bytes);
+        compare(&bytes);
     }
 
     #[test]
-    fn any_bytes_are_read_or_refused(bytes in collection::vec(any::<u8>(), 0..200)) {
-        agree(&bytes);
-        let _ = Check::read(&bytes);
+    fn any_bytes_are_read_or_refused_alike(bytes in collection::vec(any::<u8>(), 0..200)) {
+        compare(&bytes);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1024))]
+    #[test]
+    fn mutated_messages_are_read_or_refused_alike(
+        message in message(),
+        mutations in collection::vec(mutations::mutation(), 1..4),
+    ) {
+        compare(&mutations::mutated(&message.encode_to_vec(), mutations));
     }
 }
 
 #[test]
-fn unknown_fields_of_every_kind_are_passed_over() {
+fn unknown_fields_of_every_kind_are_skipped() {
     let known = [0x0a, 0x02, 0x52, 0x00];
     // Field 15 as a varint, 64 bits, 32 bits, bytes, and a group with a group in it.
     for unknown in [
@@ -121,13 +133,13 @@ fn unknown_fields_of_every_kind_are_passed_over() {
     ] {
         for message in [[unknown, &known].concat(), [&known[..], unknown].concat()] {
             assert!(CheckRequest::decode(&*message).is_ok());
-            agree(&message);
+            compare(&message);
         }
     }
 }
 
 #[test]
-fn what_no_message_begins_with_is_refused() {
+fn bytes_that_are_no_message_are_refused() {
     for bytes in [
         &[0x0a][..],
         &[0x0a, 5, 1],
@@ -140,6 +152,6 @@ fn what_no_message_begins_with_is_refused() {
         &[0x0a, 0x06, 0x22, 0x04, 0x12, 0x02, 0x0a, 0x01],
     ] {
         assert!(CheckRequest::decode(bytes).is_err(), "{bytes:?}");
-        assert_eq!(Check::read(bytes), Err(Malformed), "{bytes:?}");
+        assert_eq!(CheckRequestView::read(bytes), Err(MalformedMessage), "{bytes:?}");
     }
 }

@@ -1,41 +1,36 @@
-//! `CheckRequest` on the wire: the fields that a check needs, found in its bytes without decoding the rest.
+//! The fields of a `CheckRequest` that a check needs, found in its bytes without decoding the rest.
 //!
-//! Decoding the whole message costs more than everything else that a hot check does. What is read here is
-//! what the generated types would have read, which a property test and a fuzz target compare; fields that
-//! nobody here looks at are passed over.
+//! Decoding the whole message costs more than the rest of a hot check. The fields that are read have the values that
+//! the generated types read, and are refused where these refuse them: a property test and a fuzz target compare both
+//! (`differential.rs`). All other fields are skipped.
 
-mod fields;
-mod write;
+use super::reader::{Fields, Result};
 
-use fields::Fields;
-pub(super) use write::{put_bytes, put_double, put_enum, put_length, put_message};
-
-/// What a check needs of a `CheckRequest` (envoy/service/auth/v3/external_auth.proto). Text that is
-/// not there is empty.
+/// What a check needs of a `CheckRequest` (envoy/service/auth/v3/external_auth.proto). Absent text is empty.
 #[derive(Debug, Default, PartialEq)]
-pub struct Check<'a> {
+pub struct CheckRequestView<'a> {
     /// `attributes.source.address.socket_address.address`.
     pub source: Option<&'a str>,
     /// `attributes.request.http`.
-    pub http: Http<'a>,
-    /// `attributes.context_extensions`: of a name that comes twice, the last value counts.
+    pub http: HttpRequestView<'a>,
+    /// `attributes.context_extensions`. Of a repeated name the last value counts.
     pub extensions: Vec<(&'a str, &'a str)>,
 }
 
 /// What a check needs of an `HttpRequest`.
 #[derive(Debug, Default, PartialEq)]
-pub struct Http<'a> {
+pub struct HttpRequestView<'a> {
     /// Envoy's own id of the request.
     pub id: &'a str,
     /// `GET`, `POST` and so on.
     pub method: &'a str,
     /// With its query.
     pub path: &'a str,
-    /// Of a name that comes twice, the last value counts.
+    /// Of a repeated name the last value counts.
     pub headers: Vec<(&'a str, &'a str)>,
-    /// In place of `headers`, with `encode_raw_headers`: each as it came, bytes untouched.
+    /// In place of `headers`, with `encode_raw_headers`: each header with its bytes unchanged.
     pub header_map: Vec<(&'a str, &'a [u8])>,
-    /// Of the body, in bytes; -1 or 0 when Envoy does not say.
+    /// Length of the body in bytes; -1 or 0 when Envoy does not say.
     pub size: i64,
     /// The body, when it is text.
     pub body: &'a [u8],
@@ -43,24 +38,17 @@ pub struct Http<'a> {
     pub raw_body: &'a [u8],
 }
 
-/// The bytes are no `CheckRequest`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("malformed CheckRequest")]
-pub struct Malformed;
-
-type Result<T, E = Malformed> = std::result::Result<T, E>;
-
-/// Headers that Envoy usually sends: room for them is made at once.
+/// Number of headers that Envoy usually sends: room for them is made at once.
 const HEADERS: usize = 32;
 
-impl<'a> Check<'a> {
+impl<'a> CheckRequestView<'a> {
     /// Reads a message.
     ///
     /// # Errors
-    /// [`Malformed`] when what is looked at cannot be read.
+    /// [`MalformedMessage`](super::reader::MalformedMessage) when a field that is needed cannot be read.
     pub fn read(message: &'a [u8]) -> Result<Self> {
         let mut check = Self::default();
-        for field in Fields(message) {
+        for field in Fields::new(message, 0) {
             if let (1, attributes) = field? {
                 check.read_attributes(attributes.bytes()?)?;
             }
@@ -69,11 +57,11 @@ impl<'a> Check<'a> {
     }
 
     fn read_attributes(&mut self, message: &'a [u8]) -> Result<()> {
-        for field in Fields(message) {
+        for field in Fields::new(message, 1) {
             match field? {
                 (1, peer) => self.read_peer(peer.bytes()?)?,
                 (4, request) => self.read_request(request.bytes()?)?,
-                (10, entry) => self.extensions.push(read_entry(entry.bytes()?)?),
+                (10, entry) => self.extensions.push(read_entry(entry.bytes()?, 2)?),
                 _ => {}
             }
         }
@@ -81,7 +69,7 @@ impl<'a> Check<'a> {
     }
 
     fn read_peer(&mut self, message: &'a [u8]) -> Result<()> {
-        for field in Fields(message) {
+        for field in Fields::new(message, 2) {
             if let (1, address) = field? {
                 self.read_address(address.bytes()?)?;
             }
@@ -89,13 +77,13 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
-    /// One of several kinds: the last counts.
+    /// An address has one of several kinds. The last one counts.
     fn read_address(&mut self, message: &'a [u8]) -> Result<()> {
-        for field in Fields(message) {
+        for field in Fields::new(message, 3) {
             match field? {
                 (1, socket) => {
                     let mut address = self.source.unwrap_or_default();
-                    for field in Fields(socket.bytes()?) {
+                    for field in Fields::new(socket.bytes()?, 4) {
                         if let (2, text) = field? {
                             address = text.text()?;
                         }
@@ -113,7 +101,7 @@ impl<'a> Check<'a> {
     }
 
     fn read_request(&mut self, message: &'a [u8]) -> Result<()> {
-        for field in Fields(message) {
+        for field in Fields::new(message, 2) {
             if let (2, http) = field? {
                 self.http.read(http.bytes()?)?;
             }
@@ -122,9 +110,9 @@ impl<'a> Check<'a> {
     }
 }
 
-impl<'a> Http<'a> {
+impl<'a> HttpRequestView<'a> {
     fn read(&mut self, message: &'a [u8]) -> Result<()> {
-        for field in Fields(message) {
+        for field in Fields::new(message, 3) {
             match field? {
                 (1, id) => self.id = id.text()?,
                 (2, method) => self.method = method.text()?,
@@ -132,14 +120,14 @@ impl<'a> Http<'a> {
                     if self.headers.is_empty() {
                         self.headers.reserve(HEADERS);
                     }
-                    self.headers.push(read_entry(entry.bytes()?)?);
+                    self.headers.push(read_entry(entry.bytes()?, 4)?);
                 }
                 (4, path) => self.path = path.text()?,
                 (9, size) => self.size = size.number()?,
                 (11, body) => self.body = body.text()?.as_bytes(),
                 (12, body) => self.raw_body = body.bytes()?,
                 (13, map) => {
-                    for field in Fields(map.bytes()?) {
+                    for field in Fields::new(map.bytes()?, 4) {
                         if let (1, header) = field? {
                             self.header_map.push(read_header(header.bytes()?)?);
                         }
@@ -157,10 +145,10 @@ impl<'a> Http<'a> {
     }
 }
 
-/// An entry of a map.
-fn read_entry(message: &[u8]) -> Result<(&str, &str)> {
+/// An entry of a map inside so many messages.
+fn read_entry(message: &[u8], level: usize) -> Result<(&str, &str)> {
     let (mut key, mut value) = ("", "");
-    for field in Fields(message) {
+    for field in Fields::new(message, level) {
         match field? {
             (1, text) => key = text.text()?,
             (2, text) => value = text.text()?,
@@ -170,10 +158,10 @@ fn read_entry(message: &[u8]) -> Result<(&str, &str)> {
     Ok((key, value))
 }
 
-/// A `HeaderValue`: raw bytes, or text in place of them.
+/// A `HeaderValue`: its raw bytes, or its text where there are none.
 fn read_header(message: &[u8]) -> Result<(&str, &[u8])> {
     let (mut key, mut value, mut raw) = ("", "", &[][..]);
-    for field in Fields(message) {
+    for field in Fields::new(message, 5) {
         match field? {
             (1, text) => key = text.text()?,
             (2, text) => value = text.text()?,
@@ -185,6 +173,6 @@ fn read_header(message: &[u8]) -> Result<(&str, &[u8])> {
 }
 
 #[cfg(test)]
-mod agree;
+mod differential;
 #[cfg(test)]
 mod tests;

@@ -1,23 +1,22 @@
-//! Notes of values that are too long for a header: counted each time, logged once for a key.
+//! Reports values that are too long for a header: counts each one, and logs once for each key.
 
 use std::collections::HashSet;
 
-use parking_lot::Mutex;
-
 use metrics::Counter;
+use parking_lot::Mutex;
 use tracing::warn;
 
 use super::headers::TABLE;
 use crate::{metrics::Metrics, record::KeyRecord};
 
-/// Who is told of them.
+/// The metrics, and the keys that were logged.
 pub(super) struct Truncation {
     counters: Vec<(&'static str, Counter)>,
-    /// Keys that were logged, for as long as there are not too many.
+    /// Keys that were logged. Emptied when there are too many.
     logged: Mutex<HashSet<i64>>,
 }
 
-/// Keys that are remembered as logged. Past it, some are logged again.
+/// Maximum number of keys that are remembered as logged.
 const MAX_LOGGED: usize = 10_000;
 
 impl Truncation {
@@ -26,9 +25,11 @@ impl Truncation {
         Self { counters: counters.collect(), logged: Mutex::default() }
     }
 
-    /// Notes which headers of an answer for this key are too long.
-    pub(super) fn note(&self, headers: &[&'static str], record: Option<&KeyRecord>) {
-        let Some(record) = record.filter(|_| !headers.is_empty()) else { return };
+    /// Reports the headers of this key that are too long.
+    pub(super) fn note(&self, headers: &[&'static str], record: &KeyRecord) {
+        if headers.is_empty() {
+            return;
+        }
         for (_, counter) in self.counters.iter().filter(|(name, _)| headers.contains(name)) {
             counter.increment(1);
         }

@@ -1,19 +1,19 @@
-//! What an operator chose of a table: all of its rows, or those that are named.
+//! Which rows of a table an operator wants sent: all of them, or those that are named.
 
-/// The rows that are sent.
+/// The rows of a table that are sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Chosen(Option<Vec<&'static str>>);
+pub struct FieldFilter(Option<Vec<&'static str>>);
 
-impl Chosen {
+impl FieldFilter {
     /// Every row.
     pub fn all() -> Self {
         Self(None)
     }
 
-    /// Those of `table` that are named, in whatever case; `all` names every one, and `none` alone no one.
+    /// The rows of `table` that are named, in any case. `all` names every row; `none`, alone, names no row.
     ///
     /// # Errors
-    /// The name that is no row's.
+    /// The first name that is not in the table.
     pub fn parse(names: &[String], table: impl Iterator<Item = &'static str> + Clone) -> Result<Self, &str> {
         if names.iter().any(|name| name == "all") {
             return Ok(Self::all());
@@ -22,8 +22,8 @@ impl Chosen {
             return Ok(Self(Some(Vec::new())));
         }
         let known = |name: &'_ String| table.clone().find(|known| known.eq_ignore_ascii_case(name));
-        let chosen = names.iter().map(|name| known(name).ok_or(name.as_str()));
-        Ok(Self(Some(chosen.collect::<Result<_, _>>()?)))
+        let rows = names.iter().map(|name| known(name).ok_or(name.as_str()));
+        Ok(Self(Some(rows.collect::<Result<_, _>>()?)))
     }
 
     /// Whether the row of this name is sent.
@@ -38,24 +38,24 @@ mod tests {
 
     const TABLE: [&str; 3] = ["colour", "size", "taste"];
 
-    fn chosen(names: &[&str]) -> Result<Vec<&'static str>, String> {
+    fn sent(names: &[&str]) -> Result<Vec<&'static str>, String> {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
-        let chosen = Chosen::parse(&names, TABLE.into_iter()).map_err(str::to_owned)?;
-        Ok(TABLE.into_iter().filter(|name| chosen.has(name)).collect())
+        let filter = FieldFilter::parse(&names, TABLE.into_iter()).map_err(str::to_owned)?;
+        Ok(TABLE.into_iter().filter(|name| filter.has(name)).collect())
     }
 
     #[test]
-    fn those_that_are_named_are_sent() {
-        assert_eq!(chosen(&["Size", "colour"]), Ok(vec!["colour", "size"]));
-        assert_eq!(chosen(&["all"]), Ok(TABLE.to_vec()));
-        assert_eq!(chosen(&["none"]), Ok(vec![]));
+    fn named_rows_are_sent() {
+        assert_eq!(sent(&["Size", "colour"]), Ok(vec!["colour", "size"]));
+        assert_eq!(sent(&["all"]), Ok(TABLE.to_vec()));
+        assert_eq!(sent(&["none"]), Ok(vec![]));
     }
 
     #[test]
-    fn name_that_is_no_rows_is_refused() {
+    fn name_outside_the_table_is_refused() {
         for (names, unknown) in [(["size", "shape"], "shape"), (["none", "size"], "none"), (["size", ""], "")]
         {
-            assert_eq!(chosen(&names), Err(unknown.to_owned()));
+            assert_eq!(sent(&names), Err(unknown.to_owned()));
         }
     }
 }
