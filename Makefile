@@ -8,7 +8,7 @@ LOCKED ?=
 ENVOY_VERSIONS := 1.40.0 1.36.4
 ENVOY := .tools/envoy-$(firstword $(ENVOY_VERSIONS))/envoy
 
-.PHONY: help demo check fmt clippy doc test feed-generator fuzz bench instructions tools clean
+.PHONY: help demo check fmt clippy doc deny advisories test feed-generator fuzz bench instructions tools clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -19,7 +19,7 @@ demo: ## show Keystile at work behind a real Envoy (DEMO=once ends by itself)
 	tools/fetch-envoy $(firstword $(ENVOY_VERSIONS))
 	python3 demo/demo.py --keystile $(TARGET_DIR)/debug/keystile --envoy $(ENVOY) $(if $(filter once,$(DEMO)),--once)
 
-check: fmt clippy doc test ## run all checks before a commit
+check: fmt clippy doc deny test ## run all checks before a commit
 
 fmt: ## check the formatting (cargo fmt fixes it)
 	cargo fmt --check
@@ -29,6 +29,14 @@ clippy: ## run the lints; warnings fail
 
 doc: ## build the rustdoc; warnings fail
 	RUSTDOCFLAGS="-D warnings" cargo doc $(LOCKED) --no-deps
+
+deny: ## licences, sources and bans of the dependencies
+	tools/fetch-cargo-deny
+	.tools/cargo-deny/bin/cargo-deny --all-features --locked check licenses bans sources
+
+advisories: ## known vulnerabilities of the dependencies; fetches their database
+	tools/fetch-cargo-deny
+	.tools/cargo-deny/bin/cargo-deny --all-features --locked check advisories
 
 test: tools ## run all tests, with real Envoy, Postgres and Redis
 	cargo test $(LOCKED)

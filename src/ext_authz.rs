@@ -15,7 +15,7 @@ use futures_util::FutureExt;
 use http::{HeaderMap, Request, Response};
 use http_body::Body;
 use tonic::Status;
-use tracing::{debug, error, warn};
+use tracing::{Instrument, Span, debug, debug_span, error, field::Empty, warn};
 
 use crate::{
     attributes::Attributes,
@@ -166,7 +166,14 @@ impl<S: KeyStore<EncodedRecord>, L: RateLimiter> Inner<S, L> {
             Err(error) => return Ok(self.deny_malformed(&error.to_string())),
         };
         let attributes = &request.attributes;
-        let decision = self.authorizer.check(attributes, now, deadline).await;
+        let span = check_span(attributes);
+        let decision = self.authorizer.check(attributes, now, deadline);
+        // Boxed only where it is logged: otherwise a span would enlarge every check.
+        let decision = if span.is_disabled() {
+            decision.await
+        } else {
+            Box::pin(decision.instrument(span.clone())).await
+        };
         let route_shadow = attributes.route.as_ref().ok().and_then(|route| route.shadow);
         let outcome = Outcome::new(decision, route_shadow, self.config.mode, self.config.on_failure);
         if let Outcome::Allow(admission) = &outcome
@@ -175,7 +182,7 @@ impl<S: KeyStore<EncodedRecord>, L: RateLimiter> Inner<S, L> {
             self.usage.count(proven.record().id, attributes.stream_id, now.wall);
         }
         self.metrics.count(&outcome, now.monotonic.elapsed());
-        log(&outcome, attributes);
+        span.in_scope(|| log(&span, &outcome, attributes));
         match &outcome {
             Outcome::Allow(admission) => Ok(self.allows.write(admission, &request)),
             Outcome::Deny(denial) => Ok(self.denials.write(denial, attributes)),
@@ -223,20 +230,32 @@ impl<S: KeyStore<EncodedRecord>, L: RateLimiter> Inner<S, L> {
     }
 }
 
-fn log(outcome: &Outcome, attributes: &Attributes<'_>) {
-    if let Err(error) = &attributes.route {
-        warn!(%error, path = attributes.path, "a route is misconfigured in Envoy");
-    }
-    let proven = outcome.proven();
-    debug!(
-        result = outcome.result(),
-        key_id = proven.map(|proven| proven.record().id.0),
-        tier = proven.map(|proven| proven.tier.name()),
+/// The span of one check, at level `debug`: lines of every step are logged in it. The last fields are known at its end.
+fn check_span(attributes: &Attributes<'_>) -> Span {
+    debug_span!(
+        "check",
         request_id = attributes.printable_request_id(),
         method = attributes.method,
         path = attributes.path,
-        "checked"
-    );
+        key_id = Empty,
+        tier = Empty,
+        result = Empty,
+    )
+}
+
+fn log(span: &Span, outcome: &Outcome, attributes: &Attributes<'_>) {
+    if let Err(error) = &attributes.route {
+        warn!(%error, path = attributes.path, "a route is misconfigured in Envoy");
+    }
+    if span.is_disabled() {
+        return;
+    }
+    if let Some(proven) = outcome.proven() {
+        span.record("key_id", proven.record().id.0);
+        span.record("tier", proven.tier.name());
+    }
+    span.record("result", outcome.result());
+    debug!("checked");
 }
 
 #[cfg(test)]

@@ -319,7 +319,7 @@ async fn sidecar_that_says_nothing_is_named() {
     let arguments = ["invalidate", &key.credential[..8], "--timeout", "1s"];
     let run = fleet.run(&arguments);
     let told = run.failed(1);
-    assert!(told.contains("no word within 1s from"), "{told}");
+    assert!(told.contains("not confirmed within 1s by"), "{told}");
     fleet.sidecars[0].process.signal(rustix::process::Signal::CONT);
     until("it has caught up", 5 * SECOND, async || fleet.changes(0).await >= 1).await;
     // One that is gone is waited for by nobody.

@@ -289,6 +289,14 @@ async fn even_the_chattiest_log_shows_no_credential_and_no_hash() {
         log.contains("result=\"allow\"") && log.contains("invalid_credential")
     })
     .await;
+    let log = setup.log();
+    let allowed =
+        log.lines().find(|line| line.ends_with("checked") && line.contains("result=\"allow\"")).unwrap();
+    for field in
+        ["check{request_id=", "method=\"GET\"", "path=", &format!("key_id={}", key.id), "tier=\"database\""]
+    {
+        assert!(allowed.contains(field), "{field} is not in the span: {allowed}");
+    }
     for hidden in [&key.credential[8..], &wrong[8..], "$2b$", secret] {
         assert!(!setup.log().contains(hidden), "{hidden} is in the log");
     }

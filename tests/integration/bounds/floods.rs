@@ -59,11 +59,15 @@ async fn flood(
     stream
 }
 
-/// Memory is in bounds, and somebody else is served.
-async fn is_well(Keystile { setup, process }: &Keystile, key: &Key) {
+/// Memory is in bounds, and another connection is served.
+async fn is_well(keystile: &Keystile, key: &Key) {
+    is_well_within(128 * MIB, keystile, key).await;
+}
+
+async fn is_well_within(bound: u64, Keystile { setup, process }: &Keystile, key: &Key) {
     let check = async { Peer::connect(setup.tcp).await.check(&key.credential).await.expect("answered") };
     assert_eq!(timeout(Duration::from_secs(5), check).await.expect("in time").status(), 200);
-    assert!(peak_memory(process) < 128 * MIB, "{} MiB", peak_memory(process) / MIB);
+    assert!(peak_memory(process) < bound, "{} MiB", peak_memory(process) / MIB);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -103,6 +107,8 @@ async fn frames_without_end_are_survived() {
 /// Its answers cannot be sent: neither are they kept for ever, nor without bound.
 #[tokio::test(flavor = "multi_thread")]
 async fn peers_that_read_no_answer_hold_little() {
+    // The HTTP/2 state of 20,000 streams, which no response of Keystile's is part of.
+    const STREAMS: u64 = 192 * MIB;
     let (keystile, key) = keystile(&[]).await;
     let address = keystile.setup.tcp;
     let message = check_request(&key.credential, 0);
@@ -117,13 +123,13 @@ async fn peers_that_read_no_answer_hold_little() {
     let deaf = join_all((0..20).map(|_| flood(address, &no_window, 1000, call))).await;
     let mut busy = join_all((0..20).map(|_| flood(address, &all_window, 20_000, call))).await;
     settle().await;
-    is_well(&keystile, &key).await;
+    is_well_within(STREAMS, &keystile, &key).await;
     // The streams end after ten seconds, and so do connections that could not be written to.
     tokio::time::sleep(Duration::from_secs(14)).await;
     let metrics = keystile.setup.metrics().await;
     let held = metrics.lines().find_map(|line| line.strip_prefix("keystile_in_flight_bytes "));
     assert_eq!(held, Some("0"), "{metrics}");
-    is_well(&keystile, &key).await;
+    is_well_within(STREAMS, &keystile, &key).await;
     for stream in &mut busy {
         let mut sink = vec![0; 1024 * 1024];
         let ended = async { while matches!(stream.read(&mut sink).await, Ok(length) if length > 0) {} };
