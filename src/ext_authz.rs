@@ -167,13 +167,10 @@ impl<S: KeyStore<EncodedRecord>, L: RateLimiter> Inner<S, L> {
         };
         let attributes = &request.attributes;
         let span = check_span(attributes);
-        let decision = self.authorizer.check(attributes, now, deadline);
+        let check = || self.authorizer.check(attributes, now, deadline);
         // Boxed only where it is logged: otherwise a span would enlarge every check.
-        let decision = if span.is_disabled() {
-            decision.await
-        } else {
-            Box::pin(decision.instrument(span.clone())).await
-        };
+        let decision =
+            if span.is_disabled() { check().await } else { Box::pin(check().instrument(span.clone())).await };
         let route_shadow = attributes.route.as_ref().ok().and_then(|route| route.shadow);
         let outcome = Outcome::new(decision, route_shadow, self.config.mode, self.config.on_failure);
         if let Outcome::Allow(admission) = &outcome
@@ -182,7 +179,7 @@ impl<S: KeyStore<EncodedRecord>, L: RateLimiter> Inner<S, L> {
             self.usage.count(proven.record().id, attributes.stream_id, now.wall);
         }
         self.metrics.count(&outcome, now.monotonic.elapsed());
-        span.in_scope(|| log(&span, &outcome, attributes));
+        log(&span, &outcome, attributes);
         match &outcome {
             Outcome::Allow(admission) => Ok(self.allows.write(admission, &request)),
             Outcome::Deny(denial) => Ok(self.denials.write(denial, attributes)),
@@ -245,7 +242,7 @@ fn check_span(attributes: &Attributes<'_>) -> Span {
 
 fn log(span: &Span, outcome: &Outcome, attributes: &Attributes<'_>) {
     if let Err(error) = &attributes.route {
-        warn!(%error, path = attributes.path, "a route is misconfigured in Envoy");
+        span.in_scope(|| warn!(%error, path = attributes.path, "a route is misconfigured in Envoy"));
     }
     if span.is_disabled() {
         return;
@@ -255,7 +252,7 @@ fn log(span: &Span, outcome: &Outcome, attributes: &Attributes<'_>) {
         span.record("tier", proven.tier.name());
     }
     span.record("result", outcome.result());
-    debug!("checked");
+    span.in_scope(|| debug!("checked"));
 }
 
 #[cfg(test)]
