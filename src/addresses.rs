@@ -1,6 +1,6 @@
-//! Which addresses a host name has, and in which order they are tried.
+//! The addresses of a host name, and the order in which they are tried.
 //!
-//! Names are looked up for every new connection: after a failover a name leads elsewhere.
+//! Names are resolved for every new connection, because a failover changes the address of a name.
 
 use std::{
     collections::HashMap,
@@ -16,22 +16,22 @@ use parking_lot::Mutex;
 
 /// Finds the addresses of a host.
 pub trait Resolver: Send + Sync {
-    /// All addresses of `host`, each with `port`. A host that is an address already has that one.
+    /// All addresses of `host`, each with `port`. If `host` is an IP address, the result is that address.
     fn addresses<'a>(&'a self, host: &'a str, port: u16) -> Addresses<'a>;
 }
 
-/// A resolution under way.
+/// A resolution in progress.
 pub type Addresses<'a> = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'a>>;
 
 /// The operating system's resolver: `/etc/hosts`, then DNS.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemResolver;
 
-/// Remembers what did not work lately, and puts it behind the rest.
+/// Recent failures. Items that failed recently are tried last.
 #[derive(Debug)]
 pub(crate) struct Failures<T>(Mutex<HashMap<T, Instant>>);
 
-/// How long a failure is remembered. After that one connection pays for it again, if it is still there.
+/// How long a failure is kept. After that, one connection tries the item again, and is delayed if it still fails.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
 impl Resolver for SystemResolver {
@@ -50,26 +50,27 @@ impl<T> Default for Failures<T> {
 }
 
 impl<T: Clone + Eq + Hash> Failures<T> {
-    /// Puts `items` in the order in which they are tried: first those without a failure, in the order given, then
-    /// those whose failure is longest ago.
+    /// Sorts `items` into the order in which they are tried. Items without a recent failure come first, in the given
+    /// order. Then come the other items, the oldest failure first.
     pub(crate) fn sort_by_key<I>(&self, items: &mut [I], now: Instant, key: impl Fn(&I) -> T) {
         let failures = self.0.lock();
         items.sort_by_key(|item| failures.get(&key(item)).copied().filter(|at| is_remembered(*at, now)));
     }
 
-    /// Whether `item` failed lately.
+    /// Whether `item` failed recently.
     pub(crate) fn contains(&self, item: &T, now: Instant) -> bool {
         self.0.lock().get(item).is_some_and(|at| is_remembered(*at, now))
     }
 
-    /// Remembers a failure. What is older than that is forgotten, so that names with ever new addresses fill nothing.
+    /// Adds a failure. Removes all failures older than [`REMEMBERED`], so that names with changing addresses do not
+    /// fill the memory.
     pub(crate) fn add(&self, item: T, now: Instant) {
         let mut failures = self.0.lock();
         failures.retain(|_, at| is_remembered(*at, now));
         failures.insert(item, now);
     }
 
-    /// Forgets a failure: it works again.
+    /// Removes a failure, because the item works again.
     pub(crate) fn remove(&self, item: &T) {
         self.0.lock().remove(item);
     }

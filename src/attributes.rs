@@ -14,30 +14,31 @@ use route::{InvalidRouteSetting, RouteSettings};
 /// One request, parsed once at the edge.
 #[derive(Debug)]
 pub struct Attributes<'a> {
-    /// The credential presented, or what is wrong with it.
+    /// The credential in the request, or the reason why there is no usable one.
     pub credential: Result<Credential, Reason>,
-    /// The request's id, for the caller and the logs, as it was sent; empty when Envoy gave none.
+    /// The request's id as it was sent, for the caller and the logs. Empty if Envoy sent none.
     pub request_id: &'a str,
-    /// Envoy's own id of the request, the same when it asks again; empty when it gave none.
+    /// Envoy's own id of the request. It is the same when Envoy repeats a check. Empty if Envoy sent none.
     pub stream_id: &'a str,
     /// `GET`, `POST` and so on.
     pub method: &'a str,
-    /// The path without its query, which may hold a key.
+    /// The path without its query, because the query may contain a key.
     pub path: &'a str,
-    /// The address that sent the request, as far as it can be trusted.
+    /// The client's address, from the source that `--client-address` sets.
     pub client: Option<IpAddr>,
-    /// The same, where Envoy vouches for it. The peer of a connection may be a load balancer that all clients share.
+    /// The same address, if Envoy vouches for it. The peer of a connection may be a load balancer that all clients
+    /// share.
     pub vouched_client: Option<IpAddr>,
-    /// Whether the client speaks gRPC, and so reads no bodies.
+    /// Whether the client speaks gRPC, and so does not read response bodies.
     pub is_grpc: bool,
-    /// The body, as far as Envoy sent it.
+    /// The body, or the part of it that Envoy sent.
     pub body: Body<'a>,
     /// The settings of the route.
     pub route: Result<RouteSettings, InvalidRouteSetting>,
 }
 
 impl Attributes<'_> {
-    /// The request's id, as far as it can be shown.
+    /// The printable characters of the request's id, at most 128.
     pub fn printable_request_id(&self) -> String {
         self.request_id.chars().filter(char::is_ascii_graphic).take(128).collect()
     }

@@ -1,4 +1,4 @@
-//! The five steps of a check: what Keystile does. How is in the modules that it asks.
+//! The five steps of a check. The modules that it calls contain the details.
 
 use std::{future::Future, sync::Arc, task::Poll, time::Instant};
 
@@ -25,7 +25,7 @@ pub struct Authorizer<S, L> {
 }
 
 impl<S, L: RateLimiter> Authorizer<S, L> {
-    /// Decides by the records of `store`, the proofs of `verifier` and the counts of `limiter`.
+    /// Creates an authorizer that uses the records of `store`, the proofs of `verifier` and the counts of `limiter`.
     pub fn new(store: S, verifier: Verifier, limiter: L) -> Self {
         Self { store, verifier, limiter }
     }
@@ -33,8 +33,8 @@ impl<S, L: RateLimiter> Authorizer<S, L> {
     /// Decides about one request that arrived `now`, before `deadline`.
     ///
     /// # Errors
-    /// The [`Denial`], with the first reason that stands against the request. Deny is what happens
-    /// when nothing said allow: the one way to a [`Permit`] is through every step.
+    /// The [`Denial`], with the first reason that denies the request. The default is to deny: a request gets a
+    /// [`Permit`] only by passing every step.
     pub async fn check<R: StoredRecord>(
         &self,
         attributes: &Attributes<'_>,
@@ -44,32 +44,32 @@ impl<S, L: RateLimiter> Authorizer<S, L> {
     where
         S: KeyStore<R>,
     {
-        // 0 route: a restriction that cannot be read must not be missed.
+        // 0 route: a restriction that cannot be read must not be ignored.
         let route = attributes.route.as_ref().map_err(|_| Reason::RouteMisconfigured)?;
-        // 1 credential: no I/O for what cannot be a key.
+        // 1 credential: no I/O for text that cannot be a key.
         let credential = match &attributes.credential {
             Err(Reason::MissingCredential) if route.admits_anonymous() => return Ok(Permit::Anonymous),
             presented => presented.as_ref().map_err(|reason| *reason)?,
         };
-        // 2 records: all that the credential might belong to.
+        // 2 records: all records that the credential might belong to.
         let records = self.store.records(credential.prefix(), now);
         let found = within(deadline, records, || self.late::<R>()).await?;
-        // 3 proof: the whole credential, before anything about its key matters.
+        // 3 proof: the whole credential is proven before any other property of the key matters.
         let caller = Caller { client: attributes.vouched_client, now, deadline };
         let proof = self.prove(credential, found, &caller);
         let proven = within(deadline, proof, || self.late::<R>()).await?;
-        // 4 policy: the key's own, on every request.
+        // 4 policy: the key's own policy, on every request.
         let facts = Facts { record: proven.record(), attributes, route, now: now.wall };
         if let Err(reason) = policy::check(&facts) {
             return Err(proven.deny(reason));
         }
-        // 5 limits: last, so that what is denied is charged nothing.
+        // 5 limits: last, so that a denied request is not charged.
         let record = proven.record();
         let charge = Charge { key: record.id, limits: record.limits, cost: route.cost };
         self.charge(charge, proven, deadline).await.map(Permit::Key)
     }
 
-    /// Charges at the time of the limiter, which is not the time of arrival: a window may end during a first proof.
+    /// Charges by the limiter's clock and not by the time of arrival: a window may end during a first proof.
     async fn charge<R: StoredRecord>(
         &self,
         charge: Charge,
@@ -87,7 +87,8 @@ impl<S, L: RateLimiter> Authorizer<S, L> {
         }
     }
 
-    /// Proves the credential by what was found; where that has no hash and no proof, by what the database has.
+    /// Proves the credential with the records found. If they have neither a hash nor a proof, reads the hash from the
+    /// database.
     async fn prove<R: StoredRecord>(
         &self,
         credential: &Credential,
@@ -101,7 +102,7 @@ impl<S, L: RateLimiter> Authorizer<S, L> {
             Err(ProofError::Unhashed) => {}
             proof => return Ok(found.proven(proof?)),
         }
-        // Apart, so that a check of a proven key is not the size of one that reads the hash.
+        // In a separate future, so that a check of a proven key does not have the size of one that reads the hash.
         let with_hash = async {
             let found = self.store.hashed(credential.prefix(), caller.now).await?;
             let proof = self.verifier.prove(credential, &found, caller).await;
@@ -110,8 +111,8 @@ impl<S, L: RateLimiter> Authorizer<S, L> {
         Box::pin(with_hash).await
     }
 
-    /// Why a check has no answer at its deadline. Callers can make it late by being many; only if the store answers
-    /// Keystile's own reads no more is it an outage.
+    /// The reason for a check without an answer at its deadline. Many callers at once can make a check late. It is an
+    /// outage only if the store no longer answers Keystile's own reads.
     fn late<R: StoredRecord>(&self) -> Reason
     where
         S: KeyStore<R>,
@@ -120,7 +121,7 @@ impl<S, L: RateLimiter> Authorizer<S, L> {
     }
 }
 
-/// Waits until the deadline and no longer; `late` is the reason after it.
+/// Waits until the deadline and no longer. `late` returns the reason after it.
 async fn within<T, E: Into<Denial<R>>, R>(
     deadline: Instant,
     step: impl Future<Output = Result<T, E>>,
@@ -132,7 +133,7 @@ async fn within<T, E: Into<Denial<R>>, R>(
     }
 }
 
-/// Waits until the deadline. What memory answers at once is answered without a timer, whose queue all cores share.
+/// Waits until the deadline. A step that memory answers at once needs no timer: all cores share the timer queue.
 async fn before<T>(deadline: Instant, step: impl Future<Output = T>) -> Result<T, Elapsed> {
     let mut step = std::pin::pin!(step);
     match futures_util::poll!(&mut step) {
@@ -142,8 +143,9 @@ async fn before<T>(deadline: Instant, step: impl Future<Output = T>) -> Result<T
 }
 
 impl<R> From<StoreError> for Denial<R> {
-    /// An outage is never an unknown key. What callers could bring about is no outage, which an operator may hand to
-    /// Envoy's failure mode: too many look-ups, or one that panics.
+    /// An outage is never reported as an unknown key. A failure that callers can cause is not an outage, because an
+    /// operator may leave outages to Envoy's failure mode. Such failures are too many lookups, and a lookup that
+    /// panics.
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Busy | StoreError::Locked(_) | StoreError::Abandoned(_) => Reason::Overloaded.into(),
@@ -155,8 +157,8 @@ impl<R> From<StoreError> for Denial<R> {
 }
 
 impl<R> From<ProofError> for Denial<R> {
-    /// Never [`Reason::Unavailable`], which an operator may hand to Envoy's failure mode: a flood of
-    /// wrong keys must not be able to bring that about.
+    /// Never [`Reason::Unavailable`], which an operator may leave to Envoy's failure mode: a flood of wrong keys must
+    /// not be able to cause it.
     fn from(error: ProofError) -> Self {
         match error {
             ProofError::Mismatch => Reason::InvalidCredential.into(),

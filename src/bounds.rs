@@ -1,7 +1,7 @@
-//! How much peers can make the process hold, and for how long: connections, memory of calls, descriptors.
+//! Limits on the resources that peers can hold, and on the time: connections, memory of calls, descriptors.
 //!
-//! Each bound gives way in the same order: the oldest that does nothing, or has not ended, makes room for the newest.
-//! So idle or slow peers cannot keep others out, and calls that end quickly are never affected.
+//! At each limit, the oldest connection without activity or the oldest unfinished call makes room for the newest. So
+//! idle or slow peers cannot lock out others. Calls that end quickly are never affected.
 
 use std::{io, time::Duration};
 
@@ -18,47 +18,49 @@ pub use connections::{Connection, Connections, Slot, State};
 pub use http::serve_http;
 pub use in_flight::{InFlight, NoRoom, Phase, answered, hold, wait};
 
-/// How often connections and calls are looked at.
+/// Time between two inspections of connections and calls.
 pub const TICK: Duration = Duration::from_millis(250);
 
-/// Connections of operators and monitoring: far more than they need, far fewer than there are descriptors.
+/// Maximum number of connections for operators and monitoring. It is far more than they need, and far fewer than the
+/// number of descriptors.
 pub const ADMIN_CONNECTIONS: usize = 64;
 
-/// How long nothing is accepted once something is exhausted.
+/// Pause before the next accept when a resource is exhausted.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long a connection over HTTP may be without a whole request.
+/// Maximum time for an HTTP connection to send a complete request.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Connections of Envoys: one for each of their workers. More would be over a gigabyte of sockets and HTTP/2 state.
+/// Maximum number of connections from Envoys. Each Envoy worker opens one. More connections would need over a gigabyte
+/// for sockets and HTTP/2 state.
 const MAX_CONNECTIONS: usize = 4096;
 
-/// Descriptors for everything else: listeners, files, Redis, connections that are being closed.
+/// Descriptors reserved for everything else: listeners, files, Redis, connections that are being closed.
 const OTHER_DESCRIPTORS: usize = 64;
 
-/// Raises the number of descriptors that the process may have to what the system lets it, and returns it.
+/// Raises the descriptor limit of the process to the maximum that the system allows. Returns the resulting limit.
 pub fn raise_descriptor_limit() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: maximum, maximum };
     match setrlimit(Resource::Nofile, raised) {
         Ok(()) => maximum.unwrap_or(u64::MAX),
-        // The process continues with the limit that it has.
+        // The process continues with its current limit.
         Err(_) => current.unwrap_or(u64::MAX),
     }
 }
 
-/// Whether a connection could not be accepted for want of something that the next one wants as well. Any other failure
-/// is about that connection alone.
+/// Whether an accept failed because a resource is exhausted that the next accept needs too. Any other failure concerns
+/// only that connection.
 pub fn is_exhausted(error: &io::Error) -> bool {
     let errors = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
     error.raw_os_error().is_some_and(|code| errors.iter().any(|errno| errno.raw_os_error() == code))
 }
 
-/// Maximum number of gRPC connections, after the descriptors that everything else needs.
+/// Maximum number of gRPC connections, calculated from the descriptors that remain after all other uses.
 pub fn grpc_connections(descriptors: u64, database_connections: u32) -> usize {
     let others = ADMIN_CONNECTIONS + OTHER_DESCRIPTORS + database_connections as usize;
     let left = usize::try_from(descriptors).unwrap_or(usize::MAX).saturating_sub(others);
-    // A new connection is there before the one that makes room for it is gone.
+    // An eighth is reserved: a new connection opens before the connection that makes room for it is closed.
     (left - left / 8).clamp(8, MAX_CONNECTIONS)
 }
 

@@ -7,8 +7,9 @@ use quick_cache::{DefaultHashBuilder, OptionsBuilder, UnitWeighter, sync::Defaul
 /// A cache of entries by key.
 pub(crate) type Cache<K, V> = quick_cache::sync::Cache<K, V>;
 
-/// Parts of a cache, each with its own lock. A part that grows moves all its entries, and readers of these entries wait.
-/// With a million entries in eight parts, the library's default on two cores, that is some 20 ms.
+/// Number of parts of a cache. Each part has its own lock. When a part grows, it moves all its entries, and readers of
+/// these entries wait. The library's default on two cores is eight parts. With a million entries in eight parts, the
+/// wait is some 20 ms.
 const PARTS: usize = 64;
 
 /// An empty cache with this capacity.

@@ -1,6 +1,6 @@
-//! The two outcomes of a check, and every reason for the second.
+//! The two outcomes of a check, and every reason for a denial.
 //!
-//! `R` is the record as the store hands it out: the record alone, or with what an adapter keeps of it.
+//! `R` is the record as the store returns it: the record alone, or together with data that an adapter keeps for it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
 pub enum Permit<R = KeyRecord> {
     /// As this key.
     Key(Proven<R>),
-    /// Without a key: the route does not require one, and there was none.
+    /// Without a key: the route does not require one, and the request had none.
     Anonymous,
 }
 
@@ -23,11 +23,11 @@ pub enum Permit<R = KeyRecord> {
 pub struct Proven<R = KeyRecord> {
     /// Whose key it is and what it may do.
     pub record: Arc<R>,
-    /// The tier that had the record.
+    /// The tier that returned the record.
     pub tier: Tier,
-    /// Whether the record is past its time, and is used because no tier below memory answers.
+    /// Whether the record has exceeded its cache time, and is used because no tier below memory answers.
     pub stale: bool,
-    /// The state of its limits, where they are counted.
+    /// The state of the key's limits, if they are counted.
     pub limit_status: Option<LimitStatus>,
 }
 
@@ -36,9 +36,9 @@ pub struct Proven<R = KeyRecord> {
 pub struct Denial<R = KeyRecord> {
     /// Why.
     pub reason: Reason,
-    /// The key, if it was proven before the denial: for the access log, never for the caller.
+    /// The key, if it was proven before the denial. For the access log only, never for the caller.
     pub proven: Option<Proven<R>>,
-    /// When another try may pass, where waiting helps.
+    /// Time until a retry may pass, if waiting helps.
     pub retry_after: Option<Duration>,
 }
 
@@ -53,22 +53,22 @@ pub enum Tier {
     Database,
 }
 
-/// Why a request is denied: the closed list that programs can rely on.
+/// Why a request is denied: a closed list that programs can rely on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// Envoy's description of the request cannot be read, or is too large.
     MalformedRequest,
-    /// No source of credentials had one.
+    /// The request has a credential in none of the configured sources.
     MissingCredential,
-    /// What was presented cannot be an API key.
+    /// The credential sent cannot be an API key.
     MalformedCredential,
-    /// Two different credentials in one request.
+    /// The request has two different credentials.
     AmbiguousCredential,
-    /// Unknown key and wrong secret alike.
+    /// The key is unknown, or its secret is wrong. The answer does not tell which.
     InvalidCredential,
     /// The key was revoked.
     Disabled,
-    /// The key's time is over.
+    /// The key has expired.
     Expired,
     /// The key's user is inactive or locked.
     UserInactive,
@@ -88,23 +88,23 @@ pub enum Reason {
     BudgetExhausted,
     /// A limit of the key is used up for now.
     RateLimited,
-    /// The client's network showed too many wrong keys, and others come first.
+    /// The client's network sent too many wrong keys, and other clients have priority.
     TooManyAttempts,
-    /// More keys wait to be looked up or proven than can be.
+    /// More keys are waiting for a lookup or a proof than the queues can hold.
     Overloaded,
     /// A dependency did not answer.
     Unavailable,
-    /// The route's settings in Envoy cannot be followed.
+    /// The route's settings in Envoy are invalid.
     RouteMisconfigured,
 }
 
 impl<R> Proven<R> {
-    /// Turns into the denial of a key that was proven.
+    /// Converts to the denial of a proven key.
     pub fn deny(self, reason: Reason) -> Denial<R> {
         Denial { proven: Some(self), ..reason.into() }
     }
 
-    /// Turns into the denial of a key whose limits do not have this `cost` left.
+    /// Converts to the denial of a key whose limits have less than `cost` remaining.
     pub fn limit(self, limit_status: LimitStatus, cost: u64) -> Denial<R> {
         let retry_after = Some(limit_status.retry_after(cost));
         let proven = Some(Self { limit_status: Some(limit_status), ..self });
@@ -119,13 +119,13 @@ impl<R: StoredRecord> Proven<R> {
     }
 }
 
-/// A key with this tag has its policy reported and not enforced.
+/// The policy of a key with this tag is reported and not enforced.
 pub const SHADOW_TAG: &str = "keystile:shadow";
 
 impl<R: StoredRecord> Denial<R> {
     /// Whether the denial is only reported, and the request passes.
     ///
-    /// The route's setting comes first, then the mode of the service. A key's tag is about the key's policy alone: it
+    /// The route's setting comes first, then the mode of the service. A key's tag affects only the key's policy: it
     /// does not revive a revoked or expired key.
     pub fn is_shadowed(&self, route: Option<bool>, service: bool) -> bool {
         let tagged = || {
@@ -139,7 +139,7 @@ impl<R: StoredRecord> Denial<R> {
 
 impl<R> From<Reason> for Denial<R> {
     fn from(reason: Reason) -> Self {
-        // A guess, for Keystile's own failures.
+        // An estimate, for Keystile's own failures.
         let passing = matches!(reason, Reason::Overloaded | Reason::Unavailable);
         Self { reason, proven: None, retry_after: passing.then_some(Duration::from_secs(1)) }
     }
@@ -157,7 +157,7 @@ impl Tier {
 }
 
 impl Reason {
-    /// Every reason, for tables of them.
+    /// Every reason, for tables.
     pub const ALL: [Self; 20] = [
         Self::MalformedRequest,
         Self::MissingCredential,
@@ -230,12 +230,12 @@ impl Reason {
         }
     }
 
-    /// Whether it is about what the key may be used for, and not about the key itself or about Keystile.
+    /// Whether the reason concerns the permitted use of the key, and not the key itself or Keystile.
     fn is_policy(self) -> bool {
         matches!(self.status(), 402 | 403) || self == Self::RateLimited
     }
 
-    /// A sentence for the caller: what happened and how to fix it.
+    /// A sentence for the caller: the cause and the fix.
     pub fn sentence(self) -> &'static str {
         match self {
             Self::MalformedRequest => "The request cannot be read; its body may be too large.",
@@ -266,7 +266,7 @@ impl Reason {
             Self::Overloaded => "Too many API keys are being verified at the moment; try again shortly.",
             Self::Unavailable => "The API key could not be verified at the moment; try again shortly.",
             Self::RouteMisconfigured => {
-                "This endpoint is not set up correctly; its operator has been told why."
+                "This endpoint is not set up correctly; the reason is in the log of its operator."
             }
         }
     }

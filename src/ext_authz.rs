@@ -112,7 +112,7 @@ impl<S: KeyStore<EncodedRecord>, L: RateLimiter> ExtAuthz<S, L> {
     }
 
     /// Turns one `CheckRequest` into a `CheckResponse`, framed for gRPC. A panic on the way is a denial of this request
-    /// alone, whatever the mode.
+    /// alone, in every mode.
     ///
     /// # Errors
     /// The gRPC status where Envoy's failure mode decides.
@@ -183,7 +183,7 @@ impl<S: KeyStore<EncodedRecord>, L: RateLimiter> Inner<S, L> {
         match &outcome {
             Outcome::Allow(admission) => Ok(self.allows.write(admission, &request)),
             Outcome::Deny(denial) => Ok(self.denials.write(denial, attributes)),
-            // Envoy takes any gRPC error for a failure of the service, whatever its code.
+            // Envoy takes a gRPC error with any code for a failure of the service.
             Outcome::Defer(denial) => Err(Status::unavailable(denial.reason.code())),
         }
     }
@@ -194,7 +194,7 @@ impl<S: KeyStore<EncodedRecord>, L: RateLimiter> Inner<S, L> {
         grpc::timeout(headers).map_or(timeout, |envoys| timeout.min(envoys - envoys / 10))
     }
 
-    /// Denies a request that is not received whole, whatever the mode.
+    /// Denies a request that is not received whole, in every mode.
     fn reject(&self, rejection: Rejection) -> Bytes {
         let RefusedMessages { too_large, no_room, late } = &self.metrics.refused;
         match rejection {
@@ -213,7 +213,7 @@ impl<S: KeyStore<EncodedRecord>, L: RateLimiter> Inner<S, L> {
         }
     }
 
-    /// Denies a request that cannot be read, whatever the mode. Never by a gRPC error, which Envoy's failure mode may let
+    /// Denies a request that cannot be read, in every mode. Never by a gRPC error, which Envoy's failure mode may let
     /// through: a client may have written what cannot be read.
     fn deny_malformed(&self, why: &str) -> Bytes {
         debug!(why, "a check cannot be read and was denied");

@@ -1,4 +1,4 @@
-//! Whether this process can answer checks: one state, told over HTTP and gRPC alike.
+//! Whether this process can answer checks. HTTP and gRPC report the same state.
 
 use std::sync::Arc;
 
@@ -8,27 +8,27 @@ use tokio::sync::watch;
 #[derive(Debug, Clone)]
 pub struct Health(Arc<watch::Sender<State>>);
 
-/// What the process is up to, and what is wrong with what it depends on.
+/// The phase of the process, and the problems of its dependencies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
-    /// What it is up to.
+    /// The phase of the process.
     pub phase: Phase,
-    /// Why the database does not answer, once that is known.
+    /// The reason why the database does not answer. `None` if there is no known problem.
     pub database: Option<String>,
-    /// Why Redis does not, where there is to be one.
+    /// The reason why Redis does not answer, if Redis is configured. `None` if there is no known problem.
     pub redis: Option<String>,
 }
 
-/// What the process is up to.
+/// The phase of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// The database has not answered yet, or not said what changed.
+    /// The database has not answered yet, or the change log was not read yet.
     Starting,
-    /// Answering. A database lost later does not change that: what memory holds goes on, and
-    /// taking every sidecar out of service would turn a partial outage into a whole one. Redis lost
-    /// makes it slower, and nothing else.
+    /// The process answers checks. A later loss of the database does not change the phase: keys in memory continue to
+    /// work, and taking every instance out of service would turn a partial outage into a complete one. A loss of Redis
+    /// only makes checks slower.
     Ready,
-    /// Asked to stop: no new checks, please.
+    /// The process is stopping. It should receive no new checks.
     Draining,
 }
 
@@ -38,17 +38,17 @@ impl Health {
         Self(Arc::new(watch::Sender::new(State { phase: Phase::Starting, database: None, redis: None })))
     }
 
-    /// The present state.
+    /// The current state.
     pub fn state(&self) -> State {
         self.0.borrow().clone()
     }
 
-    /// Resolves at the next change of state, with the new one; never after the last.
+    /// A receiver that resolves with the new state at each change. After the last change, it never resolves.
     pub fn changes(&self) -> watch::Receiver<State> {
         self.0.subscribe()
     }
 
-    /// Takes the outcome of a call to the database into account.
+    /// Records the outcome of a call to the database. `None` means success.
     pub fn database_answered(&self, problem: Option<String>) {
         self.modify(|state| {
             if state.phase == Phase::Starting && problem.is_none() {
@@ -58,12 +58,12 @@ impl Health {
         });
     }
 
-    /// Takes the outcome of a call to Redis into account.
+    /// Records the outcome of a call to Redis. `None` means success.
     pub fn redis_answered(&self, problem: Option<String>) {
         self.modify(|state| state.redis = problem);
     }
 
-    /// From now on the process is stopping.
+    /// Sets the phase to [`Phase::Draining`].
     pub fn drain(&self) {
         self.modify(|state| state.phase = Phase::Draining);
     }
@@ -83,7 +83,7 @@ impl State {
         self.phase == Phase::Ready
     }
 
-    /// One word for programs.
+    /// The machine-readable name of the state.
     pub fn name(&self) -> &'static str {
         match self.phase {
             Phase::Starting => "starting",

@@ -1,7 +1,7 @@
-//! Windows of time, and what remains in them of a key's limits. Pure.
+//! Time windows, and the amount of a key's limits that remains in them. Pure.
 //!
 //! Windows follow the clock: each minute, hour and day of UTC starts a new window for every key. So a limit has one
-//! exact meaning wherever requests are counted, and callers know when a window ends.
+//! exact meaning on every instance, and callers know when a window ends.
 
 use std::{num::NonZeroU32, time::Duration};
 
@@ -125,7 +125,8 @@ impl Charge {
         Span::ALL.into_iter().zip(self.limits.per_span()).filter_map(|(span, limit)| Some((span, limit?)))
     }
 
-    /// The status, where `window` gives what remains of a span's limit and the time until the window ends.
+    /// The status. For each span with a limit, `window` returns the remaining amount and the time until the window
+    /// ends.
     pub fn status(&self, counted: LimitScope, window: impl Fn(Span, u64) -> (u64, Duration)) -> LimitStatus {
         let limits = self.limits.per_span();
         let windows = Span::ALL.map(|span| {
@@ -168,7 +169,7 @@ impl LimitScope {
     }
 }
 
-/// A duration in whole seconds, rounded up; at least one.
+/// A duration in whole seconds, rounded up to at least one.
 pub fn whole_seconds(duration: Duration) -> u64 {
     let part = u64::from(duration.subsec_nanos() > 0);
     (duration.as_secs() + part).max(1)

@@ -1,6 +1,6 @@
-//! What a proven key may do now: a list of checks, pure, run on every request, never cached.
+//! The policy of a proven key: a list of pure checks that runs on every request and is never cached.
 //!
-//! `keystile explain` runs this very list.
+//! `keystile explain` runs the same list.
 
 use crate::{
     attributes::{Attributes, route::PathSegment},
@@ -13,21 +13,21 @@ mod facts;
 
 pub use facts::Facts;
 
-/// One thing that can stand against a key.
+/// One condition that can deny a proven key.
 #[derive(Debug, Clone, Copy)]
 pub struct Check {
-    /// What it is about, in a word.
+    /// A short name.
     pub name: &'static str,
-    /// Why a request is denied that does not pass it.
+    /// The reason for the denial of a request that does not pass.
     pub reason: Reason,
     /// Whether the request passes.
     pub passes: fn(&Facts<'_>) -> bool,
-    /// What it looks at, for people who ask why.
+    /// The values that the check compares, for explanations.
     pub looks_at: fn(&Facts<'_>) -> String,
 }
 
-/// Every check, in the order in which they are made: first whether the key lives, then what it
-/// may be used for, then what it may spend.
+/// Every check, in the order in which they run: first whether the key is valid, then whether it may be used for this
+/// request, then whether it may spend.
 pub const CHECKS: &[Check] = &[
     Check {
         name: "active",
@@ -115,13 +115,13 @@ pub fn check(facts: &Facts<'_>) -> Result<(), Reason> {
     CHECKS.iter().find(|check| !(check.passes)(facts)).map_or(Ok(()), |check| Err(check.reason))
 }
 
-/// An address that nobody knows is in no network.
+/// An unknown address is not in any network.
 fn address_passes(facts: &Facts<'_>) -> bool {
     let client = facts.attributes.client;
     facts.record.allowed.ips.allows(|network| client.is_some_and(|client| network.contains(client)))
 }
 
-/// The path is normalised for restricted keys only: others pass whatever it looks like.
+/// The path is normalised only for restricted keys. Other keys pass with any path.
 fn endpoint_passes(facts: &Facts<'_>) -> bool {
     let endpoints = &facts.record.allowed.endpoints;
     if !endpoints.restricts() {
@@ -131,7 +131,7 @@ fn endpoint_passes(facts: &Facts<'_>) -> bool {
     endpoints.allows(|endpoint| endpoint.matches(facts.attributes.method, &path))
 }
 
-/// The body is looked at for restricted keys only, and not where the route has no model.
+/// The body is read only for restricted keys, and not where the route has no model.
 fn model_passes(facts: &Facts<'_>) -> bool {
     let models = &facts.record.allowed.models;
     if !models.restricts() || (facts.route.model_ignored && *models != AllowList::Unreadable) {
@@ -141,8 +141,7 @@ fn model_passes(facts: &Facts<'_>) -> bool {
     models.allows(|pattern| pattern.matches(&model))
 }
 
-/// Where the route does not say which segment to look at, the list is the upstream's to apply;
-/// one that nobody can read is nobody's, and denies.
+/// If the route does not name a segment, the upstream enforces the list. An unreadable list denies.
 fn segment_passes(facts: &Facts<'_>, segment: Option<PathSegment>, allowed: &AllowList<String>) -> bool {
     match (allowed, segment) {
         (AllowList::Any, _) => true,

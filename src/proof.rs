@@ -1,4 +1,4 @@
-//! That a credential belongs to a record: what is proven once, and then remembered. Pure.
+//! Proofs that a credential belongs to a record. A proof is made once, then cached. Pure.
 
 use std::time::Duration;
 
@@ -9,24 +9,24 @@ use crate::{
     record::{HashTag, KeyId, KeyRecord},
 };
 
-/// How long a proof may count at most, from its bcrypt run, however often it is used or stored.
+/// Maximum age of a proof, counted from its bcrypt run. Uses and storage do not extend it.
 pub const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// "This credential belongs to this record with this hash": what is proven or refused.
+/// The statement that is proven or refused: "This credential belongs to this record with this hash."
 ///
-/// Nothing short of the whole credential has this digest, and a key whose hash changed has another tag.
+/// Only the whole credential has this digest. A key whose hash changed has another tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ProofKey {
-    /// Of the whole credential.
+    /// The digest of the whole credential.
     pub digest: Digest,
-    /// The record; `None` for one that nobody has.
+    /// The key of the record; `None` for a prefix that does not exist.
     pub key: Option<KeyId>,
-    /// The hash that stands in it.
+    /// The tag of the hash in the record.
     pub hash: HashTag,
 }
 
 impl ProofKey {
-    /// That a credential with this digest belongs to this record.
+    /// The proof key of a credential with this digest and this record.
     pub fn of(digest: Digest, record: &KeyRecord) -> Self {
         Self { digest, key: Some(record.id), hash: record.hash.tag() }
     }
@@ -35,10 +35,10 @@ impl ProofKey {
 /// A proof key that bcrypt has confirmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Proof {
-    /// What was proven.
+    /// The confirmed proof key.
     pub proof_key: ProofKey,
-    /// How long that is believed, unless a use extends it.
+    /// Expiry time, unless a use extends the proof.
     pub until: OffsetDateTime,
-    /// How long it is believed at most, however often it is used.
+    /// Latest expiry time. No use extends the proof beyond it.
     pub ends: OffsetDateTime,
 }

@@ -1,4 +1,4 @@
-//! Writes proofs to the database, so that a restart costs proven keys no bcrypt. No check waits for it.
+//! Writes proofs to the database, so that proven keys need no bcrypt after a restart. No check waits for a write.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::{
     store::{Database, ProofSeals, StoreError, StoredProof},
 };
 
-/// Where new proofs are handed in.
+/// The queue of new proofs that are to be stored.
 pub struct ProofQueue {
     covered: DurableProofs,
     seals: ProofSeals,
@@ -26,14 +26,14 @@ pub struct ProofQueue {
     counts: DurableProofCounts,
 }
 
-/// The one task that writes them, and deletes those that are over.
+/// The only task that writes proofs. It also deletes expired proofs.
 pub struct ProofWriter {
     queue: mpsc::Receiver<StoredProof>,
-    /// What is written next. It stays here while the database does not answer.
+    /// The next proofs to write. They stay here while the database does not answer.
     batch: Vec<StoredProof>,
     database: Database,
     counts: DurableProofCounts,
-    /// What failed last, until something is written again.
+    /// The last failure, until a write succeeds.
     failure: Option<Failure>,
     prune_at: Instant,
     prune_fails: bool,
@@ -41,33 +41,33 @@ pub struct ProofWriter {
 
 struct Failure {
     retry_at: Instant,
-    /// Whether the database has no such table, or does not allow it.
+    /// Whether the table does not exist or the database denies access.
     is_refusal: bool,
 }
 
-/// Proofs that wait for the database at most; beyond that they are lost, which costs bcrypt after a restart.
+/// Maximum number of proofs in the queue. Further proofs are dropped, and their keys need bcrypt after a restart.
 const CAPACITY: usize = 8192;
 
-/// Proofs in one statement.
+/// Maximum number of proofs in one statement.
 const BATCH: usize = 500;
 
-/// How often new proofs are written.
+/// Time between two writes.
 const TICK: Duration = Duration::from_millis(250);
 
-/// How long a write or a deletion may take.
+/// Maximum duration of a write or a deletion.
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// The pause after a failure.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The pause after a refusal. Then the tables are looked at again: `keystile migrate` may have run since.
+/// The pause after a refusal. Then the tables are inspected again: `keystile migrate` may have run since.
 const RETRY_REFUSED: Duration = Duration::from_secs(30);
 
-/// How often proofs that are over are deleted. The first time is earlier, for processes that do not live long.
+/// Time between two deletions of expired proofs. The first deletion is earlier, for processes with a short life.
 const PRUNE: Duration = Duration::from_secs(60 * 60);
 const FIRST_PRUNE: Duration = Duration::from_secs(60);
 
-/// A queue for the proofs of these keys, sealed under the newest of `secrets`, and what writes them.
+/// Creates a queue for the proofs of the `covered` keys, sealed under the newest of `secrets`, and its writer.
 pub fn proof_writer(
     covered: DurableProofs,
     secrets: CacheSecrets,
@@ -82,7 +82,7 @@ pub fn proof_writer(
         database,
         counts: counts.clone(),
         failure: None,
-        // Not all instances at once.
+        // Random, so that not all instances delete at the same time.
         prune_at: Instant::now() + FIRST_PRUNE.mul_f64(1.0 + rand::random::<f64>()),
         prune_fails: false,
     };
@@ -90,7 +90,7 @@ pub fn proof_writer(
 }
 
 impl ProofQueue {
-    /// Has a proof stored, if its key is one of those that are. `proven_at` is the time of the bcrypt run.
+    /// Adds a proof to the queue, if the proofs of its key are stored. `proven_at` is the time of the bcrypt run.
     pub fn put(&self, credential: &Credential, proof_key: &ProofKey, proven_at: OffsetDateTime) {
         if !self.covered.covers(credential) {
             return;
@@ -103,7 +103,7 @@ impl ProofQueue {
 }
 
 impl ProofWriter {
-    /// Writes until `stop` resolves, never in the middle of a batch.
+    /// Writes until `stop` resolves. It does not stop in the middle of a batch.
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> Self {
         let mut stop = std::pin::pin!(stop);
         while timeout(TICK, &mut stop).await.is_err() {
@@ -116,17 +116,17 @@ impl ProofWriter {
         self
     }
 
-    /// Writes what is left, within `patience`.
+    /// Writes the remaining proofs within `patience`.
     pub async fn finish(mut self, patience: Duration) {
         self.failure = self.failure.filter(|failure| failure.is_refusal);
         let written = timeout(patience, self.write()).await;
         let left = self.batch.len() + self.queue.len();
         if written.is_err() || left > 0 {
-            warn!(proofs = left, "not stored: the next start costs these keys bcrypt");
+            warn!(proofs = left, "proofs not stored: their keys need bcrypt after the next start");
         }
     }
 
-    /// Writes all that is waiting, as far as the database takes it.
+    /// Writes the waiting proofs until none is left, a write fails, or the pause after a failure has not ended.
     async fn write(&mut self) {
         loop {
             while self.batch.len() < BATCH
@@ -145,7 +145,7 @@ impl ProofWriter {
         }
     }
 
-    /// Whether the last failure is long enough ago. What is refused is not kept meanwhile.
+    /// Whether the pause after the last failure has ended. During the pause after a refusal, proofs are dropped.
     fn may_try(&mut self) -> bool {
         let Some(Failure { retry_at, is_refusal }) = self.failure else { return true };
         if Instant::now() < retry_at {
@@ -170,7 +170,7 @@ impl ProofWriter {
 
     fn fail(&mut self, error: &StoreError) {
         if self.failure.is_none() {
-            warn!(%error, "proofs are not stored at the moment: a restart costs their keys bcrypt");
+            warn!(%error, "proofs are not stored at the moment: their keys need bcrypt after a restart");
         }
         let is_refusal = matches!(error, StoreError::Unfit(_));
         let pause = if is_refusal { RETRY_REFUSED } else { RETRY };
@@ -190,10 +190,10 @@ impl ProofWriter {
         match prune.await.unwrap_or(Err(StoreError::Timeout(DEADLINE))) {
             Ok(()) => {
                 self.prune_fails = false;
-                debug!("proofs that are over are deleted");
+                debug!("expired proofs are deleted");
             }
             Err(error) if !std::mem::replace(&mut self.prune_fails, true) => {
-                warn!(%error, "proofs that are over are not deleted: the table grows");
+                warn!(%error, "expired proofs are not deleted: the table grows");
             }
             Err(_) => {}
         }

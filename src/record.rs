@@ -1,4 +1,4 @@
-//! What the database says about one key and the user it belongs to, decoded.
+//! The data of one key and its user, decoded from the database.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ pub mod network;
 pub mod path;
 mod period_budget;
 
-pub use allowed::{AllowList, Allowed};
+pub use allowed::{AllowList, Restrictions};
 pub use budget::Budget;
 pub use hash::{HashTag, KeyHash, UnacceptedHash};
 pub use period_budget::{BudgetId, PeriodBudget, PeriodBudgets, UnreadableBudget};
@@ -37,43 +37,44 @@ pub struct UserId(pub i64);
 pub struct KeyRecord {
     /// Primary key of the row.
     pub id: KeyId,
-    /// What the key's owner calls it.
+    /// The owner's name for the key.
     pub name: Option<String>,
-    /// What the row is found by.
+    /// The prefix that identifies the row.
     pub prefix: Prefix,
-    /// What a credential is proven against.
+    /// The hash that a credential is proven against.
     pub hash: KeyHash,
-    /// False when revoked; NULL counts as false.
+    /// False if revoked; NULL counts as false.
     pub is_active: bool,
     /// Whether `deleted_at` has any value, readable or not.
     pub is_deleted: bool,
-    /// When the key stops to work.
+    /// Expiry time of the key.
     pub expiry: Expiry,
-    /// Whose key it is.
+    /// The user that the key belongs to.
     pub user: User,
-    /// What the key may do; none means none.
+    /// The scopes of the key. An empty list grants no scope.
     pub scopes: Vec<String>,
-    /// Labels without meaning to a decision.
+    /// Labels. Only `keystile:shadow` affects a decision.
     pub tags: Vec<String>,
-    /// Free-form JSON for the upstream, compact.
+    /// Free-form JSON for the upstream, in compact form.
     pub permissions: Option<String>,
-    /// Where and with what the key may be used.
-    pub allowed: Allowed,
-    /// How often the key may be used.
+    /// The addresses, endpoints, models, chatbots and agents that the key may be used with.
+    pub allowed: Restrictions,
+    /// The rate limits of the key.
     pub limits: Limits,
-    /// How much the key may spend.
+    /// The key's own budget.
     pub budget: Budget,
-    /// What it may spend in a time, alone or together with its user's other keys.
+    /// The budgets of a period: for this key alone, or shared with its user's other keys.
     pub period_budgets: PeriodBudgets,
 }
 
-/// A record as a store hands it out: alone, or with what an adapter keeps of it for as long as the record lives.
+/// A record as a store returns it: the record alone, or together with data that an adapter keeps for as long as the
+/// record lives.
 pub trait StoredRecord: From<KeyRecord> + Clone + Send + Sync + 'static {
     /// The record itself.
     fn record(&self) -> &KeyRecord;
 }
 
-/// One row of `users`, as far as a decision or an upstream needs it.
+/// One row of `users`, with the columns that a decision or an upstream needs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct User {
     /// Primary key of the row.
@@ -82,22 +83,22 @@ pub struct User {
     pub name: Option<String>,
     /// `email`.
     pub email: Option<String>,
-    /// `role`, or the name in `roles` that `role_id` points to.
+    /// `role`, or the name in `roles` that `role_id` refers to.
     pub role: Option<String>,
     /// NULL counts as false.
     pub is_active: bool,
-    /// Sent to the upstream; has no effect in Keystile.
+    /// Sent to the upstream. Has no effect in Keystile.
     pub is_superuser: bool,
     /// Whether the account is locked, and until when.
     pub lock: Lock,
 }
 
-/// When a key stops to work.
+/// The expiry time of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expiry {
     /// NULL or `infinity`.
     Never,
-    /// At this instant it is expired already.
+    /// The key is expired from this instant on.
     At(OffsetDateTime),
     /// `-infinity`.
     Always,
@@ -106,15 +107,15 @@ pub enum Expiry {
 /// Whether an account is locked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lock {
-    /// It is not.
+    /// The account is not locked.
     Open,
     /// Until this instant.
     Until(OffsetDateTime),
-    /// Until somebody unlocks it.
+    /// Locked without an end.
     Closed,
 }
 
-/// Requests per window; `None` is no limit.
+/// Requests per window. `None` means no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Limits {
     /// `rate_limit_per_minute`.
@@ -132,7 +133,7 @@ impl StoredRecord for KeyRecord {
 }
 
 impl Expiry {
-    /// Whether the key has stopped to work at `now`.
+    /// Whether the key is expired at `now`.
     pub fn is_past(self, now: OffsetDateTime) -> bool {
         match self {
             Self::Never => false,
@@ -153,7 +154,7 @@ impl Lock {
     }
 }
 
-/// A time as RFC 3339 writes it.
+/// Formats a time as in RFC 3339.
 pub fn rfc3339(time: OffsetDateTime) -> String {
     time.format(&Rfc3339).unwrap_or_else(|_| time.to_string())
 }

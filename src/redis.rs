@@ -1,4 +1,4 @@
-//! The connection to Redis: one, shared by everything that asks it something.
+//! The connection to Redis. All callers share one connection.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -38,7 +38,7 @@ struct Inner {
     ping: Histogram,
 }
 
-/// What Redis says of itself.
+/// Redis's report about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 pub struct ServerUsage {
     /// `used_memory`, in bytes.
@@ -49,12 +49,12 @@ pub struct ServerUsage {
     pub evicted_keys: u64,
 }
 
-/// A connection that owes an answer for this long is given up and made anew.
+/// A connection that does not answer for this long is closed and replaced.
 const UNRESPONSIVE: Duration = Duration::from_millis(500);
 
 impl Redis {
-    /// Takes the settings, and connects in the background for as long as it takes: the server need not
-    /// be up. Must be called within a tokio runtime.
+    /// Validates the settings, and connects in the background without a time limit: the server need not be up. Must be
+    /// called within a tokio runtime.
     ///
     /// # Errors
     /// [`RedisError`] when the settings cannot be used.
@@ -62,7 +62,7 @@ impl Redis {
         Self::connect_by(url, limit, metrics, Arc::new(SystemResolver))
     }
 
-    /// The same, with names resolved by `resolver`.
+    /// The same, with `resolver` for the lookup of names.
     ///
     /// # Errors
     /// [`RedisError`] when the settings cannot be used.
@@ -77,7 +77,7 @@ impl Redis {
         let connection = ConnectionConfig {
             connection_timeout: Duration::from_secs(1).max(limit),
             internal_command_timeout: UNRESPONSIVE.max(limit),
-            // Whoever asked has gone by then.
+            // No second attempt: the caller no longer waits by then.
             max_command_attempts: 1,
             unresponsive: UnresponsiveConfig {
                 max_timeout: Some(UNRESPONSIVE.max(limit * 2)),
@@ -97,11 +97,11 @@ impl Redis {
         Ok(Self(Arc::new(Inner { state, connector, guard, ping })))
     }
 
-    /// Makes a guarded call, counted under `duration`. Where the server says that it is not the one to ask, it is
-    /// left, and the next calls go to another.
+    /// Makes a guarded call, recorded in `duration`. If the server answers that it cannot serve calls, this client
+    /// disconnects from it, and the next calls go to another server.
     ///
     /// # Errors
-    /// [`RedisError`] when there is no answer, or none that was hoped for.
+    /// [`RedisError`] if Redis does not answer, or answers with an error.
     pub async fn call<T, E: Into<RedisError>, F: Future<Output = Result<T, E>>>(
         &self,
         duration: &Histogram,
@@ -118,7 +118,7 @@ impl Redis {
         self.0.guard.call(duration, call).await
     }
 
-    /// The connection of this moment. Waits for an attempt that has just begun.
+    /// The current connection. Waits for an attempt that has just begun.
     async fn connected(&self) -> Result<Arc<Connection>, RedisError> {
         let mut state = self.0.state.clone();
         let ended = || RedisError::Unavailable("not connected".into());
@@ -129,19 +129,19 @@ impl Redis {
         }
     }
 
-    /// Answers once Redis answers.
+    /// Sends a ping and waits for the answer.
     ///
     /// # Errors
-    /// [`RedisError`] with what stands against it.
+    /// [`RedisError`] with the reason why Redis cannot be used.
     pub async fn ping(&self) -> Result<(), RedisError> {
         let ping = |client: Client| async move { client.ping::<String>(None).await };
         self.call(&self.0.ping, ping).await.map(drop)
     }
 
-    /// What Redis says of itself; of a cluster, what one of its servers does.
+    /// Redis's report about itself. For a cluster, the report of one of its servers.
     ///
     /// # Errors
-    /// [`RedisError`] when it does not say.
+    /// [`RedisError`] if Redis does not answer.
     pub async fn usage(&self) -> Result<ServerUsage, RedisError> {
         let info = |client: Client| async move { client.info::<String>(Some(InfoKind::All)).await };
         let info = self.call(&self.0.ping, info).await?;

@@ -1,4 +1,4 @@
-//! `keystile serve`: builds the parts, starts the listeners, and drains them at the end.
+//! `keystile serve`: builds the components, starts the listeners, and drains them at shutdown.
 
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -47,23 +47,24 @@ mod stream;
 use cache_secret::{LastingSecrets, cache_secrets};
 use listener::Listener;
 
-/// How often the database is asked whether it is there, and histograms are folded.
+/// Interval of the pings to the database and Redis, and of the upkeep of histograms.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
-/// How long the last proofs may take to be written at the end. To lose them costs bcrypt, and nothing else.
+/// Maximum time to write the last proofs at shutdown. A lost proof costs one bcrypt computation and nothing else.
 const LAST_PROOFS: Duration = Duration::from_secs(1);
-/// How long a connection of Envoy's may be without calls: health checks alone keep one longer.
+/// Maximum time that a connection from Envoy may have no calls. Health checks are calls: they alone keep a connection
+/// open.
 const GRPC_IDLE: Duration = Duration::from_secs(15 * 60);
-/// The same on the admin port: longer than the usual interval between two scrapes.
+/// The same limit on the admin port: longer than the usual interval between two scrapes.
 const ADMIN_IDLE: Duration = Duration::from_secs(90);
-/// How often the costs of all hashes are read, to notice that they became cheaper. That one is costlier is noticed at its
-/// first use.
+/// Interval between reads of the costs of all hashes, to notice that they became lower. A higher cost is noticed when
+/// its hash is first used.
 const COST_INTERVAL: Duration = Duration::from_secs(300);
 
 /// Serves until `shutdown` resolves, then drains.
 ///
 /// # Errors
-/// What keeps the service from starting, by flag and value, or a listener that broke.
+/// Returns an error if the service cannot start, with the flag and its value, or if a listener fails.
 pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     let metrics = Metrics::new()?;
     let LastingSecrets { secrets, is_lasting } = cache_secrets(&options)?;
@@ -119,7 +120,7 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
         servers.spawn(listener.serve(service, routes, connections, in_flight, stop));
     }
     info!(address = %admin_listener.local_addr()?, "admin");
-    // None of these is drained: they tell how the rest is doing.
+    // These tasks are not drained: they report the state of the servers during the drain.
     let mut attendants = JoinSet::new();
     let admin_routes = admin::router(health.clone(), metrics.clone(), stats, feed_state);
     attendants.spawn(bounds::serve_http(admin_listener, admin_routes, admin_connections));
@@ -148,9 +149,9 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
     let drained =
         tokio::time::timeout(options.drain_timeout, async { while servers.join_next().await.is_some() {} });
     if drained.await.is_err() {
-        warn!("calls were still under way at the end of --drain-timeout");
+        warn!("calls were still in progress at the end of --drain-timeout");
     }
-    // What the last calls were counted for, too.
+    // The usage of the last calls is written too.
     writer.await.context("writing usage")?.finish(options.drain_timeout).await;
     proof_writer.await.context("writing proofs")?.finish(LAST_PROOFS).await;
     attendants.abort_all();
@@ -161,10 +162,10 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
     }
 }
 
-/// Resolves when the process is told to stop.
+/// Resolves when the process receives a signal to stop.
 ///
 /// # Errors
-/// When the system does not let signals be listened for.
+/// Returns an error if the system does not allow signal handlers.
 pub fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
@@ -177,7 +178,7 @@ pub fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// gRPC health and reflection, which every listener serves beside checks.
+/// gRPC health and reflection, which every listener serves in addition to checks.
 fn beside_checks(health: &Health) -> anyhow::Result<Routes> {
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let mut changes = health.changes();
@@ -212,8 +213,9 @@ async fn watch_database(
         tick.tick().await;
         let problem = database.ping().await.err().map(|error| error.to_string());
         if problem.is_none() {
-            // Not ready before: what Redis has is not believed until it is known what changed, and each check would
-            // be one more bcrypt. The feed ends with the process only.
+            // Not ready before the first read of the log. Until the changes are known, records from Redis are not
+            // trusted, and each check would cost one more bcrypt computation. The feed ends only with the process, so
+            // an error here does not matter.
             let _ = feed.wait_for(|state| state.has_looked).await;
         }
         let before = health.state();
@@ -226,7 +228,7 @@ async fn watch_database(
     }
 }
 
-/// Lets refusals imitate the costliest active hash.
+/// Gives the verifier the cost of the costliest active hash, which refusals imitate.
 async fn learn_cost(database: Database, verifier: Verifier) {
     let mut tick = interval(COST_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -274,8 +276,7 @@ fn limiter(options: &ServeOptions, redis: Option<&Redis>, metrics: &Metrics) -> 
         RateLimit::Off => Ok(Limiter::Off),
         RateLimit::Local => Ok(Limiter::Local(limiter::LocalLimiter::new(metrics))),
         RateLimit::Redis => {
-            let redis =
-                redis.context("--rate-limit redis: needs --redis-url, or write --rate-limit local")?;
+            let redis = redis.context("--rate-limit redis: needs --redis-url, or use --rate-limit local")?;
             let config = limiter::RedisLimiterConfig {
                 charge: options.rate_limit_charge,
                 on_loss: options.rate_limit_on_loss,
@@ -291,20 +292,20 @@ fn connect_redis(options: &RedisOptions, metrics: &Metrics) -> anyhow::Result<Op
     redis.map(Some).with_context(|| format!("--redis-url {url}"))
 }
 
-/// What becomes of a proof besides being remembered here.
+/// Stores a proof outside this process's memory: in the database and in Redis.
 fn share_by(
     shared: Option<RedisTier<Database>>,
     proofs: ProofQueue,
-) -> impl Fn(&Credential, ProofKey, verifier::Shared) + Send + Sync {
+) -> impl Fn(&Credential, ProofKey, verifier::ShareReason) + Send + Sync {
     move |credential, proof_key, why| {
         let now = Timestamps::now();
         let longest = match why {
-            verifier::Shared::Proven => {
-                // What is stored lasts from here to its end.
+            verifier::ShareReason::Proven => {
+                // A stored proof is valid from now on for its full lifetime.
                 proofs.put(credential, &proof_key, now.wall);
                 MAX_AGE
             }
-            verifier::Shared::Extended(left) => left,
+            verifier::ShareReason::Extended(left) => left,
         };
         shared.iter().for_each(|shared| shared.share(credential.prefix(), proof_key, longest, now));
     }

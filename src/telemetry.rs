@@ -14,14 +14,11 @@ pub fn start(directives: &str, json: bool) -> Result<(), ParseError> {
     let log =
         tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
     // A second start, as in tests within one process, keeps the first one's settings.
-    let _ = match json {
-        true => log.json().flatten_event(true).try_init(),
-        false => log.try_init(),
-    };
+    let _ = if json { log.json().flatten_event(true).try_init() } else { log.try_init() };
     Ok(())
 }
 
-/// Logs what a command has to say beside its answer: warnings, for people.
+/// Logs warnings of a command to standard error, for people.
 pub fn start_for_commands() {
     let log = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(std::io::stderr);
     let _ = log.with_ansi(std::io::stderr().is_terminal()).without_time().with_target(false).try_init();

@@ -1,11 +1,11 @@
 //! Proves credentials against bcrypt hashes, once each.
 //!
-//! A proof is remembered by three things together: the digest of the whole credential, the record,
-//! and the hash stored in it. So nothing short of the whole credential reaches a proof, and a key
-//! whose hash changed must be proven again.
+//! A proof is cached under three values together: the digest of the whole credential, the record, and the hash stored
+//! in the record. So only the whole credential finds its proof, and a key whose hash changed must be proven again.
 //!
-//! What is not known to be right or wrong waits in one queue (`verifier/queue.rs`), whether its prefix exists or not. A
-//! made-up key is refused at the time and with the answer of a wrong secret, is remembered alike, and costs no bcrypt.
+//! A credential that is neither proven nor refused yet waits in one queue (`verifier/queue.rs`), whether its prefix
+//! exists or not. A made-up key is refused at the same time and with the same answer as a wrong secret. Its refusal is
+//! cached in the same way. It costs no bcrypt.
 
 use std::{
     sync::{
@@ -52,39 +52,40 @@ use queue::Outcome;
 #[derive(Clone)]
 pub struct Verifier(Arc<Inner>);
 
-/// How much a [`Verifier`] may do and remember.
+/// Limits of a [`Verifier`].
 #[derive(Debug, Clone, Copy)]
 pub struct VerifierConfig {
     /// Threads that run bcrypt.
     pub threads: usize,
     /// bcrypt cost that refusals imitate.
     pub cost: BcryptCost,
-    /// When a network's unproven credentials are served last.
+    /// Failed attempts after which a network's unproven credentials are served last. `None`: no limit.
     pub failed_attempts: Option<FailedAttempts>,
-    /// Most proofs remembered. Refusals have a cache of the same size.
+    /// Maximum number of cached proofs. Refusals have a separate cache of the same size.
     pub capacity: usize,
-    /// How long a proof is believed if it is not used.
+    /// Lifetime of a proof that is not used.
     pub proof_ttl: Duration,
-    /// How long a wrong secret is known to be wrong.
+    /// Lifetime of a cached refusal.
     pub negative_ttl: Duration,
 }
 
 /// Why a credential was not proven.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ProofError {
-    /// It belongs to none of the records.
+    /// The credential belongs to none of the records.
     #[error("the credential matches no record")]
     Mismatch,
-    /// Too many first proofs wait already, or its turn did not come in time.
+    /// The queue of first proofs is full, or the attempt reached its deadline in the queue.
     #[error("too many proofs are waiting")]
     Overloaded,
-    /// The same, for a network that failed too often. It may be throttled no longer after this time.
+    /// Same as [`ProofError::Overloaded`], for a throttled network: it failed too often. The throttling may end after
+    /// this time.
     #[error("too many credentials of this network were wrong")]
     TooManyAttempts(Duration),
-    /// The computation ended without an answer.
+    /// The computation ended without a result.
     #[error("the proof was abandoned")]
     Abandoned,
-    /// Only bcrypt can tell, and the hash it needs is not in the record: it must be read from the database.
+    /// The proof needs bcrypt, and the record does not contain the hash. The caller must read it from the database.
     #[error("the record has no hash")]
     Unhashed,
 }
@@ -98,28 +99,28 @@ struct Inner {
     cost: AtomicU32,
     proofs: Proofs,
     refusals: Cache<ProofKey, Instant>,
-    /// Stands for the hash of a prefix that does not exist.
+    /// Placeholder for the hash of a prefix that does not exist.
     no_hash: HashTag,
-    /// Each credential is proven once at a time. The value is the place of its record.
+    /// Concurrent attempts with the same credential share one proof. The value is the index of the matching record.
     singleflight: Singleflight<Attempt, Result<usize, ProofError>>,
     lookups: CacheLookups,
     refused: Gauge,
 }
 
-/// Told of each proof key that was proven here, of its credential, and for how long a use may extend the proof; again
-/// whenever the proof was extended.
-type Share = dyn Fn(&Credential, ProofKey, Shared) + Send + Sync;
+/// Called with the credential and the proof key after each proof made here, and each time a proof is extended. The
+/// reason states which, and how long a use may extend the proof.
+type Share = dyn Fn(&Credential, ProofKey, ShareReason) + Send + Sync;
 
 /// Why a proof is shared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shared {
-    /// bcrypt has confirmed it just now.
+pub enum ShareReason {
+    /// bcrypt has just confirmed it.
     Proven,
-    /// It is in use, and counts for so long at most.
+    /// A use has extended it. The value is the maximum remaining lifetime of the proof.
     Extended(Duration),
 }
 
-/// One credential against these hashes.
+/// One credential and the hashes it is compared with.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Attempt {
     digest: Digest,
@@ -127,11 +128,11 @@ struct Attempt {
 }
 
 impl Verifier {
-    /// Starts the bcrypt threads, with nothing proven yet. What is proven is told to `share` as well.
+    /// Starts the bcrypt threads, with empty caches. Calls `share` for each proof that is made or extended here.
     pub fn new(
         secrets: CacheSecrets,
         config: VerifierConfig,
-        share: impl Fn(&Credential, ProofKey, Shared) + Send + Sync + 'static,
+        share: impl Fn(&Credential, ProofKey, ShareReason) + Send + Sync + 'static,
         metrics: &Metrics,
     ) -> Self {
         let cost = config.cost.of_new_hashes();
@@ -153,7 +154,7 @@ impl Verifier {
     /// Finds the record that the whole credential belongs to.
     ///
     /// # Errors
-    /// [`ProofError::Mismatch`] when it belongs to none of them, also when there are none.
+    /// [`ProofError::Mismatch`] when it belongs to none of the records, or when there are no records.
     pub async fn prove<R: StoredRecord>(
         &self,
         credential: &Credential,
@@ -161,7 +162,7 @@ impl Verifier {
         caller: &Caller,
     ) -> Result<Arc<R>, ProofError> {
         let digest = credential.digest(self.0.secrets.newest());
-        // Before any bcrypt: with several records, the proof may be that of the last.
+        // Look for proofs of all records before any bcrypt: with several records, the proof may be for the last one.
         for stored in found.records.iter() {
             let proof_key = ProofKey::of(digest, stored.record());
             if self.0.is_proven(&proof_key, credential, caller.now.monotonic) {
@@ -174,12 +175,12 @@ impl Verifier {
             self.0.proofs.insert_for(proof_key, left(proof.until), left(proof.ends), caller.now.monotonic);
             return Ok(Arc::clone(stored));
         }
-        // Apart, so that a check of a proven key is not the size of one that waits for bcrypt.
+        // Boxed, so that the future of a check with a proven key stays small.
         Box::pin(self.compute(credential, digest, found, caller)).await
     }
 
-    /// Learns the highest cost among the active hashes, which refusals imitate from now on; `None` when there is no
-    /// hash. Does nothing where the setting names a cost.
+    /// Sets the highest cost among the active hashes, `None` if there is no hash. Refusals imitate this cost from now
+    /// on. Does nothing if the setting names a cost.
     pub fn learn_cost(&self, highest: Option<u32>) {
         if self.0.config.cost == BcryptCost::Auto {
             let cost = highest.unwrap_or(DEFAULT_COST);
@@ -189,7 +190,7 @@ impl Verifier {
         }
     }
 
-    /// Proofs and refusals that are remembered.
+    /// Number of cached proofs and of cached refusals.
     pub fn len(&self) -> (usize, usize) {
         (self.0.proofs.len(), self.0.refusals.len())
     }
@@ -209,10 +210,8 @@ impl Verifier {
         };
         let records: Vec<_> = found.records.iter().filter(open).take(MAX_RECORDS).cloned().collect();
         let of_no_key = ProofKey { digest, key: None, hash: inner.no_hash };
-        let known_wrong = match found.records.is_empty() {
-            true => inner.is_refused(&of_no_key, now),
-            false => records.is_empty(),
-        };
+        let known_wrong =
+            if found.records.is_empty() { inner.is_refused(&of_no_key, now) } else { records.is_empty() };
         if known_wrong {
             inner.lookups.negative.increment(1);
             return Err(ProofError::Mismatch);
@@ -241,13 +240,13 @@ impl Inner {
         match self.proofs.recall(proof_key, now) {
             Recall::Miss => return false,
             Recall::Proven => {}
-            Recall::Extended(left) => (self.share)(credential, *proof_key, Shared::Extended(left)),
+            Recall::Extended(left) => (self.share)(credential, *proof_key, ShareReason::Extended(left)),
         }
         self.lookups.hit.increment(1);
         true
     }
 
-    /// What the found proofs say, made under any secret that is still understood.
+    /// Finds a valid proof among the proofs of the look-up. The proof may be made under any of the current secrets.
     fn proven_elsewhere<'a, R: StoredRecord>(
         &self,
         credential: &Credential,
@@ -275,8 +274,8 @@ impl Inner {
         self.refusals.get(proof_key).is_some_and(|until| now < until)
     }
 
-    /// Waits for the credential's turn. `hashes` are those of the attempt's records; none, where the prefix does not
-    /// exist.
+    /// Submits the attempt to the queue and waits for its outcome. `hashes` are the hashes of the attempt's records. It
+    /// is empty if the prefix does not exist.
     async fn first_proof(
         self: Arc<Self>,
         attempt: Attempt,
@@ -286,20 +285,20 @@ impl Inner {
         caller: Caller,
     ) -> Result<usize, ProofError> {
         let now = caller.now.monotonic;
-        // Between a caller's look and its turn here, another's computation may have ended.
+        // Another computation may have finished after the caller looked into the caches.
         if let Some(known) = self.remembered(&attempt, now) {
             return known;
         }
         let (prefix, proven) = (credential.prefix(), credential.clone());
         let job = hashes.iter().map(KeyHash::cost).max().map(|highest| {
-            // Until the database is asked again.
+            // Holds until the next call of `learn_cost`, with the highest cost in the database.
             if self.cost.fetch_max(highest, Ordering::Relaxed) < highest {
                 self.pool.imitate(highest);
             }
             let inner = Arc::clone(&self);
             let compute = Box::new(move || {
                 let place = hashes.iter().position(|hash| matches(&credential, hash))?;
-                // At once, and here: its caller may have been turned away by then.
+                // Stored here, on the bcrypt thread: the caller may already have been rejected.
                 let proof_key = attempt.proof_key(place)?;
                 inner.proofs.insert(proof_key, now);
                 Some(place)
@@ -310,7 +309,7 @@ impl Inner {
         match outcome.map_err(|_| ProofError::Abandoned)? {
             Outcome::Match(place) => {
                 if let Some(proof_key) = attempt.proof_key(place) {
-                    (self.share)(&proven, proof_key, Shared::Proven);
+                    (self.share)(&proven, proof_key, ShareReason::Proven);
                 }
                 Ok(place)
             }
@@ -324,7 +323,7 @@ impl Inner {
         }
     }
 
-    /// How the attempt has ended, if it has before.
+    /// The outcome of the attempt, if a proof or a refusal is cached.
     fn remembered(&self, attempt: &Attempt, now: Instant) -> Option<Result<usize, ProofError>> {
         let proven = |place: &usize| {
             let proof_key = attempt.proof_key(*place);
@@ -337,7 +336,7 @@ impl Inner {
         refused.then_some(Err(ProofError::Mismatch))
     }
 
-    /// In a place of its own: a flood of wrong secrets evicts no proof.
+    /// Caches a refusal. Refusals have their own cache, so that a flood of wrong secrets evicts no proof.
     fn remember_refusal(&self, attempt: &Attempt, now: Instant) {
         for proof_key in self.proof_keys(attempt) {
             self.refusals.insert(proof_key, now + self.config.negative_ttl);
@@ -345,12 +344,13 @@ impl Inner {
         self.refused.set(self.refusals.len() as f64);
     }
 
-    /// What an attempt may prove: to be the key of each of its records, or of a prefix that does not exist.
+    /// All proof keys of an attempt: one for each record, or the one of a prefix that does not exist.
     fn proof_keys(&self, attempt: &Attempt) -> Vec<ProofKey> {
         let proof_keys: Vec<_> = (0..MAX_RECORDS).filter_map(|place| attempt.proof_key(place)).collect();
-        match proof_keys.is_empty() {
-            true => vec![ProofKey { digest: attempt.digest, key: None, hash: self.no_hash }],
-            false => proof_keys,
+        if proof_keys.is_empty() {
+            vec![ProofKey { digest: attempt.digest, key: None, hash: self.no_hash }]
+        } else {
+            proof_keys
         }
     }
 }
@@ -362,7 +362,7 @@ impl Attempt {
     }
 }
 
-/// The one place where credentials are compared. It reads every [`KeyHash`]; what it could not read would match nothing.
+/// The only function that compares credentials. It can read every [`KeyHash`]. An unreadable hash would match nothing.
 fn matches(credential: &Credential, hash: &KeyHash) -> bool {
     bcrypt::verify(credential.expose(), hash.expose().unwrap_or_default()).unwrap_or(false)
 }

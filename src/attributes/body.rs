@@ -1,48 +1,48 @@
-//! The model that a JSON body names, read in one pass without building a document.
+//! The model in a JSON body, read in one pass without building a document.
 
 use std::{borrow::Cow, fmt};
 
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
-/// The body of a request, as far as Envoy let it be seen.
+/// The body of a request, as Envoy sent it with the check.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub enum Body<'a> {
-    /// Envoy sent none: the request has none, or the route does not send it.
+    /// Envoy sent no body: the request has none, or the route does not send it.
     #[default]
     Absent,
-    /// Only its beginning, or in an encoding other than plain JSON in UTF-8.
+    /// Envoy sent only the beginning, or the body is not plain JSON in UTF-8.
     Unreadable,
-    /// All of it.
+    /// The whole body.
     Whole(Cow<'a, [u8]>),
 }
 
 /// No model can be read from the body with certainty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoModel {
-    /// There is no body to look at.
+    /// There is no body.
     #[error("Envoy sent no body with the check")]
     Absent,
-    /// There is one that cannot be looked at.
+    /// There is a body, but it cannot be read.
     #[error("the body is partial, or not plain JSON in UTF-8")]
     Unreadable,
-    /// It is not one JSON object with one `model`, a string.
+    /// The body is not one JSON object with one `model` that is a string.
     #[error("the body is not a JSON object with one \"model\", a string")]
     NotOne,
 }
 
 impl Body<'_> {
-    /// The value of `model` of the top-level object.
+    /// The value of `model` in the top-level object.
     ///
     /// # Errors
-    /// [`NoModel`] whenever an upstream could read another model than we do: no object, no string,
-    /// two members of that name, bytes after the object, a byte order mark, bytes that are no UTF-8.
+    /// [`NoModel`] if an upstream could read another model than Keystile: no object, no string, two members of that
+    /// name, bytes after the object, a byte order mark, bytes that are not UTF-8.
     pub fn model(&self) -> Result<String, NoModel> {
         match self {
             Self::Absent => Err(NoModel::Absent),
             Self::Unreadable => Err(NoModel::Unreadable),
             Self::Whole(bytes) => {
-                // serde_json decodes no text that it skips, and where strings end in bytes that are
-                // no UTF-8 is a matter of opinion.
+                // serde_json does not decode text that it skips, and parsers disagree about where a string with bytes
+                // that are not UTF-8 ends.
                 let text = std::str::from_utf8(bytes).map_err(|_| NoModel::NotOne)?;
                 let Model(model) = serde_json::from_str(text).map_err(|_| NoModel::NotOne)?;
                 Ok(model)
@@ -94,7 +94,7 @@ impl<'de> Visitor<'de> for ModelVisitor {
 /// The name of a member.
 enum Name {
     Exact,
-    /// `Model` and the like: some upstreams (Go's encoding/json) take it for `model`.
+    /// Other letter case, such as `Model`: some upstreams (Go's encoding/json) read it as `model`.
     Folded,
     Other,
 }

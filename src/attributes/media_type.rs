@@ -1,13 +1,13 @@
-//! What headers say about a body: whether every server reads it as JSON in UTF-8, and as nothing else.
+//! Checks the headers of a body: whether every server reads the body as JSON in UTF-8, and as nothing else.
 //!
-//! A body can be JSON and something else as well: `{"a": "&model=b&", "model": "c"}` is a form that names another
-//! model. So a header is trusted only if it is understood to the last byte and is of the plain kind that leaves
-//! nothing to read differently. Everything else makes the body unreadable, which denies keys that are restricted
-//! to some models.
+//! A body can be valid JSON and valid in another format: `{"a": "&model=b&", "model": "c"}` is also a form that names
+//! another model. So a header is trusted only if Keystile understands every byte of it, and only if it is of the plain
+//! kind that every server reads the same way. With any other header the body is unreadable, which denies keys that are
+//! restricted to some models.
 
 use mediatype::{MediaType, Name, Value, names};
 
-/// Whether these are the values of one `Content-Type` header that says JSON in UTF-8, or of none.
+/// Whether these are the values of one `Content-Type` header for JSON in UTF-8, or there is no such header.
 pub fn is_json_in_utf8<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> bool {
     match header_values(values) {
         HeaderValues::None => true,
@@ -16,7 +16,7 @@ pub fn is_json_in_utf8<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> bool {
     }
 }
 
-/// Whether these are the values of one header that names this coding alone, or of none.
+/// Whether these are the values of one header with this coding only, or there is no such header.
 pub fn is_coded_as<'a>(coding: &str, values: impl IntoIterator<Item = &'a [u8]>) -> bool {
     match header_values(values) {
         HeaderValues::None => true,
@@ -25,7 +25,7 @@ pub fn is_coded_as<'a>(coding: &str, values: impl IntoIterator<Item = &'a [u8]>)
     }
 }
 
-/// The values of one header: servers that get several take the first, the last or all of them.
+/// The values of one header. If there are several, a server may use the first, the last or all of them.
 enum HeaderValues<'a> {
     None,
     One(&'a [u8]),
@@ -51,13 +51,13 @@ fn is_plain_json(text: &str) -> bool {
     };
     is_json
         && media.params.iter().enumerate().all(|(at, (name, value))| {
-            // Of two with one name, servers take either.
+            // If two parameters have the same name, a server may use either.
             let is_first = media.params[..at].iter().all(|(earlier, _)| earlier != name);
             is_first && if *name == names::CHARSET { is_utf8(*value) } else { are_plain(*name, *value) }
         })
 }
 
-/// As it is written: an escaped character is read in different ways.
+/// Compares the text as it is written: servers read an escaped character in different ways.
 fn is_utf8(charset: Value<'_>) -> bool {
     let charset = charset.as_str();
     let unquoted = charset.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(charset);
@@ -68,8 +68,8 @@ fn are_plain(name: Name<'_>, value: Value<'_>) -> bool {
     is_plain(name.as_str()) && is_plain(value.as_str())
 }
 
-/// Whether a name or value hides nothing from a server that searches the header for a word: it has no quotes and
-/// no separators, and no word that stands for another kind of body or for a charset.
+/// Whether a name or value is safe with a server that searches the header for a word: it has no quotes, no separators,
+/// and no word that names another kind of body or a charset.
 fn is_plain(text: &str) -> bool {
     const WORDS: [&str; 10] = [
         "www-form",
@@ -169,7 +169,7 @@ mod tests {
         assert!(!is_json_in_utf8([&b"application/json"[..], b"application/json"]), "two headers");
     }
 
-    /// Pieces of which wrong headers are made, right ones among them.
+    /// Pieces for building wrong headers; some pieces are right.
     fn piece() -> impl Strategy<Value = String> {
         let known = proptest::sample::select(
             &[
@@ -202,8 +202,8 @@ mod tests {
         prop_oneof![12 => known.prop_map(str::to_owned), 1 => "[ -~]{1,3}"]
     }
 
-    /// What the careless servers of this world take the header for: each way in which one of them splits it,
-    /// searches it, or unquotes it. An oracle that shares nothing with the grammar.
+    /// The results of careless servers: each way in which such a server splits, searches or unquotes the header. This
+    /// test oracle shares no code with the grammar.
     fn careless_readings(value: &str) -> Vec<(String, Option<String>)> {
         let lower = value.to_ascii_lowercase();
         let media = |end: &[char]| lower.split(end).next().unwrap_or_default().trim().to_owned();

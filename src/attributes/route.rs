@@ -1,4 +1,4 @@
-//! What the route of a request asks for: Envoy's per-route `context_extensions`.
+//! The settings of a request's route: Envoy's per-route `context_extensions`.
 
 use std::{borrow::Cow, num::NonZeroU32};
 
@@ -6,18 +6,18 @@ use percent_encoding::percent_decode_str;
 
 use crate::record::path::NormalPath;
 
-/// Settings of one route. Without any, the defaults hold.
+/// Settings of one route. A setting that is not present has its default.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteSettings {
-    /// `keystile.scopes`: all of them are needed.
+    /// `keystile.scopes`: the scopes that the route needs, all of them.
     pub scopes: Vec<String>,
     /// `keystile.credential`: whether a request without a key may pass as anonymous.
     pub credential_optional: bool,
-    /// `keystile.model`: whether `allowed_models` is left to the upstream.
+    /// `keystile.model`: whether the upstream enforces `allowed_models` instead of Keystile.
     pub model_ignored: bool,
-    /// `keystile.mode`: whether a denial is only reported here; `None` is as the whole service.
+    /// `keystile.mode`: whether a denial is only reported on this route. `None` means the mode of the service.
     pub shadow: Option<bool>,
-    /// `keystile.cost`: what one request counts against the limits.
+    /// `keystile.cost`: how much one request counts against the limits.
     pub cost: NonZeroU32,
     /// `keystile.chatbot`: which segment of the path names the chatbot.
     pub chatbot: Option<PathSegment>,
@@ -29,7 +29,7 @@ pub struct RouteSettings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PathSegment(usize);
 
-/// A setting that cannot be followed. It denies every request: a restriction must not be missed.
+/// An invalid setting. It denies every request, because a restriction must not be ignored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("route setting {name}: {problem}")]
 pub struct InvalidRouteSetting {
@@ -52,8 +52,7 @@ impl Default for RouteSettings {
 }
 
 impl RouteSettings {
-    /// Reads the settings among the extensions; names that do not begin with `keystile.` are
-    /// ignored.
+    /// Reads the settings from the extensions. Names that do not begin with `keystile.` are ignored.
     ///
     /// # Errors
     /// [`InvalidRouteSetting`] for an unknown name or an undocumented value.
@@ -73,7 +72,7 @@ impl RouteSettings {
         Ok(settings)
     }
 
-    /// Whether a request without a key may pass. Not where scopes are needed: an anonymous caller has none.
+    /// Whether a request without a key may pass. It may not where scopes are needed: an anonymous caller has none.
     pub fn admits_anonymous(&self) -> bool {
         self.credential_optional && self.scopes.is_empty()
     }
@@ -94,8 +93,8 @@ impl RouteSettings {
 }
 
 impl PathSegment {
-    /// That part of the path, decoded; `None` where there is none, or where servers could disagree
-    /// about which it is.
+    /// That segment of the path, decoded. `None` if the path has no such segment, or if servers could disagree about
+    /// which segment it is.
     pub fn of(self, path: &str) -> Option<String> {
         let path = NormalPath::parse(path).ok()?;
         let segment = path.segments().nth(self.0 - 1).filter(|segment| !segment.is_empty())?;
@@ -103,7 +102,7 @@ impl PathSegment {
     }
 }
 
-/// Whether the value is the second of the two that there are.
+/// Whether the value is the second of the two allowed values.
 fn one_of(value: &str, first: &str, second: &str) -> Result<bool, &'static str> {
     match value {
         value if value == first => Ok(false),

@@ -1,4 +1,4 @@
-//! The connections of a listener: how many there may be, and which of them makes room for a new one.
+//! The connections of a listener: their maximum number, and the choice of the connection that makes room for a new one.
 
 use std::{
     collections::HashMap,
@@ -23,7 +23,7 @@ use tokio::{sync::Notify, time::interval};
 use super::TICK;
 use crate::metrics::{ConnectionMetrics, Metrics};
 
-/// The connections of one listener, or of several together. Cheap to clone.
+/// The connections of one listener, or of several listeners together. Cheap to clone.
 #[derive(Clone)]
 pub struct Connections(Arc<Inner>);
 
@@ -32,7 +32,7 @@ struct Inner {
     idle: Ticks,
     open: Mutex<Open>,
     clock: Arc<AtomicU64>,
-    /// Told of each connection that ends.
+    /// Notified when a connection ends.
     ended: Notify,
     metrics: ConnectionMetrics,
 }
@@ -44,36 +44,36 @@ struct Open {
     connections: HashMap<u64, Arc<Connection>>,
 }
 
-/// One connection, as its own task and those that look after all of them see it.
+/// The state of one connection. Its own task and the tasks that watch all connections share it.
 pub struct Connection {
-    /// Unlike that of any other.
+    /// Unique number of the connection.
     pub(super) id: u64,
-    /// Calls that are not answered yet, and were not at once.
+    /// Number of calls in progress. Calls that are answered at once are not counted.
     pub(super) calls: AtomicUsize,
-    /// Those of them that are being decided.
+    /// Number of these calls that are being decided.
     pub(super) deciding: AtomicUsize,
     pub(super) clock: Arc<AtomicU64>,
     state: AtomicU8,
     task: AtomicWaker,
     opened: Ticks,
-    /// 0 for one that never called.
+    /// The time of the last call. 0 if there was none.
     last_call: AtomicU64,
     blocked_since: AtomicU64,
     quiet: AtomicU64,
 }
 
-/// What is to become of a connection.
+/// The state of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum State {
-    /// It goes on.
+    /// It accepts calls.
     Open = 0,
-    /// It takes no more calls, and ends with the last one.
+    /// It accepts no more calls, and ends after the last one.
     Closing = 1,
-    /// It ends now.
+    /// It ends immediately.
     Cut = 2,
 }
 
-/// The place that a connection takes for as long as it is there.
+/// The slot that a connection occupies until it ends.
 pub struct Slot {
     connection: Arc<Connection>,
     connections: Connections,
@@ -82,14 +82,15 @@ pub struct Slot {
 /// Time in units of [`TICK`].
 type Ticks = u64;
 
-/// How long a write to a connection may make no progress.
+/// Maximum time without progress of a write to a connection.
 const STALLED: Ticks = 40;
 
-/// How long a connection that is to end may take when none of its calls is being decided.
+/// Maximum time until a closing connection ends, while none of its calls is being decided.
 const QUIET: Ticks = 5;
 
 impl Connections {
-    /// At most `limit` connections; those without a call for `idle` are closed. They are called `listener` in metrics.
+    /// A maximum of `limit` connections. Connections without a call for `idle` are closed. `listener` is the label in
+    /// metrics.
     pub fn new(listener: &'static str, limit: usize, idle: Duration, metrics: &Metrics) -> Self {
         let idle = Ticks::try_from(idle.as_millis() / TICK.as_millis()).unwrap_or(Ticks::MAX);
         let metrics = metrics.connections(listener);
@@ -104,7 +105,7 @@ impl Connections {
         }))
     }
 
-    /// Takes a connection in. Where there are too many, the one that has been without calls for longest is closed.
+    /// Adds a connection. At the limit, closes the connection that has had no call for the longest time.
     pub fn open(&self) -> Slot {
         let Inner { limit, clock, metrics, .. } = &*self.0;
         let now = clock.load(Relaxed);
@@ -132,13 +133,13 @@ impl Connections {
         Slot { connection, connections: self.clone() }
     }
 
-    /// Closes the connection that is missed least: the process is out of descriptors.
+    /// Closes the least important connection, because the process has no free descriptor.
     pub fn make_room(&self) {
         self.0.metrics.no_room.increment(1);
         self.0.open.lock().make_room(0);
     }
 
-    /// Looks after the connections for as long as the process lives.
+    /// Inspects the connections once per [`TICK`]. It never returns.
     pub async fn watch(self) {
         let mut tick = interval(TICK);
         loop {
@@ -147,7 +148,7 @@ impl Connections {
         }
     }
 
-    /// Closes all of them, and those that come later, and waits for their end.
+    /// Closes all present and later connections. Waits until none is open.
     pub async fn drain(&self) {
         let close = || {
             let mut open = self.0.open.lock();
@@ -164,7 +165,7 @@ impl Connections {
         }
     }
 
-    /// Makes an end of connections that are idle, or cannot be written to, or were to end a while ago.
+    /// Closes idle connections. Cuts connections that cannot be written to, or that take too long to close.
     fn look(&self) {
         let Inner { idle, open, clock, metrics, .. } = &*self.0;
         let now = clock.fetch_add(1, Relaxed) + 1;
@@ -192,13 +193,12 @@ impl Connections {
 }
 
 impl Open {
-    /// Closes the one that is missed least: it decides nothing, has never called, or not for longest. Until it is gone,
-    /// an eighth more may be there; past that, it ends at once.
+    /// Closes the least important connection. Connections that decide no call come before those that decide one. Within
+    /// each group, connections that never called come first, then those with the oldest last call. Until closed
+    /// connections have ended, the number may exceed the limit by an eighth. Above that, the connection is cut
+    /// immediately.
     fn make_room(&self, limit: usize) {
-        let turned = match self.connections.len() > limit + limit / 8 {
-            true => State::Cut,
-            false => State::Closing,
-        };
+        let turned = if self.connections.len() > limit + limit / 8 { State::Cut } else { State::Closing };
         let others = self.connections.values().filter(|connection| connection.state() < turned);
         let missed_least = others.min_by_key(|connection| {
             let is_busy = connection.deciding.load(SeqCst) > 0;
@@ -209,7 +209,7 @@ impl Open {
 }
 
 impl Connection {
-    /// What is to become of it.
+    /// The current state.
     pub fn state(&self) -> State {
         match self.state.load(SeqCst) {
             0 => State::Open,
@@ -218,28 +218,28 @@ impl Connection {
         }
     }
 
-    /// Notes that calls came: it is not idle.
+    /// Records a call, so that the connection is not idle.
     pub fn called(&self) {
         self.last_call.store(self.clock.load(Relaxed), Relaxed);
     }
 
-    /// Notes whether the peer takes what is written to it.
+    /// Records whether writes are blocked because the peer does not read.
     pub fn is_blocked(&self, blocked: bool) {
         let now = self.clock.load(Relaxed);
         self.blocked_since.store(if blocked { now } else { 0 }, Relaxed);
     }
 
-    /// Has the task woken when its state changes.
+    /// Registers the task to wake when the state changes.
     pub fn register(&self, task: &Waker) {
         self.task.register(task);
     }
 
-    /// Wakes its task.
+    /// Wakes the registered task.
     pub fn wake(&self) {
         self.task.wake();
     }
 
-    /// Works until its state changes; `None` then.
+    /// Runs `work` while the connection is open. Returns `None` if the state changes first.
     pub async fn while_open<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let mut work = pin!(work);
         poll_fn(|context| {
@@ -260,12 +260,12 @@ impl Connection {
 }
 
 impl Slot {
-    /// The connection that has this place.
+    /// The connection in this slot.
     pub fn connection(&self) -> &Arc<Connection> {
         &self.connection
     }
 
-    /// Counts a connection that did not begin.
+    /// Counts a connection that did not send its preface.
     pub fn without_preface(&self) {
         self.connections.0.metrics.no_preface.increment(1);
     }

@@ -1,4 +1,4 @@
-//! HTTP for operators: as many connections as they need, and none for longer than it is of use.
+//! The HTTP server for operators, with a limited number of connections and a limited time for idle ones.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use tracing::{debug, warn};
 
 use super::{ACCEPT_PAUSE, Connections, REQUEST_DEADLINE, Slot, is_exhausted};
 
-/// Headers of one request.
+/// Maximum size of the headers of one request, in bytes.
 const MAX_HEAD: usize = 32 * 1024;
 
 /// Serves `routes` over HTTP/1.1 for as long as the process lives.

@@ -1,8 +1,12 @@
-//! What calls hold in memory while they wait, bounded in all and for each connection.
+//! Limits the memory that waiting calls hold, in total and for each connection.
 //!
-//! A call that is answered at once never comes here. One that waits, for the rest of its message, for the database or
-//! bcrypt, or for its peer to read the answer, holds what it has received. Where that is too much in all, the oldest
-//! call is refused: what ends, ends soon, and so the oldest is the one that does not.
+//! A call that is answered at once is not tracked here. Other calls wait for one of these:
+//! - the rest of their message,
+//! - the database or bcrypt,
+//! - their peer, which must read the answer.
+//!
+//! A waiting call holds the bytes that it has received. Above a limit, the oldest call is refused: normal calls end
+//! soon, so the oldest call is the one that does not end.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,19 +40,19 @@ struct Inner {
     bytes: Gauge,
 }
 
-/// Who holds how much; calls by age.
+/// The bytes that each call and each connection holds. Calls are ordered by age.
 #[derive(Default)]
 struct Ledger {
     next: u64,
     total: usize,
-    calls: BTreeMap<u64, Held>,
+    calls: BTreeMap<u64, Holding>,
     by_connection: BTreeSet<(u64, u64)>,
     connections: BTreeMap<u64, usize>,
-    /// How often it was looked at since the process is to end.
+    /// Number of inspections since the process began to stop.
     draining: Option<u64>,
 }
 
-struct Held {
+struct Holding {
     call: Arc<Call>,
     bytes: usize,
     phase: Phase,
@@ -60,61 +64,61 @@ struct Call {
     connection: Arc<Connection>,
     in_flight: InFlight,
     is_refused: AtomicBool,
-    /// What the ledger has of it, so that nothing needs to be asked where nothing changes.
+    /// The bytes and the phase in the ledger. If they do not change, the ledger is not locked.
     bytes: AtomicU64,
     task: AtomicWaker,
 }
 
-/// What a call waits for.
+/// The reason why a call waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// The rest of its message.
+    /// It waits for the rest of its message.
     Receiving,
-    /// A decision.
+    /// It waits for a decision.
     Deciding,
-    /// That its peer takes the answer.
+    /// It waits until its peer reads the answer.
     Answered,
-    /// Nothing that has to end, such as a watch of health.
+    /// It need not end, such as a health watch.
     Open,
 }
 
-/// Too much is held, and this call is the oldest.
+/// The memory limit is reached, and this call is the oldest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoRoom;
 
-/// A call that does not end at once, in a task of its own.
-pub struct Tracked {
+/// A call that is not answered at once. It runs in its own task.
+pub struct CallTask {
     work: Pin<Box<dyn Future<Output = ()> + Send>>,
     call: Arc<Call>,
 }
 
-/// Bytes that all calls may hold: two of the largest messages. With the process itself, what connections have not
-/// handed over yet, and what the allocator keeps, that stays under 128 MiB.
+/// Maximum bytes for all calls: two of the largest messages. The total memory then stays under 128 MiB, including the
+/// process itself, the data that connections have not handed over yet, and the memory that the allocator keeps.
 const TOTAL: usize = 32 * 1024 * 1024;
-/// Bytes that the calls of one connection may hold: more than the largest message, and less than all.
+/// Maximum bytes for the calls of one connection: more than the largest message, and less than [`TOTAL`].
 const PER_CONNECTION: usize = TOTAL / 4 * 3;
-/// What every call holds: its task, the state of its stream, and a small message or answer.
+/// Bytes that every call holds: its task, the state of its stream, and a small message or answer.
 const BASE: usize = 6 * 1024;
 
-/// How often an answer may be found unread before its stream ends: ten seconds.
+/// Number of ticks that an answer may stay unread before its stream ends: ten seconds.
 const UNREAD: u64 = 40;
-/// How often calls may be found unfinished once the process is to end: a body that is on its way gets there.
+/// Number of inspections that unfinished calls survive once the process stops, so that a body in transit can arrive.
 const UNFINISHED: u64 = 3;
 
 tokio::task_local! {
     static CALL: Arc<Call>;
 }
 
-/// Notes what the present call holds, and waits for.
+/// Records the bytes that the current call holds, and the reason why it waits.
 ///
 /// # Errors
-/// When it is to make room. It is denied then, and holds nothing more.
+/// When the call must make room. It is then denied, and holds nothing more.
 pub fn hold(bytes: usize, phase: Phase) -> Result<(), NoRoom> {
-    // At its first poll a call is in no task of its own yet; if it has to wait, it is polled in one at once.
+    // At its first poll a call has no task of its own. If it must wait, it is polled again in one immediately.
     CALL.try_with(|call| call.hold(bytes, phase)).unwrap_or(Ok(()))
 }
 
-/// The same where something is still to come; what has come is returned.
+/// Same as [`hold`] for a pending poll. A ready value is returned.
 pub fn wait<T>(poll: Poll<T>, phase: Phase, bytes: impl FnOnce() -> usize) -> Poll<Result<T, NoRoom>> {
     match poll {
         Poll::Ready(value) => Poll::Ready(Ok(value)),
@@ -125,24 +129,24 @@ pub fn wait<T>(poll: Poll<T>, phase: Phase, bytes: impl FnOnce() -> usize) -> Po
     }
 }
 
-/// Notes that the present call is decided, and has only to be sent.
+/// Records that the current call is decided. Only its answer must still be sent.
 pub fn answered() {
-    // It holds its answer instead of its message; that it is refused no longer matters to what is sent.
+    // The call now holds its answer instead of its message. A refusal no longer changes the answer.
     let _ = hold(0, Phase::Answered);
 }
 
 impl InFlight {
-    /// Nothing waits yet.
+    /// Creates an empty ledger.
     pub fn new(metrics: &Metrics) -> Self {
         Self(Arc::new(Inner { ledger: Mutex::default(), bytes: metrics.in_flight_bytes() }))
     }
 
-    /// Notes a call that has to wait.
+    /// Tracks a call that must wait.
     pub fn track(
         &self,
         connection: &Arc<Connection>,
         work: Pin<Box<dyn Future<Output = ()> + Send>>,
-    ) -> Tracked {
+    ) -> CallTask {
         let mut ledger = self.0.ledger.lock();
         let id = ledger.next;
         ledger.next += 1;
@@ -156,20 +160,20 @@ impl InFlight {
         });
         connection.calls.fetch_add(1, SeqCst);
         let since = connection.clock.load(Relaxed);
-        let held = Held { call: Arc::clone(&call), bytes: 0, phase: Phase::Answered, since };
+        let held = Holding { call: Arc::clone(&call), bytes: 0, phase: Phase::Answered, since };
         ledger.calls.insert(id, held);
         ledger.by_connection.insert((connection.id, id));
         ledger.set(&call, BASE, Phase::Answered);
         self.0.bytes.set(ledger.total as f64);
-        Tracked { work, call }
+        CallTask { work, call }
     }
 
-    /// Has calls end that need not be waited for once the process is to end.
+    /// Starts to end the calls for which a stopping process need not wait.
     pub fn drain(&self) {
         self.0.ledger.lock().draining.get_or_insert(0);
     }
 
-    /// Looks after the calls for as long as the process lives.
+    /// Inspects the calls once per [`TICK`]. It never returns.
     pub async fn watch(self) {
         let mut tick = interval(TICK);
         loop {
@@ -178,7 +182,8 @@ impl InFlight {
         }
     }
 
-    /// Ends answers that their peer does not read and, while the process stops, calls that are not decided.
+    /// Ends calls whose peer does not read the answer. While the process stops, also ends all calls that are not being
+    /// decided.
     fn look(&self) {
         let mut ledger = self.0.ledger.lock();
         let is_ending = match &mut ledger.draining {
@@ -190,7 +195,7 @@ impl InFlight {
         };
         let over = ledger.calls.values().filter(|held| {
             let age = held.call.connection.clock.load(Relaxed).saturating_sub(held.since);
-            // One that has just begun may yet say that it is being decided.
+            // A call that has just begun may still change to `Deciding`.
             let ends = is_ending && age > 1;
             match held.phase {
                 Phase::Deciding => false,
@@ -205,7 +210,7 @@ impl InFlight {
 }
 
 impl Ledger {
-    /// Notes what a call holds, and makes room for it.
+    /// Records the bytes and the phase of a call. Above a limit, refuses the oldest calls.
     fn set(&mut self, call: &Call, bytes: usize, phase: Phase) {
         let Some(held) = self.calls.get_mut(&call.id) else { return };
         if held.phase != phase {
@@ -230,7 +235,7 @@ impl Ledger {
         }
     }
 
-    /// Has a call make room: it answers so, or ends if it has answered.
+    /// Makes a call give up its room. It answers with a refusal, or ends if it has already answered.
     fn refuse(&mut self, id: u64) {
         if let Some(call) = self.remove(id) {
             call.is_refused.store(true, SeqCst);
@@ -239,7 +244,7 @@ impl Ledger {
     }
 
     fn remove(&mut self, id: u64) -> Option<Arc<Call>> {
-        let Held { call, bytes, phase, .. } = self.calls.remove(&id)?;
+        let Holding { call, bytes, phase, .. } = self.calls.remove(&id)?;
         let connection = &call.connection;
         self.by_connection.remove(&(connection.id, id));
         connection.calls.fetch_sub(1, SeqCst);
@@ -257,7 +262,7 @@ impl Ledger {
 
 impl Call {
     fn hold(&self, bytes: usize, phase: Phase) -> Result<(), NoRoom> {
-        // The phase in the lowest bits.
+        // The two lowest bits contain the phase.
         let now = (bytes as u64) << 2 | phase as u64;
         if self.bytes.swap(now, Relaxed) != now {
             let mut ledger = self.in_flight.0.ledger.lock();
@@ -268,7 +273,7 @@ impl Call {
     }
 }
 
-impl Future for Tracked {
+impl Future for CallTask {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
@@ -276,12 +281,12 @@ impl Future for Tracked {
         call.task.register(context.waker());
         let is_refused = call.is_refused.load(SeqCst);
         let state = CALL.sync_scope(Arc::clone(call), || work.as_mut().poll(context));
-        // It has had its chance to say so.
+        // A refused call is polled once more, so that it can answer. Then it ends.
         if is_refused { Poll::Ready(()) } else { state }
     }
 }
 
-impl Drop for Tracked {
+impl Drop for CallTask {
     fn drop(&mut self) {
         self.call.in_flight.0.ledger.lock().remove(self.call.id);
     }

@@ -189,7 +189,7 @@ fn checked_limits(charge: &Charge, counted: RateLimit) -> CheckOutcome {
         format!("{limit} per {}", span.name())
     };
     let limits: Vec<_> = limits.map(limit).collect();
-    let told = if counted == RateLimit::Off { "; told to the upstream, not counted" } else { "" };
+    let told = if counted == RateLimit::Off { "; sent to the upstream, not counted" } else { "" };
     CheckOutcome {
         check: "limits",
         passes: counted == RateLimit::Off || !charge.exceeds_a_limit(),

@@ -19,7 +19,7 @@ use super::{Credential, Prefix};
 
 const SECRET_LEN: usize = 24;
 const CHECKSUM_LEN: usize = 6;
-/// Bytes in a generated key, whatever its brand.
+/// Bytes in a generated key, with every brand.
 pub const LEN: usize = Prefix::LEN + SECRET_LEN + CHECKSUM_LEN;
 
 /// What every generated key begins with, such as `ks_`.
@@ -41,9 +41,10 @@ impl FromStr for Brand {
 
     fn from_str(text: &str) -> Result<Self, InvalidBrand> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
-        match text.len() <= Self::MAX_LEN && text.bytes().all(allowed) {
-            true => Ok(Self(text.to_owned())),
-            false => Err(InvalidBrand),
+        if text.len() <= Self::MAX_LEN && text.bytes().all(allowed) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidBrand)
         }
     }
 }

@@ -1,9 +1,9 @@
-//! Whether a request may spend: the key's own budget, and those of a period that it is about.
+//! Whether a request may spend: checks the key's own budget, and the budgets of a period that apply to the request.
 
 use super::facts::Facts;
 use crate::record::{PeriodBudget, loose_path::LoosePath};
 
-/// Whether nothing that the request would be charged to stands against it.
+/// Whether no budget that the request would be charged to denies it.
 pub(super) fn passes(facts: &Facts<'_>) -> bool {
     let periods = &facts.record.period_budgets;
     !facts.record.budget.is_exhausted()
@@ -11,7 +11,7 @@ pub(super) fn passes(facts: &Facts<'_>) -> bool {
         && !periods.rows.iter().any(|budget| budget.denies(facts.now) && is_about(budget, facts))
 }
 
-/// The key's own budget, and each of a period that the request may be charged to.
+/// Describes the key's own budget, and every budget of a period with a note whether it applies to the request.
 pub(super) fn seen(facts: &Facts<'_>) -> String {
     let periods = &facts.record.period_budgets;
     let read = periods.rows.iter().map(|budget| {
@@ -22,14 +22,13 @@ pub(super) fn seen(facts: &Facts<'_>) -> String {
     format!("{}{}", facts.record.budget, read.chain(unreadable).collect::<String>())
 }
 
-/// Whether the request may be charged to this budget. The body is looked at for those of some
-/// models only.
+/// Whether the request may be charged to this budget. The body is read only if the budget is for some models only.
 fn is_about(budget: &PeriodBudget, facts: &Facts<'_>) -> bool {
     concerns_path(&budget.endpoints, facts.attributes.path) && concerns_model(&budget.models, facts)
 }
 
-/// A path that servers read in different ways may be any: it must be no way around a budget. Neither may an entry
-/// that is no path.
+/// Whether the budget may apply to this path. A path that servers read in different ways could be any path, so the
+/// budget applies to it: no path may avoid a budget. The same holds for an entry that is not a valid path.
 fn concerns_path(endpoints: &[String], path: &str) -> bool {
     if endpoints.is_empty() {
         return true;
@@ -43,7 +42,8 @@ fn concerns_path(endpoints: &[String], path: &str) -> bool {
     })
 }
 
-/// A model that nobody can see may be any. A route without models leaves them to the upstream.
+/// Whether the budget may apply to the request's model. An unknown model could be any model. On a route that ignores
+/// models, the upstream enforces them.
 fn concerns_model(models: &[String], facts: &Facts<'_>) -> bool {
     if models.is_empty() {
         return true;

@@ -1,4 +1,4 @@
-//! The lists that restrict a key, parsed once, when its record is read.
+//! The lists that restrict a key, parsed once, when the record is read.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use super::{endpoint::Endpoint, model::ModelPattern, network::Network};
 
 /// The lists that restrict a key.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Allowed {
+pub struct Restrictions {
     /// `allowed_models`.
     pub models: AllowList<ModelPattern>,
     /// `allowed_endpoints`.
@@ -19,21 +19,21 @@ pub struct Allowed {
     pub agents: AllowList<String>,
 }
 
-/// One restricting list, parsed when the record is read.
+/// One list that restricts a key, parsed when the record is read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum AllowList<T> {
-    /// NULL, `null` or `[]`: everything.
+    /// NULL, `null` or `[]`: everything is allowed.
     #[default]
     Any,
-    /// These and nothing else.
+    /// Only these entries are allowed.
     Only(Vec<T>),
-    /// Not an array of strings, or one of them means nothing: nothing is allowed, since nobody can
-    /// tell what was meant.
+    /// Not an array of strings, or one entry is invalid. Nothing is allowed, because the intended restriction is
+    /// unknown.
     Unreadable,
 }
 
 impl<T> AllowList<T> {
-    /// Whether something may pass that `is_meant` by an entry.
+    /// Whether at least one entry satisfies `is_meant`. Without a list everything is allowed.
     pub fn allows(&self, is_meant: impl FnMut(&T) -> bool) -> bool {
         match self {
             Self::Any => true,
@@ -42,12 +42,12 @@ impl<T> AllowList<T> {
         }
     }
 
-    /// Whether there is a list at all, readable or not.
+    /// Whether there is a list, readable or not.
     pub fn restricts(&self) -> bool {
         !matches!(self, Self::Any)
     }
 
-    /// The entries, where there is a list of them.
+    /// The entries; none if there is no list, or an unreadable one.
     pub fn entries(&self) -> &[T] {
         match self {
             Self::Only(entries) => entries,
@@ -60,8 +60,8 @@ impl<T> AllowList<T> {
     }
 }
 
-impl Allowed {
-    /// The lists that nobody can read, by column.
+impl Restrictions {
+    /// The lists that cannot be read, by column.
     pub fn unreadable(&self) -> impl Iterator<Item = &'static str> {
         [
             ("allowed_models", self.models.is_unreadable()),

@@ -1,8 +1,8 @@
-//! What a key may spend.
+//! The budget of a key.
 
 use std::fmt;
 
-/// What a key may spend and has spent.
+/// The amount that a key may spend, and the amount that it has spent.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Budget {
     /// `is_unlimited`.
@@ -15,15 +15,15 @@ pub struct Budget {
     pub spent_cents: Option<f64>,
 }
 
-/// Kinds of budgets that are reset.
+/// Budget types that are reset after a period.
 const PERIODS: [&str; 8] =
     ["hourly", "daily", "weekly", "monthly", "quarterly", "yearly", "annual", "annually"];
 
 impl Budget {
-    /// Whether there is a budget to enforce here and nothing of it is left.
+    /// Whether there is a budget to enforce here and it is used up.
     ///
-    /// A limit of 0 is none left whatever the period. Otherwise a budget of a known period is the upstream's to
-    /// apply, and any other kind is a total: a restriction that cannot be understood restricts.
+    /// A limit of 0 is exhausted in every period. Otherwise, the upstream enforces a budget of a known period, and any
+    /// other type counts as a total: an unknown restriction still restricts.
     pub fn is_exhausted(&self) -> bool {
         let Some(limit) = self.limit_cents.filter(|_| self.unlimited != Some(true)) else { return false };
         limit <= 0 || (!self.has_period() && self.spent_cents.unwrap_or(0.0) >= limit as f64)

@@ -1,12 +1,12 @@
 //! Entries of `allowed_endpoints`.
 //!
-//! `[METHOD ]/path`: exact, with `*` for one whole segment and a trailing `/**` for the rest.
+//! `[METHOD ]/path`: an exact path. `*` stands for one whole segment, and a trailing `/**` for the rest of the path.
 
 use std::{fmt, str::FromStr};
 
 use super::path::{NormalPath, UnsafePath};
 
-/// A method, or any, and a pattern of a path.
+/// A method, or any method, and a pattern of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     method: Option<String>,
@@ -21,13 +21,13 @@ enum Segment {
     Any,
 }
 
-/// The text is no pattern of an endpoint.
+/// The text is not a pattern of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("is no endpoint such as `/v1/models`, `POST /v1/chat/*` or `/v1/**`")]
+#[error("is not an endpoint such as `/v1/models`, `POST /v1/chat/*` or `/v1/**`")]
 pub struct NotAnEndpoint;
 
 impl Endpoint {
-    /// Whether a request for `path` by `method` is for this endpoint.
+    /// Whether a request for `path` with `method` is for this endpoint.
     pub fn matches(&self, method: &str, path: &NormalPath) -> bool {
         if self.method.as_deref().is_some_and(|wanted| wanted != method) {
             return false;
@@ -83,8 +83,8 @@ impl FromStr for Endpoint {
             Some(path) => (path, true),
             None => (path, false),
         };
-        // Neither would ever match: paths are compared without their query, and have no empty segment
-        // that another follows.
+        // Neither of these would ever match: paths are compared without their query, and only the last segment may be
+        // empty.
         if path.contains('?') || (open && path.ends_with('/')) {
             return Err(NotAnEndpoint);
         }
@@ -94,7 +94,7 @@ impl FromStr for Endpoint {
     }
 }
 
-/// `*` is a wildcard only as a whole segment; elsewhere its author meant something that it is not.
+/// `*` is a wildcard only as a whole segment. Elsewhere its author expected a meaning that it does not have.
 fn segment(text: &str) -> Result<Segment, NotAnEndpoint> {
     match text {
         "*" => Ok(Segment::Any),
@@ -176,7 +176,7 @@ mod tests {
         }
     }
 
-    /// The slow, obvious way: recursion over lists of segments.
+    /// The slow, obvious algorithm: recursion over lists of segments.
     fn reference(pattern: &[&str], path: &[&str]) -> bool {
         match (pattern, path) {
             ([], []) => true,

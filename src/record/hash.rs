@@ -1,12 +1,12 @@
-//! Stored bcrypt hashes, as far as Keystile accepts them.
+//! Stored bcrypt hashes that Keystile accepts.
 
 use std::{fmt, str::FromStr};
 
 use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
 
-/// A bcrypt hash that Keystile accepts, or the tag that is left of one outside the process. Its `Debug` shows
-/// nothing of it.
+/// A bcrypt hash that Keystile accepts. A record that was stored outside the process has only its cost and tag. `Debug`
+/// prints the cost only.
 #[derive(Clone, PartialEq, Eq)]
 pub struct KeyHash {
     text: Option<Box<str>>,
@@ -14,56 +14,56 @@ pub struct KeyHash {
     tag: HashTag,
 }
 
-/// Names one stored hash without giving it away: 128 bits of its SHA-256.
+/// Identifies one stored hash without revealing it: 128 bits of its SHA-256.
 ///
-/// A proof holds for this tag only, so a key whose hash changes must be proven again. The salt
-/// inside the hash keeps the tag from being searched for.
+/// A proof is valid for this tag only, so a key whose hash changes must be proven again. The salt inside the hash
+/// prevents a search for the key by its tag.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct HashTag([u8; 16]);
 
-/// The text is no bcrypt hash that Keystile accepts.
+/// The text is not a bcrypt hash that Keystile accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a bcrypt hash of the form $2a$, $2b$ or $2y$ with a cost of 4 to 14")]
 pub struct UnacceptedHash;
 
 impl KeyHash {
-    /// Costs that are accepted: below, guessing is too cheap; above, one proof takes seconds.
+    /// The accepted costs. Below them, guessing is too cheap; above them, one proof takes seconds.
     pub const COSTS: std::ops::RangeInclusive<u32> = 4..=14;
 
-    /// The hash as bcrypt writes it; `None` where only its tag is known, by which proofs are recalled and
-    /// nothing is proven.
+    /// The hash in bcrypt's format. `None` where only its tag is known: then stored proofs can be used, but nothing can
+    /// be proven.
     pub fn expose(&self) -> Option<&str> {
         self.text.as_deref()
     }
 
-    /// What is left of the hash outside the process: cost and tag.
+    /// The form of the hash that is stored outside the process: its cost and tag.
     pub fn redacted(&self) -> String {
         format!("{:02}:{}", self.cost, self.tag.to_text())
     }
 
-    /// Reads what [`KeyHash::redacted`] has written.
+    /// Parses the output of [`KeyHash::redacted`].
     ///
     /// # Errors
-    /// [`UnacceptedHash`] when it is anything else.
+    /// [`UnacceptedHash`] for any other text.
     pub fn parse_redacted(text: &str) -> Result<Self, UnacceptedHash> {
         let (cost, tag) = text.split_once(':').ok_or(UnacceptedHash)?;
         let cost = cost.parse().ok().filter(|cost| Self::COSTS.contains(cost)).ok_or(UnacceptedHash)?;
         Ok(Self { text: None, cost, tag: HashTag::parse(tag).ok_or(UnacceptedHash)? })
     }
 
-    /// Two to this power is the number of rounds.
+    /// The cost: the number of rounds is two to this power.
     pub fn cost(&self) -> u32 {
         self.cost
     }
 
-    /// What proofs against this hash are bound to.
+    /// The tag that proofs against this hash are bound to.
     pub fn tag(&self) -> HashTag {
         self.tag
     }
 }
 
 impl HashTag {
-    /// A tag that no hash has, for prefixes that have none.
+    /// A tag that no hash has, for prefixes without a hash.
     pub fn none() -> Self {
         Self([0; 16])
     }
@@ -73,7 +73,7 @@ impl HashTag {
         HEXLOWER.encode(&self.0)
     }
 
-    /// Reads what [`HashTag::to_text`] has written.
+    /// Parses the output of [`HashTag::to_text`].
     pub fn parse(text: &str) -> Option<Self> {
         HEXLOWER.decode(text.as_bytes()).ok()?.try_into().ok().map(Self)
     }
@@ -88,7 +88,7 @@ impl FromStr for KeyHash {
         let Some((cost, body)) = rest.and_then(|rest| rest.split_once('$')) else {
             return Err(UnacceptedHash);
         };
-        // `parse` alone would take "+9".
+        // `parse` alone would accept "+9".
         let two_digits = cost.len() == 2 && cost.bytes().all(|byte| byte.is_ascii_digit());
         if !two_digits || body.len() != SALT_LEN + HASH_LEN {
             return Err(UnacceptedHash);
@@ -109,8 +109,8 @@ impl FromStr for KeyHash {
 const SALT_LEN: usize = 22;
 const HASH_LEN: usize = 31;
 
-/// Clears the bits of the last character that stand for nothing: 22 characters hold 132 bits of a salt of
-/// 128, 31 hold 186 of a hash of 184. Some old libraries left them set, and bcrypt refuses that.
+/// Clears the unused bits of the last character: 22 characters hold 132 bits for a salt of 128 bits, and 31 hold 186
+/// bits for a hash of 184 bits. Some old libraries left these bits set, and bcrypt refuses that.
 fn without_spare_bits(text: &str, spare: u32) -> Result<String, UnacceptedHash> {
     const ALPHABET: &[u8; 64] = b"./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
     let digit = |byte: u8| ALPHABET.iter().position(|other| *other == byte).ok_or(UnacceptedHash);

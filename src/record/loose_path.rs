@@ -1,19 +1,21 @@
-//! Paths as the most lenient server reads them: what binds a budget restricts, so no spelling may be a way around it.
+//! Paths as the most lenient server reads them. The endpoints of a budget restrict, so no other spelling of a path may
+//! avoid the budget.
 
 use percent_encoding::percent_decode_str;
 
 use super::path::{NormalPath, UnsafePath};
 
-/// A path without the differences that some server overlooks: percent-encoding, case, spaces and dots around a
+/// A path without the differences that some server ignores: percent-encoding, letter case, spaces and dots around a
 /// segment, and slashes at the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoosePath(Vec<String>);
 
 impl LoosePath {
-    /// Reads an absolute path; a query is left off.
+    /// Parses an absolute path. A query is removed.
     ///
     /// # Errors
-    /// [`UnsafePath`] for what [`NormalPath`] refuses, and for what is not plain once it is decoded.
+    /// [`UnsafePath`] if [`NormalPath`] refuses the path, or if a decoded segment has a `?` or `#`, or an inner segment
+    /// is empty.
     pub fn parse(path: &str) -> Result<Self, UnsafePath> {
         let normal = NormalPath::parse(path)?;
         let mut segments: Vec<_> = normal.segments().map(fold).collect::<Result<_, _>>()?;
@@ -34,7 +36,7 @@ fn fold(segment: &str) -> Result<String, UnsafePath> {
     if decoded.contains(['?', '#']) {
         return Err(UnsafePath);
     }
-    // Some letters have one of these cases only: the Kelvin sign is a `k` in lower case.
+    // Both conversions are needed, because some letters have only one case: the Kelvin sign is a `k` in lower case.
     let folded = decoded.to_uppercase().to_lowercase().replace('+', " ");
     Ok(folded.trim_matches(|c: char| c.is_whitespace() || c == '.').to_owned())
 }
@@ -106,7 +108,7 @@ mod tests {
         }
     }
 
-    /// One character, as it is, in the other case, or percent-encoded in either.
+    /// One character: unchanged, in the other case, or percent-encoded in either case.
     fn spelled(c: char, how: u8) -> String {
         let other = if how & 1 == 0 { c.to_ascii_uppercase() } else { c.to_ascii_lowercase() };
         match how & 6 {

@@ -1,18 +1,18 @@
-//! Entries of `allowed_models`: a name, or the beginning of names with a trailing `*`.
+//! Entries of `allowed_models`: a name, or a prefix of names followed by `*`.
 
 use std::{fmt, str::FromStr};
 
-/// Which models are meant. Displayed as it was written.
+/// A pattern of models. It is displayed as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelPattern(String);
 
-/// The text is no pattern of a model.
+/// The text is not a pattern of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("is not a model such as `gpt-4o` or `claude-*`; `*` may stand only at the end")]
 pub struct NotAModel;
 
 impl ModelPattern {
-    /// Whether this model is meant.
+    /// Whether the pattern matches this model.
     pub fn matches(&self, model: &str) -> bool {
         match self.0.strip_suffix('*') {
             Some(beginning) => model.starts_with(beginning),
@@ -32,10 +32,7 @@ impl FromStr for ModelPattern {
 
     fn from_str(text: &str) -> Result<Self, NotAModel> {
         let beginning = text.strip_suffix('*').unwrap_or(text);
-        match text.is_empty() || beginning.contains('*') {
-            true => Err(NotAModel),
-            false => Ok(Self(text.to_owned())),
-        }
+        if text.is_empty() || beginning.contains('*') { Err(NotAModel) } else { Ok(Self(text.to_owned())) }
     }
 }
 

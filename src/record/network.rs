@@ -4,8 +4,8 @@ use std::{fmt, net::IpAddr, str::FromStr};
 
 use ipnet::{IpNet, Ipv4Net};
 
-/// One network. An IPv4 address that is written as IPv6 (`::ffff:192.0.2.1`, RFC 4291, section
-/// 2.5.5.2) is the IPv4 address, here and in the addresses that are looked for.
+/// One network. An IPv4 address that is written as IPv6 (`::ffff:192.0.2.1`, RFC 4291, section 2.5.5.2) counts as the
+/// IPv4 address, both in the network and in the address of the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network(IpNet);
 
@@ -38,7 +38,7 @@ impl fmt::Display for Network {
     }
 }
 
-/// A network of IPv4 addresses written as IPv6 is the IPv4 network.
+/// Converts a network of IPv4 addresses that is written as IPv6 to the IPv4 network.
 fn canonical(network: IpNet) -> IpNet {
     let IpNet::V6(v6) = network else { return network };
     let v4 = v6.network().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(96));
@@ -93,7 +93,7 @@ mod tests {
         }
     }
 
-    /// The slow, obvious way: compare bit by bit.
+    /// The slow, obvious algorithm: compare bit by bit.
     fn reference(network: IpAddr, bits: u8, address: IpAddr) -> bool {
         let bits_of = |address: IpAddr| -> Vec<bool> {
             let octets = match address {
@@ -113,7 +113,7 @@ mod tests {
             let (network, other) = (IpAddr::V4(Ipv4Addr::from(network)), IpAddr::V4(Ipv4Addr::from(other)));
             let expected = reference(network, bits, other);
             prop_assert_eq!(matches(&format!("{network}/{bits}"), &other.to_string()), expected);
-            // The same, said in IPv6.
+            // The same, written as IPv6.
             let mapped = |address: IpAddr| format!("::ffff:{address}");
             prop_assert_eq!(matches(&format!("{}/{}", mapped(network), 96 + bits), &mapped(other)), expected);
         }

@@ -1,21 +1,21 @@
-//! The one spelling in which paths are compared with what is allowed.
+//! The normal form in which paths are compared with the allowed paths.
 
-/// A path in the one spelling that patterns are compared with: absolute, without its query, with
-/// nothing percent-encoded that need not be.
+/// A path in the normal form that patterns are compared with: absolute, without its query, and percent-encoded only
+/// where that is necessary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NormalPath(String);
 
-/// The path could mean one thing here and another to the upstream.
+/// The upstream could read the path in another way than Keystile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("is a path that servers read in different ways")]
 pub struct UnsafePath;
 
 impl NormalPath {
-    /// Reads the path of a request; a query is left off.
+    /// Parses the path of a request. A query is removed.
     ///
     /// # Errors
-    /// [`UnsafePath`] for what servers are known to disagree about: dot segments, empty segments,
-    /// `;` parameters, backslashes, and encoded separators, dots, controls or percent signs.
+    /// [`UnsafePath`] for paths that servers are known to read in different ways: dot segments, empty segments, `;`
+    /// parameters, backslashes, and encoded separators, dots, controls or percent signs.
     pub fn parse(path: &str) -> Result<Self, UnsafePath> {
         let path = path.split_once('?').map_or(path, |(path, _)| path);
         let mut normal = String::with_capacity(path.len());
@@ -33,19 +33,16 @@ impl NormalPath {
         let odd = |(at, segment): (usize, &str)| {
             matches!(segment, "." | "..") || (segment.is_empty() && at != last)
         };
-        match inner.split('/').enumerate().any(odd) {
-            true => Err(UnsafePath),
-            false => Ok(Self(normal)),
-        }
+        if inner.split('/').enumerate().any(odd) { Err(UnsafePath) } else { Ok(Self(normal)) }
     }
 
-    /// What is between the slashes; the last is empty when the path ends in one.
+    /// The segments between the slashes. The last one is empty if the path ends with a slash.
     pub fn segments(&self) -> impl Iterator<Item = &str> {
         self.0[1..].split('/')
     }
 }
 
-/// `%41` is `A` (RFC 3986, section 6.2.2.2); what must stay encoded does, in upper case.
+/// Decodes `%41` to `A` (RFC 3986, section 6.2.2.2). Characters that must stay encoded are written in upper case.
 fn push_encoded(normal: &mut String, high: Option<u8>, low: Option<u8>) -> Result<(), UnsafePath> {
     let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
     let (Some(high), Some(low)) = (digit(high), digit(low)) else { return Err(UnsafePath) };

@@ -1,4 +1,4 @@
-//! Budgets of a period: rows of `budgets`, each for one key or for all keys of its user.
+//! Budgets of a period: rows of `budgets`. Each is for one key or for all keys of its user.
 
 use std::fmt;
 
@@ -10,12 +10,12 @@ use super::Expiry;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BudgetId(pub i64);
 
-/// The active rows of `budgets` that a key is bound by, as they were when its record was read.
+/// The active rows of `budgets` that apply to a key, as they were when the record was read.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct PeriodBudgets {
-    /// Those that can be read, by id.
+    /// The readable rows, by id.
     pub rows: Vec<PeriodBudget>,
-    /// Those that cannot: the key is denied, since nobody can tell what was meant.
+    /// The unreadable rows. The key is denied, because the intended limit is unknown.
     pub unreadable: Vec<UnreadableBudget>,
 }
 
@@ -28,49 +28,50 @@ pub struct PeriodBudget {
     pub limit_cents: i64,
     /// `current_usage_cents`; NULL counts as 0.
     pub used_cents: f64,
-    /// `period_start`; NULL counts as begun.
+    /// `period_start`; NULL means that the period has begun.
     pub start: Expiry,
-    /// `period_end`; NULL never comes.
+    /// `period_end`; NULL means that the period does not end.
     pub end: Expiry,
     /// `auto_renew`; NULL counts as true.
     pub renews: bool,
     /// `enforce_hard_limit`; NULL counts as true.
     pub is_hard: bool,
-    /// `allowed_models`: which models it is about; empty is all.
+    /// `allowed_models`: the models that the budget applies to; empty means all.
     pub models: Vec<String>,
-    /// `allowed_endpoints`: which paths it is about; empty is all.
+    /// `allowed_endpoints`: the paths that the budget applies to; empty means all.
     pub endpoints: Vec<String>,
 }
 
 /// A row of `budgets` that cannot be decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnreadableBudget {
-    /// Which, where that much could be read.
+    /// The id, if it could be read.
     pub id: Option<BudgetId>,
-    /// The first column that is at fault.
+    /// The first column that is invalid.
     pub column: &'static str,
-    /// What was expected there.
+    /// The value that was expected there.
     pub expected: &'static str,
 }
 
-/// Where a budget stands in its period.
+/// The phase of a budget's period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// The period has not begun.
     Ahead,
-    /// It runs.
+    /// The period is running.
     Running,
-    /// It is over, and what was used counts for it alone: whoever resets budgets is late.
+    /// The period is over and the budget renews itself, but the application has not reset it yet. The stored usage is
+    /// that of the old period only.
     Renewed,
-    /// It is over for good.
+    /// The period is over and the budget does not renew itself.
     Over,
 }
 
 impl PeriodBudget {
-    /// Whether this budget stands against the requests that it is about.
+    /// Whether this budget denies the requests that it applies to.
     ///
-    /// Nothing can be spent before the period begins. Once it is over, a budget that renews itself
-    /// counts as unused until it is reset, and any other binds nobody. A limit of 0 is none left.
+    /// Nothing can be spent before the period begins. After its end, a budget that renews itself counts as unused until
+    /// it is reset, and any other budget has no effect. A limit of 0 counts as exhausted.
     pub fn denies(&self, now: OffsetDateTime) -> bool {
         self.is_hard
             && match self.phase(now) {
@@ -81,7 +82,7 @@ impl PeriodBudget {
             }
     }
 
-    /// The end first: a period that is over has begun, whatever its start says.
+    /// The end is checked first: a period that is over has begun, even if its start says otherwise.
     fn phase(&self, now: OffsetDateTime) -> Phase {
         match (self.end.is_past(now), self.start.is_past(now)) {
             (true, _) if self.renews => Phase::Renewed,
@@ -91,18 +92,18 @@ impl PeriodBudget {
         }
     }
 
-    /// What people who ask why are told of it.
+    /// Describes the budget at `now`, for explanations.
     pub fn seen_at(&self, now: OffsetDateTime) -> String {
-        Seen { budget: self, phase: self.phase(now) }.to_string()
+        BudgetStatus { budget: self, phase: self.phase(now) }.to_string()
     }
 }
 
-struct Seen<'a> {
+struct BudgetStatus<'a> {
     budget: &'a PeriodBudget,
     phase: Phase,
 }
 
-impl fmt::Display for Seen<'_> {
+impl fmt::Display for BudgetStatus<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let PeriodBudget { id, limit_cents, used_cents, start, end, is_hard, models, endpoints, .. } =
             self.budget;

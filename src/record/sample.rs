@@ -1,4 +1,4 @@
-//! A key record for unit tests: active, unrestricted, with something in every field.
+//! A key record for unit tests: active, unrestricted, with a value in nearly every field.
 
 use super::*;
 
@@ -28,7 +28,7 @@ pub(crate) fn record() -> KeyRecord {
         scopes: vec!["chat".into(), "embed".into()],
         tags: vec!["team:a,b".into()],
         permissions: Some(r#"{"files":"read"}"#.into()),
-        allowed: Allowed::default(),
+        allowed: Restrictions::default(),
         limits: Limits { minute: Some(60), hour: None, day: Some(10_000) },
         budget: Budget {
             unlimited: Some(false),

@@ -1,7 +1,7 @@
-//! Keeps one connection to Redis, and makes another when it is lost or its server is the wrong one.
+//! Keeps one connection to Redis. Connects again when the connection is lost or its server cannot serve calls.
 //!
-//! Each attempt looks the name up again and goes to one address. An address that did not work is tried after the
-//! others. The client's own reconnection does neither, so it is switched off.
+//! Each attempt resolves the name again and connects to one address. An address that failed is tried after the others.
+//! The client's own reconnection does neither, so it is switched off.
 
 use std::{
     net::SocketAddr,
@@ -29,24 +29,24 @@ use crate::addresses::{Failures, Resolver};
 
 use crate::clock;
 
-/// What calls find.
+/// The state of the connection, as calls see it.
 #[derive(Clone)]
 pub(super) enum State {
-    /// The first attempt after the start, or after a loss, is under way: it is worth waiting for.
+    /// The first attempt after the start, or after a loss, is in progress. Calls wait for it.
     Connecting,
     Connected(Arc<Connection>),
-    /// The last attempt failed; further ones follow.
+    /// The last attempt failed. More attempts follow.
     Lost(RedisError),
 }
 
-/// A connection that works, as far as is known.
+/// A connection without a known fault.
 pub(super) struct Connection {
     pub(super) client: Client,
-    /// Why its server is to be left.
+    /// The reason to disconnect from its server.
     leave: watch::Sender<Option<RedisError>>,
 }
 
-/// Connects, for as long as it runs.
+/// Connects and reconnects while it runs.
 pub(super) struct Connector {
     pub(super) config: Config,
     pub(super) connection: ConnectionConfig,
@@ -56,22 +56,22 @@ pub(super) struct Connector {
     pub(super) state: watch::Sender<State>,
 }
 
-/// How long until the next attempt: from the first of these to the last, twice as long each time. Recovery is to be
-/// noticed within 2 s.
+/// The shortest and the longest pause before the next attempt. The pause doubles each time. Recovery must be noticed
+/// within 2 s.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(250));
 
-/// A connection is kept for this long at least, whatever its server says: where there is no better one, leaving it at
-/// every call would break the calls that it can answer.
+/// Minimum lifetime of a connection, even if its server cannot serve some calls. If there is no better server,
+/// disconnecting at every call would break the calls that this server can answer.
 const MIN_LIFE: Duration = Duration::from_millis(500);
 
-/// A connection that is left sooner than this is not worth a second warning.
+/// If the client leaves a server sooner than this after the last one, there is no new warning.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// How long a lookup of a name may take.
+/// Maximum time for the lookup of a name.
 const LOOKUP: Duration = Duration::from_secs(1);
 
 impl Connection {
-    /// Has the server left for another one.
+    /// Requests a disconnect from the server, and a connection to another one.
     pub(super) fn leave(&self, reason: &RedisError) {
         self.leave.send_if_modified(|left| left.is_none() && left.replace(reason.clone()).is_none());
     }
@@ -95,7 +95,7 @@ impl Connector {
                         Some(reason) = left => {
                             first.into_iter().for_each(|address| self.failures.add(address, clock::monotonic()));
                             if warned.is_none_or(|at| at.elapsed() > QUIET) {
-                                warn!(%reason, store = STORE, "leaving the server for another address of its name");
+                                warn!(%reason, store = STORE, "switching to another address of the server's name");
                             }
                             warned = Some(clock::monotonic());
                         }
@@ -115,7 +115,7 @@ impl Connector {
         }
     }
 
-    /// One attempt, with the address that it went to first.
+    /// Makes one attempt. Also returns the address that was tried first.
     async fn attempt(&self) -> Result<(Arc<Connection>, Router, Option<SocketAddr>), RedisError> {
         let (config, first) = self.resolved().await?;
         let client = Builder::from_config(config)
@@ -135,7 +135,7 @@ impl Connector {
         }
     }
 
-    /// The settings with addresses in place of names, and the address that is tried first where that is known.
+    /// The settings with addresses in place of names, and the address that is tried first, if that is known.
     async fn resolved(&self) -> Result<(Config, Option<SocketAddr>), RedisError> {
         let (mut config, has_tls) = (self.config.clone(), self.config.tls.is_some());
         let first = match &mut config.server {
@@ -150,7 +150,8 @@ impl Connector {
                 *hosts = found.into_iter().map(|(_, server)| server).collect();
                 first
             }
-            // A node may say "the host that you know me by"; its certificate is for the name, so the name is kept.
+            // A cluster node may answer "the host that you know me by". Its certificate is for the name, so the name is
+            // kept.
             ServerConfig::Clustered { .. } if has_tls => None,
             ServerConfig::Clustered { hosts, .. } => {
                 let found = self.servers(hosts, has_tls).await?;
@@ -162,7 +163,7 @@ impl Connector {
         Ok((config, first))
     }
 
-    /// All addresses of these hosts, in the order in which they are tried: one at least.
+    /// All addresses of these hosts, at least one, in the order in which they are tried.
     async fn servers(
         &self,
         hosts: &[Server],
@@ -171,7 +172,7 @@ impl Connector {
         let looked_up = join_all(hosts.iter().map(|server| async move {
             let host = server.host.trim_start_matches('[').trim_end_matches(']');
             let lookup = timeout(LOOKUP, self.resolver.addresses(host, server.port)).await;
-            let addresses = lookup.map_err(|_| format!("{host}: no answer to the lookup of the name"))?;
+            let addresses = lookup.map_err(|_| format!("{host}: the lookup of the name timed out"))?;
             let addresses = addresses.map_err(|error| format!("{host}: {error}"))?;
             let name = server.tls_server_name.clone().or_else(|| has_tls.then(|| server.host.clone()));
             let server = |address: SocketAddr| {
@@ -194,7 +195,7 @@ impl Connector {
     }
 }
 
-/// The task behind a client; it ends with this.
+/// The background task of a client. It is aborted when this is dropped.
 struct Router(ConnectHandle);
 
 impl Drop for Router {

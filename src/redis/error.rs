@@ -6,19 +6,20 @@ use fred::error::ErrorKind;
 
 use crate::resilience::{CallError, Rejected};
 
-/// Why Redis has no answer. Its text names what an operator can mend, and no secret.
+/// Why a call to Redis has no result. The text names the cause for an operator, and contains no secret.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum RedisError {
-    /// The call was not made, or not waited for.
+    /// The call was not made, or its deadline passed.
     #[error(transparent)]
     Rejected(#[from] Rejected),
-    /// Redis cannot be reached, or broke off.
+    /// Redis cannot be reached, or the connection was lost.
     #[error("{0}")]
     Unavailable(Arc<str>),
-    /// Redis answers, but is not the server to ask: a replica, or one that is not ready. It is left for another.
+    /// Redis answers, but cannot serve calls: it is a replica, or is not ready. The client disconnects and tries
+    /// another server.
     #[error("{0}")]
     NotServing(Arc<str>),
-    /// Redis answers, and refuses.
+    /// Redis answers with a refusal.
     #[error("it refuses: {0}")]
     Refused(Arc<str>),
 }
@@ -26,18 +27,18 @@ pub enum RedisError {
 /// The name in metrics.
 pub const STORE: &str = "redis";
 
-/// How a server says that it is not the one to ask.
+/// Error codes of a server that cannot serve calls.
 const NOT_SERVING: [&str; 3] = ["READONLY", "LOADING", "MASTERDOWN"];
 
 impl From<fred::error::Error> for RedisError {
     fn from(error: fred::error::Error) -> Self {
         let words: Arc<str> = error.details().into();
-        // Before version 7, a script's error has what it says behind words of its own and a hyphen.
+        // Before version 7, the error of a script has the code after some words of the script's own and a hyphen.
         if words.split([' ', '-']).any(|word| NOT_SERVING.contains(&word)) {
             return Self::NotServing(words);
         }
         match error.kind() {
-            // What the server says of a command, rather than of itself.
+            // Errors about a command, not about the server.
             ErrorKind::InvalidCommand
             | ErrorKind::InvalidArgument
             | ErrorKind::Parse

@@ -1,8 +1,8 @@
-//! Everything that the log's completeness rests on, verified at each read. Pure.
+//! The conditions that the log's completeness depends on, verified at each read. Pure.
 //!
-//! A backend gathers [`Evidence`] in the statement that reads the log. [`verify`] compares it with what the previous
-//! read [`Known`] and names what does not hold: each [`Cause`] with its consequence and its fix. This is the only place
-//! that decides whether the feed may be up.
+//! A backend gathers [`Evidence`] in the statement that reads the log. [`verify`] compares it with the state at the
+//! previous read ([`Known`]). It reports each condition that fails as a [`Cause`], with its consequence and its fix. No
+//! other code decides whether the feed may be up.
 
 use std::fmt;
 
@@ -13,32 +13,32 @@ use serde::{Deserialize, Serialize};
 pub struct Evidence {
     /// Whether the server is a standby or otherwise in recovery.
     pub is_replica: bool,
-    /// Which server, timeline, database and log this is. Opaque.
+    /// Identifies the server, timeline, database and log. Opaque.
     pub identity: String,
-    /// The next change number. It never goes back on one server.
+    /// The next change number. On one server it never decreases.
     pub next: u64,
     /// A fingerprint of the tables, columns and triggers. Opaque.
     pub tables: String,
-    /// The newest entry of the log, with its random number. None in an empty log.
+    /// The newest entry of the log, with its random number. `None` if the log is empty.
     pub anchor: Option<String>,
     /// Whether the anchor of the previous read is still in the log.
     pub anchor_is_there: bool,
     /// Triggers that are missing, disabled or outdated, with their tables.
     pub untriggered: Vec<String>,
-    /// Columns that decisions read and triggers do not watch.
+    /// Columns that decisions read but triggers do not watch.
     pub unwatched: Vec<String>,
-    /// Whether row-level security hides log entries from this role, or keeps the triggers from writing them.
+    /// Whether row-level security hides log entries from this role, or prevents the triggers from writing them.
     pub hides_rows: bool,
-    /// Whether a trigger could not write the log since the last migration.
+    /// Whether a trigger failed to write to the log since the last migration.
     pub lost_writes: bool,
-    /// Whether triggers compare columns that the tables no longer have. No change is missed by that, but every update
-    /// of a row counts as one.
+    /// Whether triggers compare columns that the tables no longer have. No change is missed because of that, but every
+    /// update of a row is logged as a change.
     pub compares_dropped: bool,
     /// Whether the database notifies readers of new entries.
     pub notifies: bool,
 }
 
-/// What the previous read established.
+/// The state of the database at the previous read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known {
     /// [`Evidence::identity`].
@@ -61,43 +61,43 @@ pub enum Cause {
     LogMissing,
     /// The server is a standby.
     Replica,
-    /// It is not the database of the previous read, or that database was restored to an earlier point.
+    /// The database is not the one of the previous read, or it was restored to an earlier point.
     Identity,
-    /// The log has no entry by which it could be recognised.
+    /// The log has no entry that could identify it.
     LogEmpty,
-    /// A table has no trigger, or one that is disabled or outdated.
+    /// A table has no trigger, or its trigger is disabled or outdated.
     Triggers,
-    /// The triggers do not watch each column that decisions read.
+    /// The triggers do not watch every column that decisions read.
     Columns,
     /// Row-level security applies to the log.
     RowsHidden,
-    /// A trigger could not write the log.
+    /// A trigger failed to write to the log.
     WritesLost,
 }
 
-/// A [`Cause`] with what it concerns.
+/// A [`Cause`] with its details.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// Why the feed is not up.
     pub cause: Cause,
-    /// What the database reported. Empty where the cause says all.
+    /// The database's report. Empty where the cause needs no details.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub detail: String,
     /// What an operator can do about it.
     pub fix: &'static str,
 }
 
-/// What a read established.
+/// The result of verifying a read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Verdict {
-    /// The conditions that do not hold, in order. The feed is up only if there are none.
+    /// The conditions that fail, in order. The feed is up only if there are none.
     pub problems: Vec<Problem>,
-    /// Whether anything may have changed without an entry in the log: everything cached must be dropped.
+    /// Whether a change may be missing from the log. If so, the whole cache must be dropped.
     pub is_gap: bool,
 }
 
 impl Cause {
-    /// All of them, in the order in which they are reported.
+    /// All causes, in the order in which they are reported.
     pub const ALL: [Self; 9] = [
         Self::Unreadable,
         Self::LogMissing,
@@ -125,7 +125,7 @@ impl Cause {
         }
     }
 
-    /// What does not hold.
+    /// The condition that failed, in words.
     pub fn meaning(self) -> &'static str {
         match self {
             Self::Unreadable => "the log of changes could not be read",
@@ -134,7 +134,7 @@ impl Cause {
             Self::Identity => {
                 "another database answers, or this one was restored; everything cached was dropped"
             }
-            Self::LogEmpty => "the log of changes has no entry to recognise it by",
+            Self::LogEmpty => "the log of changes has no entry that identifies it",
             Self::Triggers => "a table of keys or users has no up-to-date trigger that logs its changes",
             Self::Columns => "the triggers do not watch a column that decisions read",
             Self::RowsHidden => "row-level security applies to the log of changes",
@@ -151,19 +151,19 @@ impl Cause {
             }
             Self::Replica => "set --database-url to the primary",
             Self::Identity => {
-                "none if it happened once; if it lasts, --database-url leads to several servers: name one"
+                "none if it happened once; if it persists, --database-url leads to several servers: name one"
             }
             Self::RowsHidden => {
                 "run ALTER TABLE keystile_changes DISABLE ROW LEVEL SECURITY, or give the role BYPASSRLS"
             }
             Self::WritesLost => {
-                "find the warning of keystile's trigger in the database's log, mend its cause, then run \
+                "find the warning of keystile's trigger in the database's log, fix its cause, then run \
                  `keystile migrate`"
             }
         }
     }
 
-    /// The problem, with what the database reported.
+    /// The problem, with the database's report.
     pub fn with(self, detail: impl Into<String>) -> Problem {
         Problem { cause: self, detail: detail.into(), fix: self.fix() }
     }
@@ -180,7 +180,7 @@ impl fmt::Display for Problem {
 }
 
 impl Evidence {
-    /// What the next read is compared with.
+    /// The state that the next read is compared with.
     pub fn known(&self) -> Known {
         Known {
             identity: self.identity.clone(),
@@ -191,13 +191,14 @@ impl Evidence {
     }
 }
 
-/// Compares a read with the previous one. Every condition of the feed stands here.
+/// Compares a read with the previous one. This function has every condition of the feed.
 pub fn verify(evidence: &Evidence, known: Option<&Known>) -> Verdict {
     if evidence.is_replica {
-        // Its snapshots do not list the transactions in progress, so nothing else of it can be relied on.
+        // The snapshots of a standby do not list the transactions in progress, so none of its other values are
+        // reliable.
         return Verdict { problems: vec![Cause::Replica.with("")], is_gap: true };
     }
-    // Entries that are hidden say nothing about the log's identity.
+    // A log with hidden entries does not show which log it is.
     let sees_log = !evidence.hides_rows;
     let is_other = known.is_some_and(|known| {
         evidence.identity != known.identity

@@ -1,7 +1,7 @@
-//! Follows the log of changes, and applies each change in every cache tier at once.
+//! Reads the log of changes, and applies each change in every cache tier at once.
 //!
-//! The log is read every 500 ms, and at once when the database notifies. Each read verifies what the log rests on.
-//! The feed is up for one second after a read that found everything in order, and not longer.
+//! The log is read every 500 ms, and immediately when the database sends a notification. Each read verifies the
+//! conditions that the log depends on. The feed is up for one second after a read that found no problem, and no longer.
 
 use std::{
     collections::HashSet,
@@ -23,29 +23,29 @@ use super::{
 };
 use crate::{clock, credential::Prefix, metrics::Metrics};
 
-/// Follows the changes of one database.
+/// Reads the changes of one database.
 pub struct ChangeFeed<L> {
     log: L,
     fence: Arc<Fence<Prefix>>,
     forget: Box<Forget>,
     position: FeedPosition,
-    /// What the last read found not to hold.
+    /// The conditions that failed at the last read.
     problems: Vec<Problem>,
-    /// Why there was no read since then.
+    /// Why the attempts after that read failed.
     failure: Option<Problem>,
-    /// Whether the last read found that the database notifies readers.
+    /// Whether the database sent notifications at the last read.
     notifies: bool,
     signals: Arc<Signals>,
     listener: Option<AbortHandle>,
     status: Arc<Status>,
 }
 
-/// Drops these prefixes; everything, when `None`.
+/// Drops the cached records of these prefixes; `None` drops all cached records.
 type Forget = dyn Fn(Option<&[Prefix]>) + Send + Sync;
 
-/// Where the feed stands.
+/// The current position of the feed.
 enum FeedPosition {
-    /// Nothing was read yet.
+    /// There was no read yet.
     Start,
     Log {
         log: String,
@@ -53,35 +53,36 @@ enum FeedPosition {
         known: Known,
         read_at: Instant,
     },
-    /// There is no log to rely on: `updated_at` gives hints.
+    /// There is no usable log. The columns `updated_at` give hints.
     Unlogged {
         hints: HashSet<(Prefix, String)>,
         looked_at: Instant,
     },
 }
 
-/// How long the feed is up after a read. A change is applied within this time.
+/// How long the feed is up after a read. Each change is applied within this time.
 const PROMISE: Duration = Duration::from_secs(1);
-/// How often the log is read where the database notifies. A lost notification is noticed by that.
+/// Interval between reads while the database sends notifications. It limits the delay after a lost notification.
 const LISTENING: Duration = Duration::from_millis(500);
-/// The shortest time between two reads: a flood of notifications does not become a flood of reads.
+/// Minimum time between two reads, so that many notifications do not cause as many reads.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How soon after a failure.
+/// Delay before the next read after a failure.
 const RETRY: Duration = Duration::from_millis(100);
-/// How often it is looked whether there is a log.
+/// Interval between checks whether the database has a log.
 const LOOK_FOR_LOG: Duration = Duration::from_secs(5);
-/// How long until a lost connection listens again, and until one without notifications is tried again.
+/// Delay before the feed listens again: `LISTEN_AGAIN` after a lost connection, `LISTEN_LATER` where the database
+/// cannot send notifications.
 const LISTEN_AGAIN: Duration = Duration::from_millis(500);
 const LISTEN_LATER: Duration = Duration::from_secs(30);
-/// How far back `updated_at` is looked at: clocks differ, and transactions take their time.
+/// How far back `updated_at` is checked: clocks differ, and transactions take time.
 const WINDOW: Duration = Duration::from_secs(30);
-/// Failed reads in a row after which the start no longer waits for the first one.
+/// Number of failed reads in a row after which startup no longer waits for the first read.
 const TRIES: u32 = 3;
 /// How often the log is pruned.
 const PRUNE: Duration = Duration::from_secs(300);
 
 impl<L: ChangeLog> ChangeFeed<L> {
-    /// A feed that has read nothing yet. Changes are given to `forget` while the fence is closed.
+    /// A feed before its first read. While the fence is locked, the feed passes the changed prefixes to `forget`.
     pub fn new(
         log: L,
         fence: Arc<Fence<Prefix>>,
@@ -102,12 +103,12 @@ impl<L: ChangeLog> ChangeFeed<L> {
         }
     }
 
-    /// The state of the feed, now and later.
+    /// Reports the state of the feed and its changes.
     pub fn state(&self) -> watch::Receiver<FeedState> {
         self.status.subscribe()
     }
 
-    /// Follows the changes until it is dropped.
+    /// Reads the changes until the feed is dropped.
     pub async fn run(mut self) -> Infallible {
         let status = Arc::clone(&self.status);
         let mut failures = 0_u32;
@@ -137,7 +138,7 @@ impl<L: ChangeLog> ChangeFeed<L> {
                 }
                 Err(error) => {
                     failures += 1;
-                    debug!(%error, failures, "the log of changes was not read");
+                    debug!(%error, failures, "the log of changes could not be read");
                     self.failure = Some(Cause::Unreadable.with(error.to_string()));
                 }
             }
@@ -156,7 +157,7 @@ impl<L: ChangeLog> ChangeFeed<L> {
             FeedPosition::Log { position, known, read_at, .. } if read_at.elapsed() < MEMORY / 2 => {
                 Some(Since { position: Arc::clone(position), anchor: known.anchor.clone() })
             }
-            // Nothing was read yet, or so long ago that the log may have been pruned.
+            // There was no read yet, or the last read is so old that the log may have been pruned since.
             _ => None,
         };
         if let FeedPosition::Unlogged { looked_at, .. } = &mut self.position
@@ -173,7 +174,7 @@ impl<L: ChangeLog> ChangeFeed<L> {
         }
     }
 
-    /// Applies one read. `is_new`: it has only what came after the previous one.
+    /// Applies one read. `is_new`: the read contains only the entries after the previous read.
     async fn apply(&mut self, reading: Reading, is_new: bool, started: Instant) -> Result<(), LogError> {
         let known = match &self.position {
             FeedPosition::Log { known, .. } => Some(known),
@@ -182,10 +183,10 @@ impl<L: ChangeLog> ChangeFeed<L> {
         let verdict = verify(&reading.evidence, known);
         let Some(position) = reading.position.clone() else { return self.go_without(verdict.problems).await };
         let is_first = matches!(self.position, FeedPosition::Start);
-        // While a condition did not hold, changes may have been missed.
+        // While a condition failed, changes may have been missed.
         let is_recovered = verdict.problems.is_empty()
             && self.problems.iter().any(|problem| problem.cause != Cause::Identity);
-        // Only the first read of all, or one that follows the previous read, says which keys changed.
+        // Only the first read, or a read that continues the previous one, tells which keys changed.
         let is_gap = verdict.is_gap || is_recovered || !(is_new || is_first);
         let prefixes = if is_gap { None } else { reading.prefixes() };
         let changes = match &prefixes {
@@ -196,7 +197,7 @@ impl<L: ChangeLog> ChangeFeed<L> {
             ),
         };
         if is_first || is_gap || reading.is_cut || !reading.logged.is_empty() {
-            // What was cached before the first read was compared with nothing.
+            // The first read has no earlier read to compare with: everything that was cached before it is dropped.
             let prefixes = prefixes.as_deref().filter(|_| !is_first);
             self.fence.apply(changes, clock::monotonic(), || (self.forget)(prefixes));
         }
@@ -221,7 +222,7 @@ impl<L: ChangeLog> ChangeFeed<L> {
         Ok(())
     }
 
-    /// Follows `updated_at`, since there is no log to rely on.
+    /// Reads `updated_at`, since there is no usable log.
     async fn go_without(&mut self, problems: Vec<Problem>) -> Result<(), LogError> {
         self.problems = problems;
         if !matches!(self.position, FeedPosition::Unlogged { .. }) {
@@ -244,7 +245,7 @@ impl<L: ChangeLog> ChangeFeed<L> {
         Ok(())
     }
 
-    /// Lets the database notify this feed of new entries.
+    /// Subscribes to the database's notifications of new entries.
     fn listen(&mut self, log: String) {
         let (database, signals) = (self.log.clone(), Arc::clone(&self.signals));
         let listener = tokio::spawn(async move {
@@ -253,12 +254,12 @@ impl<L: ChangeLog> ChangeFeed<L> {
                 let pause = match database.listen(&log, &signals).await {
                     LogError::Unsuitable(problem) => {
                         if !std::mem::replace(&mut warned, true) {
-                            warn!(%problem, "no notifications of changes: the log is polled");
+                            warn!(%problem, "no notifications from the database: the log is polled");
                         }
                         LISTEN_LATER
                     }
                     error @ LogError::Unavailable(_) => {
-                        debug!(%error, "not listening");
+                        debug!(%error, "not listening for notifications of changes");
                         LISTEN_AGAIN
                     }
                 };
@@ -269,7 +270,7 @@ impl<L: ChangeLog> ChangeFeed<L> {
         self.listener.replace(listener.abort_handle()).inspect(AbortHandle::abort);
     }
 
-    /// Until when the last read keeps the feed up.
+    /// The time until which the last read keeps the feed up.
     fn up_until(&self) -> Option<Instant> {
         let FeedPosition::Log { read_at, .. } = &self.position else { return None };
         let until = *read_at + PROMISE;
@@ -305,7 +306,7 @@ impl<L: ChangeLog> ChangeFeed<L> {
         });
     }
 
-    /// In a task of its own: reads continue during it.
+    /// Prunes the log in a separate task, so that reads continue.
     fn prune(&self) {
         let log = self.log.clone();
         if !matches!(self.position, FeedPosition::Log { .. }) {
@@ -313,7 +314,7 @@ impl<L: ChangeLog> ChangeFeed<L> {
         }
         tokio::spawn(async move {
             if let Err(error) = log.prune().await {
-                warn!(%error, "the log of changes was not pruned, and grows");
+                warn!(%error, "the log of changes could not be pruned and grows");
             }
         });
     }

@@ -1,9 +1,10 @@
-//! The fence between reads and changes: what was read before a change is not cached after it.
+//! The fence between reads and changes: a record that was read before a change is not cached after it.
 //!
 //! A read takes a [`Generation`] before it starts. When a change is applied, the cached records are dropped and the
-//! prefix gets a newer number, in one step; a read that ends later has too old a generation to be cached.
+//! prefix gets a newer number, in one step. A read that ends later has a generation that is too old, so it is not
+//! cached.
 //!
-//! The types that it locks with are its parent's choice, so that a test can compile it with others.
+//! The parent module chooses the lock types, so that a test can compile the fence with other lock types.
 
 use std::{
     collections::HashMap,
@@ -17,24 +18,24 @@ use super::{
     sync::{AtomicU64, Mutex, MutexGuard, Ordering},
 };
 
-/// The changes that were applied; shared by the feed and the cache tiers.
+/// The changes that were applied. The feed and the cache tiers share it.
 pub struct Fence<K> {
-    /// How often changes were applied.
+    /// How many times changes were applied.
     applied: AtomicU64,
-    /// Until when the feed is up, in nanoseconds after `started`.
+    /// The time until which the feed is up, in nanoseconds after `started`.
     up_until: AtomicU64,
     started: Instant,
     invalidations: Mutex<Invalidations<K>>,
 }
 
-/// When a read started: how often changes had been applied by then.
+/// The start of a read, as the number of times that changes had been applied by then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Generation(u64);
 
 /// Changes that are applied together.
 #[derive(Debug, Clone)]
 pub enum Changes<K> {
-    /// From the log, read at this position.
+    /// Changes from the log, read at this position.
     Logged(Vec<Change<K>>, Arc<LogPosition>),
     /// Anything may have changed before this position.
     Everything(Arc<LogPosition>),
@@ -47,7 +48,7 @@ pub enum Changes<K> {
 /// One entry of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Change<K> {
-    /// The key that changed; every key, when absent.
+    /// The key that changed; `None` stands for every key.
     pub key: Option<K>,
     /// The number of the change.
     pub id: u64,
@@ -57,37 +58,37 @@ struct Invalidations<K> {
     by_key: HashMap<K, Invalidation>,
     all: Invalidation,
     pruned_at: Option<Instant>,
-    /// The epoch of the log; none while there is no log to compare reads with.
+    /// The epoch of the log; `None` while there is no log to compare reads with.
     epoch: Option<u64>,
 }
 
-/// What a read must have seen to be believed.
+/// The changes that a read must have seen before its record may be cached.
 #[derive(Default)]
 struct Invalidation {
-    /// A read of this process must have started after this many changes were applied.
+    /// A read of this process must have started after changes had been applied this many times.
     number: u64,
     applied_at: Option<Instant>,
     changes: Vec<u64>,
     position: Option<Arc<LogPosition>>,
 }
 
-/// Maximum age of what is believed while the feed is not up: the published worst case of a revocation.
+/// Maximum age of a cached record that is used while the feed is not up: the published worst case of a revocation.
 pub const WORST_CASE: Duration = Duration::from_secs(30);
 
-/// How long an invalidation is kept. Anything read before it is too old to be believed by then.
+/// How long an invalidation is kept. A record that was read before it is by then too old to be used.
 pub const MEMORY: Duration = Duration::from_secs(60 * 60);
 
-/// How often older invalidations are dropped.
+/// Interval between removals of old invalidations.
 const PRUNE: Duration = Duration::from_secs(60);
 
-/// Maximum number of keys with invalidations of their own. Past it, one invalidation stands for all keys.
+/// Maximum number of keys with an invalidation of their own. Above it, one invalidation covers all keys.
 pub const CAPACITY: usize = 200_000;
 
-/// Maximum number of changes kept for a key. Past it, a read must be as recent as the last of them.
+/// Maximum number of changes kept per key. Above it, a read must be as recent as the newest of them.
 const CHANGES: usize = 16;
 
 impl<K: Copy + Eq + Hash> Fence<K> {
-    /// Nothing applied yet, and not up. `started` is the start of its clock: now or earlier.
+    /// A fence without changes, and not up. `started` is the start of its clock: now or earlier.
     pub fn new(started: Instant) -> Self {
         let invalidations = Invalidations {
             by_key: HashMap::new(),
@@ -103,12 +104,13 @@ impl<K: Copy + Eq + Hash> Fence<K> {
         }
     }
 
-    /// To be taken before a read starts.
+    /// The current generation. Take it before the read starts.
     pub fn generation(&self) -> Generation {
         Generation(self.applied.load(Ordering::SeqCst))
     }
 
-    /// Runs `remember`, unless a change was applied since `generation`. No change is applied while it runs.
+    /// Runs `remember`, unless a change of this key or of all keys was applied after `generation`. No change is applied
+    /// while it runs.
     pub fn admit(&self, key: K, generation: Generation, remember: impl FnOnce()) -> bool {
         let invalidations = self.invalidations();
         let admitted = invalidations.of(&key).all(|invalidation| invalidation.number <= generation.0);
@@ -118,8 +120,9 @@ impl<K: Copy + Eq + Hash> Fence<K> {
         admitted
     }
 
-    /// The same for a record that the database returned. Where there is a log, the read must say which changes it had
-    /// seen, in the epoch of that log: a connection may lead to a standby, or to the server of before a failover.
+    /// The same for a record from the database. Where there is a log, the read must state which changes it had seen, in
+    /// the epoch of that log. Otherwise the record is not cached: a connection may lead to a standby, or to the server
+    /// before a failover.
     pub fn admit_read(
         &self,
         key: K,
@@ -143,8 +146,9 @@ impl<K: Copy + Eq + Hash> Fence<K> {
         admitted
     }
 
-    /// Whether a read of another process may be believed: by the changes that it had seen, or, where there is no log
-    /// to compare with, by its age alone.
+    /// Whether to trust a record that another instance read: by the changes that its read had seen. If neither that
+    /// read nor this fence has a log, the record is trusted while no change of its key was applied; only its age limits
+    /// it then.
     pub fn believes(&self, key: K, seen: Option<&LogPosition>) -> bool {
         let invalidations = self.invalidations();
         match (seen, invalidations.epoch) {
@@ -156,7 +160,7 @@ impl<K: Copy + Eq + Hash> Fence<K> {
         }
     }
 
-    /// Applies changes, and runs `forget` before anything can be cached again.
+    /// Applies changes, and runs `forget` before any record can be cached again.
     pub fn apply(&self, changes: Changes<K>, now: Instant, forget: impl FnOnce()) {
         let mut invalidations = self.invalidations();
         let number = self.applied.fetch_add(1, Ordering::SeqCst) + 1;
@@ -182,12 +186,13 @@ impl<K: Copy + Eq + Hash> Fence<K> {
         forget();
     }
 
-    /// Whether changes are applied within a second of their commit. It ends by itself: a feed that is stuck is not up.
+    /// Whether changes are applied within one second of their commit. This expires without an update, so a feed that
+    /// hangs is not up.
     pub fn is_up(&self, now: Instant) -> bool {
         self.nanos(now) < self.up_until.load(Ordering::Relaxed)
     }
 
-    /// Set by the feed after each read: until when it is up, and the epoch of the log that it reads.
+    /// The feed sets this after each read: the time until which it is up, and the epoch of the log that it reads.
     pub fn set_state(&self, up_until: Option<Instant>, epoch: Option<u64>) {
         self.invalidations().epoch = epoch;
         self.up_until.store(up_until.map_or(0, |until| self.nanos(until)), Ordering::Relaxed);
@@ -197,7 +202,7 @@ impl<K: Copy + Eq + Hash> Fence<K> {
         u64::try_from(at.saturating_duration_since(self.started).as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// How many keys have invalidations, and how many changes this one has.
+    /// The number of keys with invalidations, and the number of changes kept for this key.
     #[cfg(test)]
     pub(super) fn kept(&self, key: &K) -> (usize, usize) {
         let invalidations = self.invalidations();
@@ -215,7 +220,8 @@ impl<K: Eq + Hash> Invalidations<K> {
         self.by_key.get(key).into_iter().chain([&self.all])
     }
 
-    /// Drops what is too old to matter. It looks at each of them under the lock, so it does not run every time.
+    /// Drops invalidations that are too old to matter. It checks all of them under the lock, so it does not run at
+    /// every change.
     fn prune(&mut self, now: Instant) {
         let is_due = self.pruned_at.is_none_or(|at| now.saturating_duration_since(at) >= PRUNE);
         if is_due {
@@ -241,8 +247,8 @@ impl<K: Eq + Hash> Invalidations<K> {
 }
 
 impl Invalidation {
-    /// Whether a read of the log's epoch has seen what it must. The numbers kept here continue through an epoch that
-    /// ends without a gap: that of a SQLite file ends with each entry.
+    /// Whether a read in the log's epoch has seen all changes that this invalidation requires. Their numbers stay valid
+    /// when an epoch ends without a gap: the epoch of a SQLite file ends with each entry.
     fn allows(&self, seen: &LogPosition) -> bool {
         self.changes.iter().all(|change| seen.snapshot().sees(*change))
             && self.position.as_ref().is_none_or(|position| seen.snapshot().covers(position.snapshot()))

@@ -1,4 +1,4 @@
-//! The log of changes, as the feed needs it: what a database must be able to say about its own changes.
+//! The log of changes, as the feed needs it: how a database reports its own changes.
 
 use std::{
     collections::BTreeSet,
@@ -18,33 +18,33 @@ use crate::credential::Prefix;
 
 /// A database that logs its changes.
 pub trait ChangeLog: Clone + Send + Sync + 'static {
-    /// Reads what was logged since the previous read, or all that the log still has, and gathers the evidence that
-    /// the log is complete. A log that is absent is an answer, not an error.
+    /// Reads the entries since the previous read, or all entries that the log still has. Gathers the evidence that the
+    /// log is complete. A missing log is a valid result, not an error.
     fn read(&self, since: Option<Since>) -> impl Future<Output = Result<LogRead, LogError>> + Send;
 
-    /// Prefixes of keys whose `updated_at`, or that of their users, lies within `window`; with that value. This is all
-    /// that is known where there is no log.
+    /// Returns the prefixes of keys whose `updated_at`, or that of their users, is within `window`, each with that
+    /// value. Without a log, nothing else is known about changes.
     fn hints(&self, window: Duration)
     -> impl Future<Output = Result<Vec<(Prefix, String)>, LogError>> + Send;
 
-    /// Wakes the reader of this log for as long as the database notifies it, and sends its confirmations. Returns
-    /// only when that fails.
+    /// Wakes the reader of this log at each notification of the database, and sends its confirmations. Returns only
+    /// when that fails.
     fn listen(&self, log: &str, signals: &Signals) -> impl Future<Output = LogError> + Send;
 
-    /// Deletes entries that every reader has seen.
+    /// Deletes the entries that every reader has seen.
     fn prune(&self) -> impl Future<Output = Result<(), LogError>> + Send;
 
-    /// Looks at the tables again at the next read.
+    /// Makes the next read inspect the tables again.
     fn forget_tables(&self);
 
-    /// Closes the connections, since they may lead to another server than new ones.
+    /// Closes the connections: they may lead to another server than new connections.
     fn reconnect(&self);
 
-    /// How often the log is read where the database does not notify.
+    /// Interval between reads where the database sends no notifications.
     fn poll_interval(&self) -> Duration;
 }
 
-/// Where the previous read ended.
+/// The end of the previous read.
 #[derive(Debug, Clone)]
 pub struct Since {
     /// Its position.
@@ -58,33 +58,33 @@ pub struct Since {
 pub enum LogRead {
     /// There is no log.
     Missing,
-    /// There is one.
+    /// The log was read.
     Read(Box<Reading>),
 }
 
 /// One read of the log.
 #[derive(Debug, Clone)]
 pub struct Reading {
-    /// Names the log among those of its database.
+    /// The name of the log among those of its database.
     pub log: String,
-    /// What the database says about itself.
+    /// The database's report about itself.
     pub evidence: Evidence,
-    /// The position of the log. None on a standby, whose snapshots are incomplete.
+    /// The position of the log. `None` on a standby, whose snapshots are incomplete.
     pub position: Option<Arc<LogPosition>>,
     /// The new entries.
-    pub logged: Vec<Logged>,
+    pub logged: Vec<LoggedChange>,
     /// Whether there were more entries than one read returns.
     pub is_cut: bool,
 }
 
 /// An entry of the log.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Logged {
-    /// What changed, and the number of the change.
+pub struct LoggedChange {
+    /// The key that changed, and the number of the change.
     pub change: Change<Prefix>,
-    /// How long ago it was logged, by the database's clock.
+    /// Time since it was logged, by the database's clock.
     pub ago: Duration,
-    /// Whether a command asked for it.
+    /// Whether a `keystile` command made the change.
     pub by_command: bool,
 }
 
@@ -94,7 +94,7 @@ pub enum LogError {
     /// The database does not answer.
     #[error("{0}")]
     Unavailable(Arc<str>),
-    /// The database answers that it cannot do this.
+    /// The database does not support the operation.
     #[error("{0}")]
     Unsuitable(Arc<str>),
 }
@@ -115,13 +115,14 @@ impl Signals {
         self.is_listening.load(Ordering::Relaxed)
     }
 
-    /// Set by the listener. What was logged before is read at once: no one was listening then.
+    /// The listener sets this. It also wakes the feed: entries that were logged earlier caused no notification, so they
+    /// are read at once.
     pub fn set_listening(&self, is_listening: bool) {
         self.is_listening.store(is_listening, Ordering::Relaxed);
         self.wake.notify_one();
     }
 
-    /// Hands changes that were applied to the listener, which confirms them to those who wait.
+    /// Passes applied changes to the listener, which confirms them to the waiting commands.
     pub fn confirm(&self, changes: impl IntoIterator<Item = u64>) {
         if self.is_listening() {
             self.confirmed.lock().extend(changes);
@@ -129,7 +130,7 @@ impl Signals {
         }
     }
 
-    /// Changes to confirm, as soon as there are any.
+    /// Waits until there are changes to confirm, and returns them.
     pub async fn confirmed(&self) -> BTreeSet<u64> {
         loop {
             let confirmed = std::mem::take(&mut *self.confirmed.lock());
@@ -142,7 +143,7 @@ impl Signals {
 }
 
 impl Reading {
-    /// Which keys changed; none when it may be any of them.
+    /// The keys that changed; `None` when any key may have changed.
     pub fn prefixes(&self) -> Option<Vec<Prefix>> {
         if self.is_cut {
             return None;

@@ -1,4 +1,4 @@
-//! Which changes a read of the database had seen, and in which epoch of that database. Pure.
+//! Position of a read in the log: the changes that it had seen, and the epoch of the database. Pure.
 
 use std::{fmt, str::FromStr};
 
@@ -6,26 +6,27 @@ use super::snapshot::Snapshot;
 
 /// A position in the log of changes.
 ///
-/// Change numbers can be compared within one epoch only. An epoch ends when the server restarts, when another one
-/// takes its place, and when the tables or triggers change: after each of these a number may mean another change.
+/// Change numbers can be compared within one epoch only. An epoch ends when the server restarts, when another server
+/// takes its place, and when the tables or triggers change. After each of these, the same number may belong to another
+/// change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogPosition {
     epoch: u64,
     snapshot: Snapshot,
 }
 
-/// The text is no `epoch/xmin:xmax:xip_list`.
+/// The text is not of the form `epoch/xmin:xmax:xip_list`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a log position of the form epoch/xmin:xmax:xip_list")]
 pub struct NoLogPosition;
 
 impl LogPosition {
-    /// What `snapshot` sees, in this epoch.
+    /// The changes that `snapshot` sees, in this epoch.
     pub fn new(epoch: u64, snapshot: Snapshot) -> Self {
         Self { epoch, snapshot }
     }
 
-    /// The epoch in which its change numbers mean something.
+    /// The epoch in which its change numbers are valid.
     pub fn epoch(&self) -> u64 {
         self.epoch
     }

@@ -1,43 +1,47 @@
-//! Which changes were committed when the database was read. Pure.
+//! The changes that were committed when the database was read. Pure.
 //!
-//! A change is known by the number of its transaction. Postgres does not commit transactions in the order of their
-//! numbers, so one number cannot say what a read has seen. A snapshot can, as Postgres's own `pg_snapshot` does: all
-//! changes below `xmin`, none from `xmax` on, and in between all but those listed as in progress. SQLite commits one
-//! change after the other: its snapshots have an empty list.
+//! A change is identified by the number of its transaction. Postgres does not commit transactions in the order of their
+//! numbers, so one number cannot describe which changes a read has seen. A snapshot can, like Postgres's own
+//! `pg_snapshot`:
+//! - every change below `xmin` is seen;
+//! - no change from `xmax` on is seen;
+//! - between them, every change is seen except those listed as in progress.
+//!
+//! SQLite commits one change after the other, so its snapshots have an empty list.
 
 use std::{fmt, str::FromStr};
 
-/// The changes that were committed at one moment.
+/// The changes that were committed at one point in time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Every change below is seen.
+    /// Every change below this number is seen.
     xmin: u64,
-    /// No change from here on is seen.
+    /// No change from this number on is seen.
     xmax: u64,
-    /// Not seen either: sorted, from `xmin` to `xmax`.
+    /// These changes are not seen either: sorted, from `xmin` to `xmax`.
     in_progress: Box<[u64]>,
 }
 
-/// The text is no `xmin:xmax:xip_list`.
+/// The text is not of the form `xmin:xmax:xip_list`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a snapshot of the form xmin:xmax:xip_list")]
 pub struct NoSnapshot;
 
 impl Snapshot {
-    /// The first number that no transaction had yet.
+    /// The first number that no transaction had at that time.
     pub fn next(&self) -> u64 {
         self.xmax
     }
 
-    /// Whether this change was committed by then.
+    /// Whether this change was committed at that time.
     pub fn sees(&self, change: u64) -> bool {
         change < self.xmin || (change < self.xmax && self.in_progress.binary_search(&change).is_err())
     }
 
-    /// Whether everything that `other` sees is seen here too.
+    /// Whether this snapshot sees every change that `other` sees.
     pub fn covers(&self, other: &Self) -> bool {
         let unseen = |change: &u64| !other.sees(*change);
-        // Between `self.xmax` and `other.xmax` may lie changes that only the other sees.
+        // There may be changes between `self.xmax` and `other.xmax` that only the other snapshot sees.
         let beyond = (self.xmax..other.xmax).all(|change| other.in_progress.binary_search(&change).is_ok());
         beyond && self.in_progress.iter().all(unseen)
     }
@@ -70,7 +74,7 @@ impl fmt::Display for Snapshot {
     }
 }
 
-/// Digits alone: `parse` would take a sign.
+/// Accepts digits only: `parse` would also accept a sign.
 fn number(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }

@@ -1,4 +1,4 @@
-//! What the feed says about itself: its state, its metrics, and one log line for each change of state.
+//! The feed's report about itself: its state, its metrics, and one log line for each change of state.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use super::{
     conditions::{Cause, Problem},
-    log::Logged,
+    log::LoggedChange,
 };
 use crate::metrics::Metrics;
 
@@ -18,13 +18,13 @@ use crate::metrics::Metrics;
 pub struct FeedState {
     /// Where changes are read.
     pub source: Source,
-    /// Whether changes are applied within a second of their commit.
+    /// Whether changes are applied within one second of their commit.
     pub up: bool,
-    /// Whether the database notifies the feed. Where it does not, the log is polled.
+    /// Whether the database sends notifications to the feed. If it does not, the log is polled.
     pub listening: bool,
     /// Why the feed is not up.
     pub problems: Vec<Problem>,
-    /// Whether the first read is over, or was given up.
+    /// Whether the first read is done, or the feed no longer waits for it after several failures.
     #[serde(skip)]
     pub has_looked: bool,
 }
@@ -33,15 +33,15 @@ pub struct FeedState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
-    /// Nowhere yet.
+    /// There was no read yet.
     Nothing,
     /// The log that triggers write.
     Log,
-    /// The columns `updated_at`, where there is no log.
+    /// The columns `updated_at`, used where there is no log.
     UpdatedAt,
 }
 
-/// The state, and what tells of it.
+/// The state, and the metrics that report it.
 pub(super) struct Status {
     state: watch::Sender<FeedState>,
     up: Gauge,
@@ -82,26 +82,26 @@ impl Status {
         self.state.subscribe()
     }
 
-    /// The last read is too old, and the next one has not ended.
+    /// Reports that the last read is too old while the next one has not ended.
     pub(super) fn lapse(&self) {
         let state = self.state.borrow().clone();
         let problems = vec![Cause::Unreadable.with("no answer within a second")];
         self.report(FeedState { up: false, problems, ..state });
     }
 
-    /// Everything was dropped.
+    /// Counts that all cached records were dropped.
     pub(super) fn gap(&self) {
         self.gaps.increment(1);
     }
 
-    /// So many keys were dropped on a hint.
+    /// Counts the keys that were dropped because of a hint.
     pub(super) fn hints(&self, keys: usize) {
         self.hints.increment(keys as u64);
     }
 
-    /// These entries were applied, in a read that started then.
-    pub(super) fn count(&self, logged: &[Logged], started: Instant) {
-        for Logged { ago, by_command, .. } in logged {
+    /// Counts the entries that were applied. `started` is the start of the read that returned them.
+    pub(super) fn count(&self, logged: &[LoggedChange], started: Instant) {
+        for LoggedChange { ago, by_command, .. } in logged {
             let count = if *by_command { &self.commands } else { &self.changes };
             count.increment(1);
             self.lag.record(*ago + started.elapsed());
@@ -109,7 +109,7 @@ impl Status {
     }
 
     pub(super) fn report(&self, state: FeedState) {
-        // A read that failed once does not end what the read before it established.
+        // One failed read does not cancel the result of the read before it.
         let problems = if state.up { &[][..] } else { &state.problems };
         self.up.set(if state.up { 1.0 } else { 0.0 });
         for (cause, gauge) in &self.degraded {
@@ -131,7 +131,7 @@ impl Status {
     }
 }
 
-/// Whether the log has named it already. Two failed reads may differ in nothing but the error's text.
+/// Whether the log already has this problem. Two failed reads may differ only in the text of the error.
 fn is_same(one: &Problem, other: &Problem) -> bool {
     one.cause == other.cause && (one.cause == Cause::Unreadable || one.detail == other.detail)
 }

@@ -1,4 +1,4 @@
-//! The locks of the fence. A test that explores schedules compiles the fence with others.
+//! The lock types of the fence. A test that explores thread schedules compiles the fence with other lock types.
 
 pub(super) use std::sync::atomic::{AtomicU64, Ordering};
 

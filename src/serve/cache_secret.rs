@@ -1,4 +1,5 @@
-//! The cache secret of `keystile serve`: given, made once beside a SQLite file, or made for this process alone.
+//! The cache secret of `keystile serve`: configured, created once next to a SQLite file, or created for this process
+//! only.
 
 use std::{
     ffi::OsString,
@@ -15,34 +16,34 @@ use crate::{
     credential::{CacheSecret, CacheSecrets},
 };
 
-/// Secrets, and whether the next start has them too.
+/// Secrets, and whether the next start will have them too.
 pub(super) struct LastingSecrets {
     pub(super) secrets: CacheSecrets,
     pub(super) is_lasting: bool,
 }
 
-/// What is added to the name of a SQLite file for that of its secret.
+/// Suffix that is added to the name of a SQLite file to name its secret file.
 const SUFFIX: &str = ".secret";
 
-/// Finds the secrets for these options.
+/// Returns the secrets for these options.
 pub(super) fn cache_secrets(options: &ServeOptions) -> anyhow::Result<LastingSecrets> {
     if let Some(secrets) = options.cache_secrets().map_err(anyhow::Error::msg)?.as_ref().and_then(known) {
         return Ok(LastingSecrets { secrets, is_lasting: true });
     }
     if options.redis.redis_url.is_some() {
         warn!(
-            "no --cache-secret: what this process puts into Redis, no other can read, nor it itself after a \
-             restart; make one with `openssl rand -hex 32`, and give it to all of them"
+            "no --cache-secret: the Redis entries of this process are unreadable to other instances and \
+             after a restart; create one with `openssl rand -hex 32`, and set it on all instances"
         );
     } else if options.durable_proofs != DurableProofs::None {
         match &options.database.database_url {
-            DatabaseUrl::Sqlite(path) => match beside(path) {
+            DatabaseUrl::Sqlite(path) => match next_to(path) {
                 Ok(secrets) => return Ok(LastingSecrets { secrets, is_lasting: true }),
                 Err(error) => warn!(%error, "no cache secret: a restart costs one bcrypt for each key"),
             },
             DatabaseUrl::Postgres(_) => warn!(
-                "no --cache-secret: a restart costs one bcrypt for each key; make one with `openssl rand -hex 32`, \
-                 and give it to all instances, or set --durable-proofs none"
+                "no --cache-secret: a restart costs one bcrypt for each key; create one with `openssl rand -hex 32`, \
+                 and set it on all instances, or set --durable-proofs none"
             ),
         }
     }
@@ -53,8 +54,8 @@ fn known(secrets: &Secrets) -> Option<CacheSecrets> {
     CacheSecrets::new(secrets.iter().map(|secret| CacheSecret::new(secret.expose())))
 }
 
-/// The secret in the file beside this database, which is made if it is not there.
-fn beside(database: &Path) -> io::Result<CacheSecrets> {
+/// The secret in the file next to this database. The file is created if it does not exist.
+fn next_to(database: &Path) -> io::Result<CacheSecrets> {
     let mut name = OsString::from(database);
     name.push(SUFFIX);
     let path = PathBuf::from(name);
@@ -66,7 +67,7 @@ fn read_or_make(path: &Path) -> io::Result<CacheSecrets> {
     match read(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             make(path)?;
-            // Another process may have been first: what is in the file counts.
+            // Another process may have created the file first: the secret in the file is the valid one.
             read(path)
         }
         secrets => secrets,
@@ -80,8 +81,8 @@ fn read(path: &Path) -> io::Result<CacheSecrets> {
     known(&secrets).ok_or_else(|| ErrorKind::InvalidData.into())
 }
 
-/// Under another name at first, so that no process reads half of it; readable by its owner alone from its first
-/// moment. A file that is there stays.
+/// Writes the file under a temporary name first, so that no process reads an incomplete file. From its creation on,
+/// only its owner can read it. An existing file is kept.
 fn make(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let secret: Zeroizing<[u8; 32]> = Zeroizing::new(rand::random());
@@ -90,7 +91,7 @@ fn make(path: &Path) -> io::Result<()> {
     file.as_file().sync_all()?;
     match file.persist_noclobber(path) {
         Ok(_) => {
-            info!(path = %path.display(), "made a cache secret; keep it out of backups of the database");
+            info!(path = %path.display(), "created a cache secret; keep it out of backups of the database");
             Ok(())
         }
         Err(refused) if refused.error.kind() == ErrorKind::AlreadyExists => Ok(()),
@@ -115,7 +116,7 @@ mod tests {
         let database = folder.path().join("keys.db");
         let digests: Vec<_> = std::thread::scope(|scope| {
             let threads: Vec<_> =
-                (0..16).map(|_| scope.spawn(|| digest(&beside(&database).expect("a secret")))).collect();
+                (0..16).map(|_| scope.spawn(|| digest(&next_to(&database).expect("a secret")))).collect();
             threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
         });
         assert!(digests.iter().all(|digest| *digest == digests[0]));
@@ -130,7 +131,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("keys.db.secret");
         std::fs::write(&path, "short").expect("written");
-        let error = beside(&folder.path().join("keys.db")).expect_err("no secret").to_string();
+        let error = next_to(&folder.path().join("keys.db")).expect_err("no secret").to_string();
         assert!(error.contains("keys.db.secret") && error.contains("32 characters"), "{error}");
         assert_eq!(std::fs::read_to_string(path).expect("read"), "short");
     }

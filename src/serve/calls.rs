@@ -1,8 +1,8 @@
-//! The calls of one connection: those that need not wait are answered in the connection's own task, all that were
-//! read together before anything is written; the others go on in tasks of their own.
+//! The calls of one connection. Calls that do not wait are answered in the connection's own task: all calls that were
+//! read together are answered before anything is written. The other calls continue in tasks of their own.
 //!
-//! A check that memory answers takes a few microseconds. A task for it, as is usual, costs as much again: it is made,
-//! queued, perhaps taken over by another core, and each answer wakes the connection.
+//! A check that is answered from memory takes a few microseconds. A task of its own, as is usual, would cost the same
+//! again: the task is created, queued and perhaps moved to another core, and each answer wakes the connection's task.
 
 use std::{
     future::{Future, poll_fn},
@@ -21,13 +21,14 @@ use hyper::rt::Executor;
 
 use crate::bounds::{Connection, InFlight, Slot, State};
 
-/// Calls that were read from a connection and have not begun.
+/// Calls that were read from a connection and have not started.
 #[derive(Clone, Default)]
 pub(super) struct Calls(Arc<Mutex<Vec<Call>>>);
 
 type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Wakes the connection's task, unless its calls are being answered: it will look by itself then.
+/// Wakes the connection's task, except while its calls are being answered: after that the task polls the connection
+/// again without a wake-up.
 struct Bell {
     connection: Arc<Connection>,
     is_muted: AtomicBool,
@@ -40,7 +41,8 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Calls {
 }
 
 impl Calls {
-    /// Drives a connection that executes its calls here, to its end or until it is cut; `close` has it take no more.
+    /// Drives a connection that executes its calls here, until it ends or is cut. `close` makes the connection accept
+    /// no more calls.
     pub(super) async fn drive<C: Future>(
         self,
         connection: C,
@@ -83,9 +85,9 @@ impl Calls {
     }
 }
 
-/// Answers a call, or has it answered. One that panics ends alone.
+/// Answers a call at once, or spawns a task for it. A panic ends only that call.
 fn begin(mut call: Call, connection: &Arc<Connection>, in_flight: &InFlight) {
-    // Nobody need be woken: a task asks anew.
+    // No waker is stored: the next poll registers its own.
     let mut context = Context::from_waker(Waker::noop());
     if let Ok(Poll::Pending) = catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(&mut context))) {
         tokio::spawn(in_flight.track(connection, call));
@@ -114,7 +116,7 @@ mod tests {
     use super::*;
     use crate::{bounds::Connections, metrics::Metrics};
 
-    /// A connection that does what the script says each time it is looked at, and then waits or ends.
+    /// A connection that runs the script at each poll, and then waits or ends.
     fn scripted(
         calls: &Calls,
         mut script: impl FnMut(usize, &Calls, &Waker) -> Poll<()>,
@@ -130,9 +132,9 @@ mod tests {
     }
 
     #[derive(Default)]
-    struct Woken(AtomicUsize);
+    struct WakeCount(AtomicUsize);
 
-    impl Wake for Woken {
+    impl Wake for WakeCount {
         fn wake(self: Arc<Self>) {
             self.0.fetch_add(1, Ordering::SeqCst);
         }
@@ -147,14 +149,14 @@ mod tests {
             for _ in 0..if looked == 1 { 3 } else { 0 } {
                 let (answered, waker) = (Arc::clone(&answered), waker.clone());
                 calls.execute(async move {
-                    // As each answer does. The connection will be looked at in any case.
+                    // Each answer does this. The connection is polled again in any case.
                     waker.wake();
                     answered.fetch_add(1, Ordering::SeqCst);
                 });
             }
             Poll::Pending
         });
-        let woken = Arc::new(Woken::default());
+        let woken = Arc::new(WakeCount::default());
         let waker = Waker::from(Arc::clone(&woken));
         assert!(std::pin::pin!(connection).poll(&mut Context::from_waker(&waker)).is_pending());
         assert_eq!((looks.into_inner(), woken.0.load(Ordering::SeqCst)), (2, 0));
@@ -211,7 +213,7 @@ mod tests {
             }
             Poll::Pending
         });
-        let woken = Arc::new(Woken::default());
+        let woken = Arc::new(WakeCount::default());
         let waker = Waker::from(Arc::clone(&woken));
         assert!(std::pin::pin!(connection).poll(&mut Context::from_waker(&waker)).is_pending());
         kept.wake();

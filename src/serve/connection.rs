@@ -1,4 +1,4 @@
-//! One connection of Envoy's: HTTP/2, with checks answered by hand and everything else by tonic.
+//! One connection from Envoy, over HTTP/2. Keystile's own code answers checks; tonic answers everything else.
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
@@ -21,30 +21,31 @@ use crate::{
 /// The service that answers checks.
 pub(super) type CheckService = ExtAuthz<Memory<LowerTier, EncodedRecord>, Limiter>;
 
-/// Streams that one connection may have open. Envoy has one connection per worker, and by default lets no more than
-/// 1024 requests to a cluster be under way; past that it opens another connection.
+/// Maximum number of open streams per connection. Envoy has one connection per worker. By default it allows at most
+/// 1024 requests in progress to a cluster; above that it opens another connection.
 const MAX_STREAMS: u32 = 1024;
 
-/// What a connection and a stream may send ahead: bodies of requests come along with checks. What is not taken up
-/// yet is held here, for each connection.
+/// How many bytes a connection and a stream may send before they are read: request bodies come with checks. Unread
+/// bytes are held in memory, for each connection.
 const CONNECTION_WINDOW: u32 = 512 * 1024;
 const STREAM_WINDOW: u32 = 256 * 1024;
 
-/// Headers of one call: more than Envoy takes from a client by default (60 KiB), since some of them, such as
-/// `tracestate`, are as the client sent them. A call whose headers are larger fails, and failure modes let it through.
+/// Maximum size of the headers of one call, in bytes. It is more than Envoy accepts from a client by default (60 KiB),
+/// because some headers, such as `tracestate`, arrive as the client sent them. A call with larger headers fails, and a
+/// failure mode would let the request through.
 const MAX_HEADERS: u32 = 128 * 1024;
 
-/// How long a connection may be silent before it is asked whether it is still there, and how long it has to say so.
-/// While headers or a frame are on their way it cannot answer, so the two together are their deadline.
+/// How long a connection may be silent before it gets a ping, and how long it has to answer the ping. While headers or
+/// a frame are in transit it cannot answer, so the sum of the two is their deadline.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
-/// How long a connection has to begin as HTTP/2 does.
+/// How long a new connection has to send the HTTP/2 preface.
 const PREFACE_DEADLINE: Duration = Duration::from_secs(5);
 
-/// What it begins with (RFC 9113, section 3.4).
+/// The HTTP/2 preface (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Serves a connection to its end.
+/// Serves a connection until it ends.
 pub(super) async fn serve<T>(
     mut stream: T,
     checks: CheckService,
@@ -74,7 +75,7 @@ pub(super) async fn serve<T>(
     let connection = http2::Builder::new(calls.clone())
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
-        // An Envoy that gives up on many calls at once, because this process was stopped for a moment, is no attacker.
+        // Envoy may cancel many calls at once because this process was paused for a moment. That is not an attack.
         .max_pending_accept_reset_streams(MAX_STREAMS as usize)
         .max_header_list_size(MAX_HEADERS)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -83,13 +84,13 @@ pub(super) async fn serve<T>(
         .keep_alive_timeout(KEEPALIVE)
         .serve_connection(TokioIo::new(stream), service);
     match calls.drive(connection, http2::Connection::graceful_shutdown, slot, in_flight).await {
-        Some(Err(error)) => debug!(%error, "a connection broke"),
+        Some(Err(error)) => debug!(%error, "a connection failed"),
         Some(Ok(())) => {}
         None => debug!("a connection was cut"),
     }
 }
 
-/// Reads what an HTTP/2 connection begins with.
+/// Reads the HTTP/2 preface.
 async fn preface(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
     let mut left = PREFACE;
     let mut buffer = [0; PREFACE.len()];

@@ -1,4 +1,4 @@
-//! Where Envoy connects: a TCP address or a Unix socket.
+//! The listeners that Envoy connects to: TCP addresses and Unix sockets.
 
 use std::{
     fs::Permissions,
@@ -24,11 +24,11 @@ pub(super) enum Listener {
     Unix(UnixListener, SocketFile),
 }
 
-/// The file of a Unix socket, removed when the listener is gone.
+/// The file of a Unix socket. It is removed when the listener is dropped.
 pub(super) struct SocketFile(PathBuf);
 
 impl Listener {
-    /// Binds; a Unix socket gets `mode` as its permissions.
+    /// Binds the address. A Unix socket gets `mode` as its permissions.
     pub(super) async fn bind(address: &Listen, mode: u32) -> io::Result<Self> {
         match address {
             Listen::Tcp(address) => Ok(Self::Tcp(TcpListener::bind(address).await?)),
@@ -42,7 +42,7 @@ impl Listener {
         }
     }
 
-    /// The address in effect: the port is the real one where port 0 was asked for.
+    /// The bound address. If port 0 was configured, it has the actual port.
     pub(super) fn address(&self) -> String {
         match self {
             Self::Tcp(listener) => {
@@ -52,7 +52,7 @@ impl Listener {
         }
     }
 
-    /// Serves until `stop`, then listens no more and lets the calls under way end.
+    /// Serves until `stop`. Then it stops listening and lets the calls in progress end.
     pub(super) async fn serve(
         self,
         checks: CheckService,
@@ -64,11 +64,11 @@ impl Listener {
         let slot = || (connections.open(), in_flight.clone());
         while let Some(accepted) = stop.run_until_cancelled(self.accept()).await {
             match accepted {
-                Ok(Accepted::Tcp(stream)) => {
+                Ok(IncomingStream::Tcp(stream)) => {
                     let (slot, in_flight) = slot();
                     tokio::spawn(connection::serve(stream, checks.clone(), routes.clone(), slot, in_flight));
                 }
-                Ok(Accepted::Unix(stream)) => {
+                Ok(IncomingStream::Unix(stream)) => {
                     let (slot, in_flight) = slot();
                     tokio::spawn(connection::serve(stream, checks.clone(), routes.clone(), slot, in_flight));
                 }
@@ -77,34 +77,34 @@ impl Listener {
                     connections.make_room();
                     tokio::time::sleep(bounds::ACCEPT_PAUSE).await;
                 }
-                Err(error) => debug!(%error, "a connection broke at once"),
+                Err(error) => debug!(%error, "a connection failed before it was served"),
             }
         }
-        // Whoever comes from now on is refused, and goes elsewhere, instead of waiting for the last call to end.
+        // New connections are refused from now on, so that clients try another instance at once.
         drop(self);
         connections.drain().await;
         Ok(())
     }
 
-    async fn accept(&self) -> io::Result<Accepted> {
+    async fn accept(&self) -> io::Result<IncomingStream> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                Ok(Accepted::Tcp(stream))
+                Ok(IncomingStream::Tcp(stream))
             }
-            Self::Unix(listener, _) => Ok(Accepted::Unix(listener.accept().await?.0)),
+            Self::Unix(listener, _) => Ok(IncomingStream::Unix(listener.accept().await?.0)),
         }
     }
 }
 
-/// A connection, of either kind.
-enum Accepted {
+/// A connection of either kind.
+enum IncomingStream {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
-/// Removes the socket that a process which is gone left behind; leaves everything else alone.
+/// Removes a socket file that a dead process left behind. Does not remove anything else.
 async fn clear(path: &Path) -> io::Result<()> {
     let kind = match std::fs::symlink_metadata(path) {
         Ok(metadata) => metadata.file_type(),
@@ -112,7 +112,7 @@ async fn clear(path: &Path) -> io::Result<()> {
         Err(error) => return Err(error),
     };
     if !kind.is_socket() {
-        return Err(io::Error::new(ErrorKind::AlreadyExists, "the path exists and is no socket"));
+        return Err(io::Error::new(ErrorKind::AlreadyExists, "the path exists and is not a socket"));
     }
     match UnixStream::connect(path).await {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => std::fs::remove_file(path),
@@ -123,7 +123,8 @@ async fn clear(path: &Path) -> io::Result<()> {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Gone already, or not ours to remove any more: nothing to do about either.
+        // The file may be removed already, or this process may no longer be allowed to remove it. Neither needs
+        // handling.
         let _ = std::fs::remove_file(&self.0);
     }
 }
@@ -143,7 +144,7 @@ mod tests {
         assert_eq!(second.kind(), ErrorKind::AddrInUse);
         drop(first);
         assert!(!path.exists(), "removed with its listener");
-        // What a killed process leaves: a socket file that nobody listens on.
+        // A killed process leaves a socket file without a listener.
         drop(std::os::unix::net::UnixListener::bind(&path).expect("binds"));
         assert!(path.exists());
         Listener::bind(&address, 0o600).await.expect("replaced");

@@ -1,4 +1,4 @@
-//! Calls that are no checks: health and reflection, by tonic.
+//! Calls that are not checks: health and reflection, answered by tonic.
 
 use std::task::Poll;
 
@@ -13,7 +13,7 @@ use tower_service::Service;
 
 use crate::bounds::{self, Phase};
 
-/// What such a call may send in all: the names that it asks for.
+/// Maximum number of bytes that such a call may send in total. It sends only the names that it asks for.
 const MAX_BYTES: usize = 16 * 1024;
 
 /// Answers a call.
@@ -21,11 +21,15 @@ pub(super) async fn call(
     mut routes: Routes,
     request: Request<Incoming>,
 ) -> Response<impl Body<Data = Bytes, Error = Status> + Send + use<>> {
-    // To be known as one that waits, from its first message on: it may stay for as long as its peer likes.
+    // Registers the call as an open one, which may last for as long as its peer wants, from its first message on. The
+    // first poll returns pending, because a call is registered only once it has a task of its own.
     let mut has_waited = false;
-    let open = std::future::poll_fn(|_| match std::mem::replace(&mut has_waited, true) {
-        true => Poll::Ready(bounds::hold(MAX_BYTES, Phase::Open)),
-        false => Poll::Pending,
+    let open = std::future::poll_fn(|_| {
+        if std::mem::replace(&mut has_waited, true) {
+            Poll::Ready(bounds::hold(MAX_BYTES, Phase::Open))
+        } else {
+            Poll::Pending
+        }
     });
     if open.await.is_err() {
         return Status::resource_exhausted("too many calls").into_http();
@@ -37,8 +41,8 @@ pub(super) async fn call(
     }
 }
 
-/// A body that is read at once, and not only when it is wanted: what is left unread would fill the window of the
-/// whole connection.
+/// Reads a body at once and not only on demand: unread bytes would fill the flow-control window of the whole
+/// connection.
 fn taken_up(mut body: Incoming) -> impl Body<Data = Bytes, Error = Status> + Send {
     let (sender, receiver) = mpsc::unbounded_channel();
     tokio::spawn(async move {
@@ -47,11 +51,11 @@ fn taken_up(mut body: Incoming) -> impl Body<Data = Bytes, Error = Status> + Sen
             while let Some(Ok(frame)) = body.frame().await {
                 let Ok(data) = frame.into_data() else { continue };
                 let Some(rest) = left.checked_sub(data.len() + 1) else {
-                    let _ = sender.send(Err(Status::resource_exhausted("the call sends too much")));
+                    let _ = sender.send(Err(Status::resource_exhausted("the call sends too many bytes")));
                     return;
                 };
                 left = rest;
-                // Its own memory, instead of a part of what was read from the connection.
+                // A copy in its own memory, so that it is not a slice of the connection's read buffer.
                 let frame = Frame::data(Bytes::copy_from_slice(&data));
                 if sender.send(Ok(frame)).is_err() {
                     return;

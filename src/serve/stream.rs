@@ -1,4 +1,4 @@
-//! The bytes of a connection, taken as fast as the peer takes ours.
+//! The byte stream of a connection, read only as fast as the peer reads the answers.
 
 use std::{
     io,
@@ -11,23 +11,23 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::bounds::Connection;
 
-/// A stream that is not read while it cannot be written to: a peer that does not read gets nothing answered, and so
-/// cannot pile up answers.
+/// A stream that is not read while its writes are blocked. A peer that does not read gets no further answers, so it
+/// cannot make answers pile up in memory.
 ///
-/// It takes one buffer at a time. HTTP/2 then copies small frames together, and an answer leaves by one system call
-/// instead of two.
+/// It accepts one buffer per write. The HTTP/2 library then copies small frames into one buffer, and an answer takes
+/// one system call instead of two.
 pub(super) struct Polite<T> {
     stream: T,
-    /// What was read before, to see what the peer speaks.
+    /// Bytes that were read earlier, to detect the protocol.
     begin: &'static [u8],
     connection: Arc<Connection>,
     is_blocked: bool,
-    /// Whether reading was put off.
+    /// Whether a read was postponed.
     is_waiting: bool,
 }
 
 impl<T> Polite<T> {
-    /// `begin` was read from the stream already.
+    /// Wraps a stream from which `begin` was already read.
     pub(super) fn new(stream: T, begin: &'static [u8], connection: Arc<Connection>) -> Self {
         Self { stream, begin, connection, is_blocked: false, is_waiting: false }
     }
@@ -40,7 +40,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Polite<T> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.is_blocked {
-            // Its writing wakes the task.
+            // A write that succeeds wakes the task.
             self.is_waiting = true;
             return Poll::Pending;
         }

@@ -3,8 +3,8 @@
 use crate::{
     credential::Prefix,
     record::{
-        Allowed, Budget, Expiry, KeyHash, KeyId, KeyRecord, Limits, Lock, User, UserId, endpoint::Endpoint,
-        model::ModelPattern, network::Network,
+        Budget, Expiry, KeyHash, KeyId, KeyRecord, Limits, Lock, Restrictions, User, UserId,
+        endpoint::Endpoint, model::ModelPattern, network::Network,
     },
 };
 
@@ -116,7 +116,7 @@ fn decode_with(
         scopes: key.read("scopes", value::list)?.unwrap_or_default(),
         tags: key.read("tags", value::list)?.unwrap_or_default(),
         permissions: key.read("permissions", value::json)?.flatten().map(|json| json.to_string()),
-        allowed: Allowed {
+        allowed: Restrictions {
             models: value::allow_list(key.value("allowed_models")),
             endpoints: value::allow_list(key.value("allowed_endpoints")),
             ips: value::allow_list(key.value("allowed_ips")),

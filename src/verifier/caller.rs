@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Instant};
 
 use crate::clock::Timestamps;
 
-/// The sender of a credential, and the time that its check has.
+/// The sender of a credential, and the arrival and deadline of its check.
 #[derive(Debug, Clone, Copy)]
 pub struct Caller {
     /// The client's address, if Envoy vouches for it.

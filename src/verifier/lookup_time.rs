@@ -1,28 +1,28 @@
-//! How long look-ups outside memory take at present. Pure.
+//! Estimates the current duration of look-ups outside memory. Pure.
 
 use std::time::Duration;
 
 use super::recent::Recent;
 
-/// The time from the arrival of a check until its records are there, where memory did not have them.
+/// The time from the arrival of a check until its records are available, for records that were not in memory.
 ///
-/// Refusals are delayed by it, so that a prefix in memory cannot be told from one that had to be looked up.
+/// Refusals are delayed by this time, so that response times do not reveal whether a prefix was in memory.
 #[derive(Debug, Default)]
 pub(super) struct LookupTime(Recent);
 
-/// Above the slowest of the recent ones.
+/// Factor on the slowest recent look-up.
 const MARGIN: f64 = 1.25;
 
 /// Maximum delay of a refusal. A database that became slow must not fill the queue.
 const MAX: Duration = Duration::from_millis(100);
 
 impl LookupTime {
-    /// Takes the time of one look-up into account.
+    /// Adds the duration of one look-up.
     pub(super) fn learn(&mut self, took: Duration) {
         self.0.push(took.min(MAX).as_secs_f64());
     }
 
-    /// A time within which nearly every look-up is done. Zero before the first.
+    /// A time within which nearly every look-up finishes. Zero before the first look-up.
     pub(super) fn duration(&self) -> Duration {
         let slowest = self.0.slowest().unwrap_or(0.0);
         Duration::from_secs_f64(slowest * MARGIN).min(MAX)

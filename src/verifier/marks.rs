@@ -1,10 +1,12 @@
-//! Who has failed lately: counts of failures by prefix and by network. Pure: the time is passed in.
+//! Counts of recent failures by prefix and by network. Pure: the time is passed in.
 //!
-//! Memory is bounded: 65,536 counts are kept. A failure is counted only once its turn is over, so no flood adds
-//! more of them than there are turns: some dozens a second at cost 10. The cache evicts what was counted once
-//! before what is counted again and again, so a flood from ever new addresses does not push out the count of its own
-//! /48, nor that of a prefix that is guessed at. What is pushed out is taken for clean. No count is shared between two
-//! networks, so the failures of one never make another look bad, and the hash of the cache is keyed at random.
+//! Memory is bounded: 65,536 counts are kept. A failure is counted only when its simulated turn has ended. So a flood
+//! cannot add more failures than there are turns: some dozens a second at cost 10.
+//!
+//! The cache evicts counts that were updated once before counts that are updated repeatedly. So a flood from new
+//! addresses each time evicts neither the count of its own /48 nor the count of a prefix under attack. A network or
+//! prefix whose count was evicted counts as clean. Two networks never share a count, so the failures of one network
+//! never mark another. The hash function of the cache has a random key.
 
 use std::time::{Duration, Instant};
 
@@ -17,26 +19,27 @@ use crate::{
     credential::Prefix,
 };
 
-/// Whose attempt it is.
+/// The origin of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Source {
-    /// The prefix that the credential has.
+    /// The prefix of the credential.
     pub(super) prefix: Prefix,
-    /// Where it comes from, as far as Envoy vouches for it.
+    /// The networks of the client. Empty if Envoy vouches for no address.
     pub(super) networks: Networks,
 }
 
-/// How an attempt ranks by what its prefix and its networks did before; the first is served first.
+/// The priority class of an attempt, from the earlier failures of its prefix and its networks. The first class is
+/// served first.
 ///
-/// One mark ranks as the other. A prefix is marked by those who guess at it, so its owner must not
-/// come after the guesser; a network is marked by its worst client.
+/// A marked prefix and a marked network have the same rank. Attackers who guess a prefix mark it, so its owner must not
+/// be served after the attacker. A network is marked by its worst client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Class {
-    /// Neither prefix nor network has failed lately.
+    /// Neither the prefix nor a network has failed recently.
     Clean,
-    /// One of them has.
+    /// Either the prefix or a network has failed recently.
     OneMark,
-    /// Both have.
+    /// Both the prefix and a network have failed recently.
     TwoMarks,
     /// A network has failed more often than [`FailedAttempts`] allows.
     Throttled,
@@ -44,7 +47,7 @@ pub(super) enum Class {
 
 /// Counts failures.
 pub(super) struct Marks {
-    /// When networks are throttled; never, when `None`.
+    /// The failures after which a network is throttled. `None`: networks are never throttled.
     limit: Option<FailedAttempts>,
     counts: Cache<Subject, Count>,
 }
@@ -63,17 +66,17 @@ struct Count {
     previous: u32,
 }
 
-/// Counts that are kept.
+/// Maximum number of counts.
 const CAPACITY: usize = 1 << 16;
 
-/// By how much more a wider network may fail, by its width: it has more clients.
+/// Factor on the allowed failures, by the width of the network. Wider networks have more clients.
 const ALLOWANCES: [u32; 3] = [1, 4, 16];
 
-/// How long a failure counts where no limit says it.
+/// Length of the window if no limit defines it.
 const WINDOW: Duration = Duration::from_secs(60);
 
 impl Class {
-    /// Every class, the first served first.
+    /// Every class, in the order of service.
     pub(super) const ALL: [Self; 4] = [Self::Clean, Self::OneMark, Self::TwoMarks, Self::Throttled];
 
     /// The name in metrics.
@@ -88,7 +91,7 @@ impl Class {
 }
 
 impl Source {
-    /// Whether a failure of one can mark the other.
+    /// Whether a failure of one source can mark the other: they share the prefix or a network.
     pub(super) fn is_related(&self, other: &Self) -> bool {
         self.prefix == other.prefix
             || self.networks.by_width().any(|network| other.networks.by_width().any(|other| network == other))
@@ -110,7 +113,7 @@ impl Marks {
         }
     }
 
-    /// How an attempt ranks now.
+    /// The current class of an attempt.
     pub(super) fn class(&self, source: &Source, now: Instant) -> Class {
         if self.throttled(source, now).next().is_some() {
             return Class::Throttled;
@@ -127,13 +130,13 @@ impl Marks {
         }
     }
 
-    /// When a throttled network may be none any more, if it fails no further.
+    /// The time until the throttling may end, if the network does not fail again. Minimum: one second.
     pub(super) fn retry_after(&self, source: &Source, now: Instant) -> Duration {
         let waits = self.throttled(source, now).map(|count| count.window_started + self.window() - now);
         waits.max().unwrap_or_default().max(Duration::from_secs(1))
     }
 
-    /// Counts of the networks that have failed too often.
+    /// The counts of the throttled networks.
     fn throttled(&self, source: &Source, now: Instant) -> impl Iterator<Item = Count> {
         let networks = self.limit.map(|limit| (limit, source.networks.by_width()));
         networks.into_iter().flat_map(move |(limit, networks)| {
@@ -149,7 +152,7 @@ impl Marks {
         self.limit.map_or(WINDOW, |limit| limit.window)
     }
 
-    /// The count as it stands in the window that `now` is in.
+    /// The count, moved to the window that contains `now`.
     fn count(&self, subject: &Subject, now: Instant) -> Count {
         let fresh = Count { window_started: now, current: 0, previous: 0 };
         let Some(count) = self.counts.get(subject) else { return fresh };
@@ -165,12 +168,13 @@ impl Marks {
 }
 
 impl Count {
-    /// Failures in this window and the last.
+    /// Failures in this window and in the one before it.
     fn recent(self) -> u32 {
         self.current.saturating_add(self.previous)
     }
 
-    /// Failures within the last window's length, as if those of the window before were spread evenly over it.
+    /// Estimated failures within the last `window`. The failures of the previous window are assumed to be spread evenly
+    /// over it.
     fn estimate(self, now: Instant, window: Duration) -> f64 {
         let elapsed = now.saturating_duration_since(self.window_started).div_duration_f64(window);
         f64::from(self.current) + f64::from(self.previous) * (1.0 - elapsed).max(0.0)

@@ -1,10 +1,10 @@
-//! The networks that an address is counted in.
+//! The networks in which the failures of an address are counted.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-/// The networks around one address, the narrowest first: /32 and /24, or /64, /48 and /32 in IPv6. Empty where
+/// The networks that contain one address, the narrowest first: /32 and /24 in IPv4; /64, /48 and /32 in IPv6. Empty if
 /// Envoy vouches for no address.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Networks([Option<IpNet>; 3]);
@@ -15,7 +15,7 @@ const V4: [u8; 2] = [32, 24];
 const V6: [u8; 3] = [64, 48, 32];
 
 impl Networks {
-    /// The networks around `address`. An IPv4 address that is written as IPv6 is the IPv4 address.
+    /// The networks that contain `address`. An IPv4-mapped IPv6 address counts as the IPv4 address.
     pub(super) fn around(address: IpAddr) -> Self {
         let address = address.to_canonical();
         let lengths: &[u8] = if address.is_ipv4() { &V4 } else { &V6 };
@@ -37,7 +37,7 @@ impl Networks {
         self.0[0]
     }
 
-    /// One site: the unit that takes turns with others.
+    /// One site. Sites are served in rotation.
     pub(super) fn site(&self) -> Option<IpNet> {
         self.0[1]
     }

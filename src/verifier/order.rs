@@ -1,4 +1,4 @@
-//! Who is served next, and who makes room. Pure.
+//! The order in which waiting attempts are served, and which attempt is rejected when the queue is full. Pure.
 
 use std::{collections::HashMap, hash::Hash};
 
@@ -7,14 +7,14 @@ use ipnet::IpNet;
 use super::marks::{Class, Source};
 use crate::credential::Prefix;
 
-/// Sites, hosts and prefixes take turns: the one that was served longest ago is next.
+/// Rotation of sites, hosts and prefixes. The one that has not been served for the longest time is next.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     served: u64,
     last: HashMap<Unit, u64>,
 }
 
-/// What takes turns, within its class.
+/// A unit of the rotation within a class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Unit {
     Site(Option<IpNet>),
@@ -22,17 +22,17 @@ enum Unit {
     Prefix(Option<IpNet>, Prefix),
 }
 
-/// Units that are remembered: more than can wait at the same time.
+/// Number of units that are kept. It is larger than the number of units that can wait at the same time.
 const UNITS: usize = 4096;
 
 impl Turns {
-    /// The position of an attempt: the smallest is next. `arrival` decides between two of the same host and prefix.
+    /// The position of an attempt. The smallest is next. `arrival` orders attempts of the same host and prefix.
     pub(super) fn position(&self, class: Class, source: &Source, arrival: u64) -> impl Ord + Copy + use<> {
         let [site, host, prefix] = units(source).map(|unit| self.last.get(&unit).copied().unwrap_or(0));
         (class, site, host, prefix, arrival)
     }
 
-    /// Notes that this source was served.
+    /// Records that this source was served.
     pub(super) fn serve(&mut self, source: &Source) {
         self.served += 1;
         if self.last.len() > UNITS {
@@ -50,11 +50,11 @@ fn units(source: &Source) -> [Unit; 3] {
     [Unit::Site(source.networks.site()), Unit::Host(host), Unit::Prefix(host, source.prefix)]
 }
 
-/// Which of those that wait makes room for another: of the last class, of the site, host and prefix that hold most
-/// places, the one that has waited longest.
+/// Selects the waiting attempt to reject when the queue is full. It takes the last class, then the site, the host and
+/// the prefix with the most waiting attempts, then the oldest attempt.
 ///
-/// The oldest, since an attempt that has just come may be of a good key, which needs no more than one computation's
-/// time; what has waited through a flood has mostly had its chance.
+/// The oldest is rejected because a new attempt may have a good key, which needs only the time of one computation. An
+/// attempt that has waited through a flood usually had enough time to be proven.
 pub(super) fn victim<'a>(waiting: impl Iterator<Item = (Class, &'a Source, u64)>) -> Option<u64> {
     let waiting: Vec<_> = waiting.collect();
     let last = waiting.iter().map(|(class, ..)| *class).max()?;
@@ -65,7 +65,7 @@ pub(super) fn victim<'a>(waiting: impl Iterator<Item = (Class, &'a Source, u64)>
     left.into_iter().map(|(.., arrival)| arrival).min()
 }
 
-/// Keeps those of the unit that has most.
+/// Keeps the attempts of the unit with the most attempts.
 fn keep_heaviest<K: Eq + Hash>(left: &mut Vec<(Class, &Source, u64)>, unit: impl Fn(&Source) -> K) {
     let mut counts: HashMap<K, usize> = HashMap::new();
     for (_, source, _) in left.iter() {

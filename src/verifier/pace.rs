@@ -1,31 +1,31 @@
-//! How long bcrypt takes on this machine at present, learned from what it has computed. Pure.
+//! Estimates the current duration of bcrypt on this machine from recent computations. Pure.
 
 use std::time::Duration;
 
 use super::recent::Recent;
 
-/// The time that a computation takes, by cost.
+/// The duration of a computation, by cost.
 ///
-/// Simulated computations take this long, and a real mismatch is told no earlier. So it has to be a time within which
-/// nearly every real one is done: what is not done by then could be told from a simulated one.
+/// Simulated computations take this long, and a real mismatch is not reported earlier. So nearly every real computation
+/// must finish within this time: a caller could distinguish a slower one from a simulated one.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    /// The last computations, in seconds per round. The number of rounds is two to the power of the cost.
+    /// Recent computations, in seconds per round. The number of rounds is two to the power of the cost.
     per_round: Recent,
 }
 
-/// Above the slowest of the rest.
+/// Factor on the slowest recent computation, outliers excluded.
 const MARGIN: f64 = 1.1;
-/// Before the first computation: what it takes on an ordinary machine, 60 ms at cost 10.
+/// Seconds per round before the first computation. The value of an ordinary machine: 60 ms at cost 10.
 const ORDINARY: f64 = 60e-6;
 
 impl Pace {
-    /// Takes the time of one computation into account.
+    /// Adds the duration of one computation.
     pub(super) fn learn(&mut self, cost: u32, took: Duration) {
         self.per_round.push(took.as_secs_f64() / rounds(cost));
     }
 
-    /// A time within which nearly every computation of this cost is done.
+    /// A time within which nearly every computation of this cost finishes.
     pub(super) fn duration(&self, cost: u32) -> Duration {
         let seconds = self.per_round.slowest().map_or(ORDINARY, |slowest| slowest * MARGIN);
         Duration::from_secs_f64(seconds * rounds(cost))

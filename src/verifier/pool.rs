@@ -1,4 +1,4 @@
-//! Threads that do nothing but bcrypt, and the one that keeps the simulation's time.
+//! Threads dedicated to bcrypt, and the thread that runs the clock of the simulation.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -16,7 +16,7 @@ use super::{
     marks::{Class, Source},
     networks::Networks,
     pace::Pace,
-    queue::{Attempt, Computed, Outcome, Queue, QueueConfig},
+    queue::{Attempt, ComputationResult, Outcome, Queue, QueueConfig},
     watch::FloodWatch,
 };
 use crate::{
@@ -26,33 +26,34 @@ use crate::{
     metrics::{FirstProofs, Metrics},
 };
 
-/// Attempts that may wait: enough for a good key to be proven at cost 12 before a thousand made-up keys a second have
-/// taken its place, and with all look-ups that may wait well below the 1,024 requests that Envoy's circuit breaker
-/// lets through to a cluster.
+/// Maximum number of waiting attempts. There are two reasons for this number:
+/// - Large enough: at cost 12, a good key is proven before a thousand made-up keys a second take its place.
+/// - Small enough: together with all waiting look-ups, it is well below the 1,024 requests that Envoy's circuit breaker
+///   allows for a cluster.
 const WAITING: usize = 384;
 
-/// Added to the niceness of the bcrypt threads: against a fifth of their weight, checks that need no bcrypt come first in
-/// a flood of wrong keys, and a new key is still proven in time on a busy machine.
+/// Added to the niceness of the bcrypt threads. It gives them a fifth of the normal CPU weight. So checks that need no
+/// bcrypt have priority in a flood of wrong keys, and a new key is still proven in time on a busy machine.
 const NICENESS: i32 = 7;
 
-/// How old the last measurement may be while made-up keys come: the machine may have become slower since.
+/// Maximum age of the last measurement while made-up keys arrive. The machine may have become slower since then.
 const MEASURE_AGAIN: Duration = Duration::from_secs(1);
-/// How much cheaper than the imitated cost a measurement is, as a power of two, so that it takes no time worth
-/// mentioning: 16 ms at cost 12.
+/// A measurement runs at the imitated cost minus this number, so that it stays short: 16 ms for cost 12.
 const MEASURE_CHEAPER: u32 = 4;
 
-/// Proves credentials, a few at a time, and refuses made-up ones in the same time. The threads end when it is dropped.
-pub(super) struct Pool(Arc<Shared>);
+/// Proves credentials with limited concurrency, and refuses made-up ones after the same time. The threads end when the
+/// pool is dropped.
+pub(super) struct Pool(Arc<PoolInner>);
 
-/// What there is to compute.
+/// One bcrypt computation.
 pub(super) struct Job {
-    /// Of the last hash that is tried.
+    /// The highest bcrypt cost among the hashes.
     pub(super) cost: u32,
-    /// The record that matches, by its place.
+    /// Returns the index of the matching record.
     pub(super) compute: Box<dyn FnOnce() -> Option<usize> + Send>,
 }
 
-struct Shared {
+struct PoolInner {
     state: Mutex<State>,
     /// Wakes the bcrypt threads.
     jobs: Condvar,
@@ -97,7 +98,7 @@ impl Pool {
             flood: FloodWatch::default(),
             closed: false,
         };
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(PoolInner {
             state: Mutex::new(state),
             jobs: Condvar::new(),
             events: Condvar::new(),
@@ -111,11 +112,11 @@ impl Pool {
         for n in 0..threads {
             start_thread(format!("bcrypt-{n}"), &shared, move |shared| shared.compute(n == 0));
         }
-        start_thread("bcrypt-clock".to_owned(), &shared, Shared::keep_time);
+        start_thread("bcrypt-clock".to_owned(), &shared, PoolInner::keep_time);
         Self(shared)
     }
 
-    /// Takes an attempt in; `job` is `None` for a prefix that does not exist. How it ended comes through the receiver.
+    /// Adds an attempt to the queue. `job` is `None` for a prefix that does not exist. The receiver gets the outcome.
     pub(super) fn submit(
         &self,
         prefix: Prefix,
@@ -141,7 +142,7 @@ impl Pool {
         receiver
     }
 
-    /// From now on refusals take the time of this cost.
+    /// Sets the cost that refusals imitate from now on.
     pub(super) fn imitate(&self, cost: u32) {
         let mut state = self.0.state.lock();
         state.cost = cost;
@@ -157,17 +158,17 @@ impl Drop for Pool {
     }
 }
 
-fn start_thread(name: String, shared: &Arc<Shared>, run: impl FnOnce(&Shared) + Send + 'static) {
+fn start_thread(name: String, shared: &Arc<PoolInner>, run: impl FnOnce(&PoolInner) + Send + 'static) {
     let shared = Arc::clone(shared);
     let thread = std::thread::Builder::new().name(name);
-    // Without its threads the process could prove nothing: better to say so at the start.
+    // Without its threads the process cannot prove any credential. It must fail at the start.
     thread.spawn(move || run(&shared)).expect("the system starts a thread");
 }
 
-impl Shared {
+impl PoolInner {
     /// A bcrypt thread.
     fn compute(&self, measures: bool) {
-        // Refused by some sandboxes; the queue bounds the load all the same.
+        // Some sandboxes deny this call. The queue still bounds the load.
         if let Err(error) = rustix::process::nice(NICENESS) {
             tracing::debug!(%error, "bcrypt threads keep their priority");
         }
@@ -199,7 +200,7 @@ impl Shared {
         }
     }
 
-    /// The thread that moves the simulation on.
+    /// The thread that advances the simulation.
     fn keep_time(&self) {
         let mut state = self.state.lock();
         while !state.closed {
@@ -213,11 +214,11 @@ impl Shared {
         }
     }
 
-    /// Sends what was answered, and wakes the threads if there is work.
+    /// Sends the new outcomes, and wakes the threads if there is work.
     fn after_change(&self, state: &mut State, now: Instant) {
         for (answer_to, outcome) in state.queue.take_answers() {
             self.metrics.count(outcome);
-            // Its caller may have left.
+            // The caller may have gone.
             let _ = answer_to.send(outcome);
         }
         let jobs = state.queue.waiting_jobs();
@@ -228,11 +229,11 @@ impl Shared {
         for (gauge, count) in self.metrics.waiting.iter().zip(state.queue.waiting()) {
             gauge.set(count as f64);
         }
-        if let Some(flood) = state.flood.look(state.queue.turned_away(), now) {
+        if let Some(flood) = state.flood.look(state.queue.rejections(), now) {
             tracing::warn!(
                 turned_away = flood.count,
                 network = flood.network.map(tracing::field::display),
-                "more credentials are shown for the first time than can be proven: those without recent failures come first"
+                "more unproven credentials arrive than bcrypt can check: those without recent failures are served first"
             );
         }
     }
@@ -263,7 +264,7 @@ impl State {
         self.queue.set_turn_time(self.pace.duration(self.cost));
     }
 
-    /// Whether it must be measured how long bcrypt takes: at the start, and while it is imitated but not run.
+    /// Whether the duration of bcrypt must be measured: at the start, and while bcrypt is imitated but not run.
     fn needs_measurement(&self, now: Instant) -> bool {
         match (self.measured, self.made_up) {
             (None, _) => true,
@@ -276,13 +277,13 @@ impl State {
     }
 }
 
-/// Runs a computation. A panic is the answer's problem; the thread lives on.
-fn run(compute: impl FnOnce() -> Option<usize>) -> (Computed, Duration) {
+/// Runs a computation. Catches a panic and returns it as a result, so that the thread continues.
+fn run(compute: impl FnOnce() -> Option<usize>) -> (ComputationResult, Duration) {
     let started = clock::monotonic();
     let computed = match catch_unwind(AssertUnwindSafe(compute)) {
-        Ok(Some(record)) => Computed::Match(record),
-        Ok(None) => Computed::Mismatch,
-        Err(_) => Computed::Panicked,
+        Ok(Some(record)) => ComputationResult::Match(record),
+        Ok(None) => ComputationResult::Mismatch,
+        Err(_) => ComputationResult::Panicked,
     };
     (computed, started.elapsed())
 }

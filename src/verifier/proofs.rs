@@ -1,4 +1,4 @@
-//! What has been proven, and until when that is believed. Pure: the time is passed in.
+//! The cache of proofs and their lifetimes. Pure: the time is passed in.
 
 use std::time::{Duration, Instant};
 
@@ -9,70 +9,71 @@ use crate::{
     proof::{MAX_AGE, ProofKey},
 };
 
-/// Remembered proofs.
+/// The cached proofs.
 pub(super) struct Proofs {
-    held: Cache<ProofKey, Held>,
+    held: Cache<ProofKey, CachedProof>,
     ttl: Duration,
     count: Gauge,
 }
 
-/// What is known of a proof key.
+/// The result of looking for a proof key in the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Recall {
-    /// Nothing that still holds.
+    /// There is no valid proof.
     Miss,
     /// It is proven.
     Proven,
-    /// It is proven, and was just extended because it is in use. It counts for so long at most.
+    /// It is proven, and this use has extended it. The value is the maximum remaining lifetime of the proof.
     Extended(Duration),
 }
 
-/// One proof. Times differ from proof to proof, so that those made together neither end nor are extended together.
+/// One proof. Its times have jitter, so that proofs made at the same time neither expire nor are extended at the same
+/// time.
 #[derive(Clone, Copy)]
-struct Held {
+struct CachedProof {
     until: Instant,
-    /// A use after this extends it.
+    /// A use after this time extends the proof.
     extend_after: Instant,
-    /// No use extends it beyond this.
+    /// No use extends the proof beyond this time.
     ends: Instant,
 }
 
 impl Proofs {
-    /// None yet; one that is not used is believed for `ttl` at most.
+    /// An empty cache. A proof that is not used expires after a maximum of `ttl`.
     pub(super) fn new(capacity: usize, ttl: Duration, count: Gauge) -> Self {
         Self { held: cache(capacity), ttl, count }
     }
 
-    /// Whether the proof key is proven, by a use now.
+    /// Looks for a valid proof. This counts as a use, so it may extend the proof.
     pub(super) fn recall(&self, proof_key: &ProofKey, now: Instant) -> Recall {
         match self.held.get(proof_key) {
             Some(held) if now < held.extend_after => Recall::Proven,
-            // Apart, so that the usual case stays small.
+            // A separate cold function, so that the code of the usual case stays small.
             Some(held) if now < held.until => self.extend(proof_key, held, now),
             _ => Recall::Miss,
         }
     }
 
-    /// Remembers a proof that was just made.
+    /// Caches a proof that was just made.
     pub(super) fn insert(&self, proof_key: ProofKey, now: Instant) {
         let longest = MAX_AGE.max(self.ttl);
         self.hold(proof_key, now + jittered(self.ttl), now + jittered(longest), now);
     }
 
-    /// Remembers a proof that another process made. It holds for `left` unless it is used here, and for `longest` at
-    /// most.
+    /// Caches a proof that another process made. It expires after `left` unless a use here extends it, and after
+    /// `longest` in any case.
     pub(super) fn insert_for(&self, proof_key: ProofKey, left: Duration, longest: Duration, now: Instant) {
         let left = left.min(self.ttl).min(longest);
         self.hold(proof_key, now + left, now + longest, now);
     }
 
-    /// Proofs that are remembered.
+    /// Number of cached proofs.
     pub(super) fn len(&self) -> usize {
         self.held.len()
     }
 
     #[cold]
-    fn extend(&self, proof_key: &ProofKey, held: Held, now: Instant) -> Recall {
+    fn extend(&self, proof_key: &ProofKey, held: CachedProof, now: Instant) -> Recall {
         let until = (now + jittered(self.ttl)).min(held.ends);
         if until <= held.until {
             return Recall::Proven;
@@ -83,14 +84,14 @@ impl Proofs {
 
     fn hold(&self, proof_key: ProofKey, until: Instant, ends: Instant, now: Instant) {
         let half = (until - now).mul_f64(0.4 + 0.2 * rand::random::<f64>());
-        // At its end it is extended no more.
+        // A proof that has reached its end cannot be extended.
         let extend_after = if until < ends { now + half } else { until };
-        self.held.insert(proof_key, Held { until, extend_after, ends });
+        self.held.insert(proof_key, CachedProof { until, extend_after, ends });
         self.count.set(self.held.len() as f64);
     }
 }
 
-/// Up to a tenth less.
+/// Reduces a duration by a random part, up to a tenth.
 fn jittered(duration: Duration) -> Duration {
     duration.mul_f64(1.0 - rand::random::<f64>() / 10.0)
 }

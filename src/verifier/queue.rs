@@ -1,28 +1,28 @@
-//! Where first proofs wait, real and made up. Pure: the time is passed in.
+//! The queue of first proofs, for real and made-up prefixes. Pure: the time is passed in.
 //!
-//! An attempt on a prefix that exists needs bcrypt; one on a prefix that does not must look the same from outside, and
-//! cost nothing. Two schedules serve this, over the same waiting attempts:
+//! An attempt is real if its prefix exists. It needs bcrypt. An attempt with a made-up prefix must look the same from
+//! outside, and cost nothing. Two schedules run over the same waiting attempts:
 //!
-//! - **The simulation** tells when a credential is *refused*. It has so many turns at once, gives them in the order of
-//!   [`Turns`], ends each after the time that bcrypt takes at present, drops an attempt at its deadline, and bounds how
-//!   many wait. It reads when an attempt arrived, of which prefix and from where; it never reads whether the prefix
-//!   exists. So all that a caller without the right secret can see (that it was refused, when, and as what) is the
-//!   same for both kinds, in every sequence of attempts: not by sampling the same
-//!   distribution, but because it is the same computation.
-//!   A look-up takes longer for a prefix that memory does not have. Therefore each attempt joins the simulation as long
-//!   after the arrival of its check as look-ups usually take.
-//! - **The computations** tell when a credential is *proven*. Threads take the real attempts alone, in an order of
-//!   the same kind, as soon as one is free. No made-up key delays them. What they find to be wrong waits for its turn in
-//!   the simulation to end.
+//! - **The simulation** decides when a credential is *refused*. It has a fixed number of concurrent turns and assigns
+//!   them in the order of [`Turns`]. A turn ends after the current duration of bcrypt. The simulation rejects an
+//!   attempt at its deadline, and limits the number of waiting attempts.
+//!   It reads the arrival time, the prefix and the networks of an attempt. It never reads whether the prefix exists.
+//!   So a caller without the right secret sees the same for both kinds, in every sequence of attempts: the refusal,
+//!   its time and its answer. The two do not merely have the same distribution: they come from the same computation.
+//!   A look-up takes longer for a prefix that is not in memory. Therefore each attempt joins the simulation after a
+//!   delay, counted from the arrival of its check. The delay is the usual duration of look-ups.
+//! - **The computations** decide when a credential is *proven*. Free threads take only real attempts, in an order of
+//!   the same kind. No made-up key delays them. A mismatch is not reported before the simulated turn of the attempt
+//!   ends.
 //!
-//! For the first to hold, no refusal may be late: a real attempt must be computed when its simulated turn ends.
-//! The order of the simulation changes with each arrival, so a thread may be at work for somebody whose turn is
-//! still to come when another's turn begins. Therefore only a part of the threads works ahead of the
-//! simulation; the others, as many as there are turns, are left for those whose turn has begun. With one thread there
-//! is nothing to divide: a refusal may then be late by one computation.
+//! The simulation hides the difference only if no refusal is late: the computation of a real attempt must finish before
+//! its simulated turn ends. But each arrival changes the order of the simulation. So when a turn begins, a thread may
+//! still compute an attempt whose turn has not begun. Therefore only some threads work ahead of the simulation. The
+//! other threads, one for each turn, are reserved for attempts whose turn has begun. A single thread cannot be divided.
+//! A refusal may then be late by one computation.
 //!
-//! What a caller can learn is whether its own *good* keys are proven a little later, since these share the threads
-//! with real attempts alone.
+//! One thing is visible to a caller: whether its own *good* keys are proven slightly later, because they share the
+//! threads with other real attempts only.
 
 use std::time::{Duration, Instant};
 
@@ -30,90 +30,91 @@ use super::{
     lookup_time::LookupTime,
     marks::{Class, Marks, Source},
     order::{Turns, victim},
-    watch::TurnedAway,
+    watch::Rejections,
 };
 use crate::config::FailedAttempts;
 
-/// Attempts and their schedules. `J` is the work of a real attempt, `A` what its answer goes to.
+/// Attempts and their schedules. `J` is the work of a real attempt. `A` is the receiver of its answer.
 pub(super) struct Queue<J, A> {
     config: QueueConfig,
-    /// How long a simulated turn takes.
+    /// Duration of a simulated turn.
     turn_time: Duration,
     lookup_time: LookupTime,
     arrivals: u64,
-    /// Attempts that have joined the simulation so far.
+    /// Number of attempts that have joined the simulation since the start.
     joined: u64,
-    attempts: Vec<Waiting<J, A>>,
+    attempts: Vec<QueuedAttempt<J, A>>,
     simulated: Vec<Turn>,
     simulated_order: Turns,
     computing: Vec<(u64, Source)>,
     computing_order: Turns,
-    /// What the simulation has refused.
+    /// Failures: the refusals of the simulation.
     failures: Marks,
-    /// What the threads have found to be wrong: for their own order alone, which no caller can see.
+    /// Mismatches found by the threads. They affect only the order of the computations, which no caller can see.
     computed_failures: Marks,
     answers: Vec<(A, Outcome)>,
-    turned_away: TurnedAway,
+    rejections: Rejections,
 }
 
-/// How much a [`Queue`] may hold and do.
+/// Limits of a [`Queue`].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct QueueConfig {
-    /// Threads that compute.
+    /// Number of bcrypt threads.
     pub(super) threads: usize,
-    /// Attempts that may wait for their simulated turn.
+    /// Maximum number of attempts that wait for their simulated turn.
     pub(super) waiting: usize,
-    /// When a network is throttled.
+    /// Failed attempts after which a network is throttled. `None`: never.
     pub(super) failed_attempts: Option<FailedAttempts>,
 }
 
-/// One credential to be proven.
+/// One attempt to prove a credential.
 pub(super) struct Attempt<J, A> {
-    /// Whose it is.
+    /// The prefix and the networks of the attempt.
     pub(super) source: Source,
-    /// The arrival of its check. Its look-up came after it.
+    /// The arrival of its check, before its look-up.
     pub(super) arrived: Instant,
     /// Whether its look-up was answered from this process's memory.
     pub(super) from_memory: bool,
-    /// When its caller waits no longer.
+    /// The deadline of its caller.
     pub(super) deadline: Instant,
-    /// What is to be computed; `None` for a prefix that does not exist.
+    /// The computation. `None` for a prefix that does not exist.
     pub(super) job: Option<J>,
-    /// What the answer goes to.
+    /// The receiver of the answer.
     pub(super) answer_to: A,
 }
 
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// It matches the record at this place.
+    /// The credential matches the record at this index.
     Match(usize),
-    /// It matches none.
+    /// The credential matches no record.
     Mismatch,
-    /// It found no room, or no turn until its deadline.
+    /// The queue was full, or the attempt got no turn before its deadline.
     Overloaded,
-    /// The same, for a network that failed too often; after this time it may be throttled no longer.
+    /// Same as [`Outcome::Overloaded`], for a throttled network. The throttling may end after this time.
     TooManyAttempts(Duration),
     /// Its computation panicked.
     Abandoned,
 }
 
-/// What a computation found.
+/// The result of a computation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Computed {
+pub(super) enum ComputationResult {
     Match(usize),
     Mismatch,
     Panicked,
 }
 
-struct Waiting<J, A> {
+struct QueuedAttempt<J, A> {
     arrival: u64,
-    /// When it joins the simulation, and as which one.
+    /// The time at which it joins the simulation.
     joins: Instant,
+    /// Its number in the order of joining. 0 until it has joined.
     joined: u64,
     source: Source,
     deadline: Instant,
-    /// `None` once it was answered.
+    /// `None` once the answer was sent.
     answer_to: Option<A>,
     class: Class,
     computed_class: Class,
@@ -121,20 +122,20 @@ struct Waiting<J, A> {
     work: Work<J>,
 }
 
-/// Where an attempt is in the simulation.
+/// The stage of an attempt in the simulation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// Its look-up was faster than look-ups usually are.
+    /// The attempt has not joined yet, because its look-up was faster than usual.
     Arriving,
     Waiting,
     InTurn,
-    /// Its turn is over, and its computation is not.
+    /// Its turn has ended, and its computation has not.
     Late,
 }
 
-/// Where its computation is.
+/// The stage of its computation.
 enum Work<J> {
-    /// There is none, since the prefix does not exist; or it is done.
+    /// There is no computation, because the prefix does not exist, or it has finished.
     Nothing,
     Waiting(J),
     Running,
@@ -161,21 +162,21 @@ impl<J, A> Queue<J, A> {
             failures: Marks::new(config.failed_attempts),
             computed_failures: Marks::new(None),
             answers: Vec::new(),
-            turned_away: TurnedAway::default(),
+            rejections: Rejections::default(),
         }
     }
 
-    /// Turns that the simulation gives at the same time.
+    /// Number of concurrent turns in the simulation.
     fn turns(&self) -> usize {
         (self.config.threads / 2).max(1)
     }
 
-    /// Computations that may run ahead of the simulation.
+    /// Maximum number of computations that run ahead of the simulation.
     fn ahead(&self) -> usize {
         if self.config.threads == 1 { 1 } else { self.config.threads - self.turns() }
     }
 
-    /// Takes an attempt in.
+    /// Adds an attempt. If the queue is over its limit then, rejects one attempt.
     pub(super) fn arrive(&mut self, attempt: Attempt<J, A>, now: Instant) {
         self.advance(now);
         let Attempt { source, arrived, from_memory, deadline, job, answer_to } = attempt;
@@ -184,7 +185,7 @@ impl<J, A> Queue<J, A> {
         }
         let class = self.failures.class(&source, now);
         self.arrivals += 1;
-        self.attempts.push(Waiting {
+        self.attempts.push(QueuedAttempt {
             arrival: self.arrivals,
             joins: arrived.min(now) + self.lookup_time.duration(),
             joined: 0,
@@ -205,7 +206,7 @@ impl<J, A> Queue<J, A> {
         }
     }
 
-    /// Brings the simulation up to `now`, one event after the other.
+    /// Advances the simulation to `now`, one event after the other.
     pub(super) fn advance(&mut self, now: Instant) {
         while let Some(at) = self.next_event().filter(|at| *at <= now) {
             self.end_turns(at);
@@ -221,7 +222,7 @@ impl<J, A> Queue<J, A> {
         }
     }
 
-    /// When [`Queue::advance`] has something to do next.
+    /// The time of the next event for [`Queue::advance`].
     pub(super) fn next_event(&self) -> Option<Instant> {
         let ends = self.simulated.iter().map(|turn| turn.ends);
         let deadlines = self.attempts.iter().filter(|attempt| attempt.can_be_overdue());
@@ -230,7 +231,7 @@ impl<J, A> Queue<J, A> {
         ends.chain(deadlines.map(|attempt| attempt.deadline)).chain(joins).min()
     }
 
-    /// The computation that a free thread is to begin now.
+    /// The next computation for a free thread.
     pub(super) fn next_job(&mut self) -> Option<(u64, J)> {
         if self.computing.len() >= self.config.threads {
             return None;
@@ -239,7 +240,7 @@ impl<J, A> Queue<J, A> {
         let in_turn = waiting().filter(|attempt| !attempt.is_in_line());
         let mut next = in_turn.map(|attempt| attempt.arrival).min();
         if next.is_none() && self.running_ahead() < self.ahead() {
-            let position = |attempt: &&Waiting<J, A>| {
+            let position = |attempt: &&QueuedAttempt<J, A>| {
                 self.computing_order.position(attempt.computed_class, &attempt.source, attempt.arrival)
             };
             next = waiting().min_by_key(position).map(|attempt| attempt.arrival);
@@ -251,27 +252,27 @@ impl<J, A> Queue<J, A> {
         Some((attempt.arrival, job))
     }
 
-    /// Takes what a computation found.
-    pub(super) fn finish(&mut self, arrival: u64, computed: Computed, now: Instant) {
+    /// Records the result of a computation.
+    pub(super) fn finish(&mut self, arrival: u64, computed: ComputationResult, now: Instant) {
         self.advance(now);
         let Some(at) = self.computing.iter().position(|(running, _)| *running == arrival) else { return };
         let (_, source) = self.computing.swap_remove(at);
-        if computed == Computed::Mismatch {
+        if computed == ComputationResult::Mismatch {
             self.computed_failures.add_failure(&source, now);
             for attempt in self.attempts.iter_mut().filter(|attempt| attempt.source.is_related(&source)) {
                 let class = self.computed_failures.class(&attempt.source, now);
                 attempt.computed_class = attempt.computed_class.max(class);
             }
         }
-        // It may be gone: its caller was turned away before.
+        // The attempt may be gone, because its caller was already rejected.
         let Some(attempt) = self.attempts.iter_mut().find(|attempt| attempt.arrival == arrival) else {
             return;
         };
         attempt.work = Work::Nothing;
         let outcome = match computed {
-            Computed::Match(record) => Some(Outcome::Match(record)),
-            Computed::Panicked => Some(Outcome::Abandoned),
-            Computed::Mismatch => None,
+            ComputationResult::Match(record) => Some(Outcome::Match(record)),
+            ComputationResult::Panicked => Some(Outcome::Abandoned),
+            ComputationResult::Mismatch => None,
         };
         if let Some(outcome) = outcome {
             self.answers.extend(attempt.answer_to.take().map(|answer_to| (answer_to, outcome)));
@@ -281,40 +282,40 @@ impl<J, A> Queue<J, A> {
         }
     }
 
-    /// Sets how long simulated turns take that begin from now on.
+    /// Sets the duration of simulated turns that begin from now on.
     pub(super) fn set_turn_time(&mut self, turn_time: Duration) {
         self.turn_time = turn_time;
     }
 
-    /// What was answered since the last call.
+    /// The answers since the last call.
     pub(super) fn take_answers(&mut self) -> Vec<(A, Outcome)> {
         std::mem::take(&mut self.answers)
     }
 
-    /// Attempts that were turned away so far.
-    pub(super) fn turned_away(&self) -> TurnedAway {
-        self.turned_away
+    /// Attempts that were rejected since the start.
+    pub(super) fn rejections(&self) -> Rejections {
+        self.rejections
     }
 
-    /// How many wait, in the order of [`Class::ALL`].
+    /// Number of waiting attempts of each class, in the order of [`Class::ALL`].
     pub(super) fn waiting(&self) -> [usize; 4] {
         let mut counts = [0; 4];
         self.in_line().for_each(|(class, ..)| counts[class as usize] += 1);
         counts
     }
 
-    /// Real attempts that wait for a thread.
+    /// Number of real attempts that wait for a thread.
     pub(super) fn waiting_jobs(&self) -> usize {
         self.attempts.iter().filter(|attempt| matches!(attempt.work, Work::Waiting(_))).count()
     }
 
-    /// Those that wait for a simulated turn.
+    /// Attempts that wait for a simulated turn.
     fn in_line(&self) -> impl Iterator<Item = (Class, &Source, u64)> {
         let waiting = self.attempts.iter().filter(|attempt| attempt.is_in_line());
         waiting.map(|attempt| (attempt.class, &attempt.source, attempt.arrival))
     }
 
-    /// Computations whose simulated turn has not begun, or whose callers were turned away.
+    /// Number of computations whose simulated turn has not begun, or whose caller was rejected.
     fn running_ahead(&self) -> usize {
         let in_turn = |arrival: u64| {
             let mut attempts = self.attempts.iter();
@@ -323,9 +324,10 @@ impl<J, A> Queue<J, A> {
         self.computing.iter().filter(|(arrival, _)| !in_turn(*arrival)).count()
     }
 
-    /// Lets those join that would be here now if every look-up took as long.
+    /// Lets the attempts join that would have arrived by now if every look-up took the usual time.
     fn join(&mut self, now: Instant) {
-        let due = |attempt: &Waiting<J, A>| attempt.simulation == Stage::Arriving && attempt.joins <= now;
+        let due =
+            |attempt: &QueuedAttempt<J, A>| attempt.simulation == Stage::Arriving && attempt.joins <= now;
         let mut due: Vec<_> = self.attempts.iter_mut().filter(|attempt| due(attempt)).collect();
         due.sort_by_key(|attempt| (attempt.joins, attempt.arrival));
         for attempt in due {
@@ -360,7 +362,7 @@ impl<J, A> Queue<J, A> {
         }
     }
 
-    /// Ends an attempt whose turn is over: unless it was proven, it matches no record, and is counted as a failure.
+    /// Ends an attempt whose turn has ended. If it was not proven, the answer is a mismatch and a failure is counted.
     fn refuse(&mut self, arrival: u64, now: Instant) {
         let Some(source) = self.end(arrival, Outcome::Mismatch) else { return };
         self.failures.add_failure(&source, now);
@@ -370,7 +372,7 @@ impl<J, A> Queue<J, A> {
         }
     }
 
-    /// Answers that there is no room for it, or no time.
+    /// Rejects an attempt, because the queue is full or its deadline has passed.
     fn turn_away(&mut self, arrival: u64, now: Instant) {
         let Some(attempt) = self.attempts.iter().find(|attempt| attempt.arrival == arrival) else { return };
         let outcome = match attempt.class {
@@ -379,21 +381,21 @@ impl<J, A> Queue<J, A> {
         };
         let network = attempt.source.networks.site();
         if self.end(arrival, outcome).is_some() {
-            self.turned_away = TurnedAway { count: self.turned_away.count + 1, network };
+            self.rejections = Rejections { count: self.rejections.count + 1, network };
         }
     }
 
-    /// Takes an attempt out, and answers it unless it was answered: then there is nothing to return.
+    /// Removes an attempt and answers it. Returns `None` if it was already answered.
     fn end(&mut self, arrival: u64, outcome: Outcome) -> Option<Source> {
         let at = self.attempts.iter().position(|attempt| attempt.arrival == arrival)?;
-        let Waiting { answer_to, source, .. } = self.attempts.swap_remove(at);
+        let QueuedAttempt { answer_to, source, .. } = self.attempts.swap_remove(at);
         self.answers.push((answer_to?, outcome));
         Some(source)
     }
 }
 
-impl<J, A> Waiting<J, A> {
-    /// Whether its simulated turn has yet to begin.
+impl<J, A> QueuedAttempt<J, A> {
+    /// Whether its simulated turn has not begun.
     fn is_in_line(&self) -> bool {
         matches!(self.simulation, Stage::Arriving | Stage::Waiting)
     }
@@ -402,7 +404,8 @@ impl<J, A> Waiting<J, A> {
         self.can_be_overdue() && self.deadline <= now
     }
 
-    /// What is under way is brought to its end.
+    /// Whether its deadline can end it. A simulated turn that has begun is completed. After the turn, a computation
+    /// that has started is completed too.
     fn can_be_overdue(&self) -> bool {
         match self.simulation {
             Stage::Arriving | Stage::Waiting => true,

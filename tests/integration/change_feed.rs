@@ -16,7 +16,7 @@ use crate::harness::{
 const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn revocation_by_plain_sql_is_a_denial_on_three_sidecars_within_a_second() {
+async fn revocation_by_plain_sql_is_a_denial_on_three_instances_within_a_second() {
     let fleet = Fleet::start(3, &[]).await;
     let key = fleet.key(&[]);
     fleet.expect(&key, 200).await;
@@ -24,8 +24,8 @@ async fn revocation_by_plain_sql_is_a_denial_on_three_sidecars_within_a_second()
         fleet.after(&format!("UPDATE api_keys SET is_active = false WHERE id = {}", key.id), &key, 401).await;
     println!("revoked everywhere within {lag:?}");
     assert!(lag < SECOND, "{lag:?}");
-    for sidecar in &fleet.sidecars {
-        let metrics = sidecar.setup.metrics().await;
+    for instance in &fleet.instances {
+        let metrics = instance.setup.metrics().await;
         assert!(metrics.contains("keystile_change_feed_up 1"), "{metrics}");
         assert!(metrics.contains("keystile_invalidations_total{source=\"change\"}"), "{metrics}");
         assert!(metrics.contains("keystile_revocation_lag_seconds_count"), "{metrics}");
@@ -300,7 +300,7 @@ async fn change_by_another_process_is_seen_in_sqlite_within_a_second() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn revoking_waits_for_every_sidecar_that_lives() {
+async fn revoking_waits_for_every_instance_that_lives() {
     let fleet = Fleet::start(3, &[]).await;
     let key = fleet.key(&[]);
     fleet.expect(&key, 200).await;
@@ -311,19 +311,19 @@ async fn revoking_waits_for_every_sidecar_that_lives() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sidecar_that_says_nothing_is_named() {
+async fn instance_that_says_nothing_is_named() {
     let mut fleet = Fleet::start(2, &[]).await;
     let key = fleet.key(&[]);
     until("two listen", 5 * SECOND, async || fleet.readers().await == 2).await;
-    fleet.sidecars[0].process.signal(rustix::process::Signal::STOP);
+    fleet.instances[0].process.signal(rustix::process::Signal::STOP);
     let arguments = ["invalidate", &key.credential[..8], "--timeout", "1s"];
     let run = fleet.run(&arguments);
     let told = run.failed(1);
     assert!(told.contains("not confirmed within 1s by"), "{told}");
-    fleet.sidecars[0].process.signal(rustix::process::Signal::CONT);
+    fleet.instances[0].process.signal(rustix::process::Signal::CONT);
     until("it has caught up", 5 * SECOND, async || fleet.changes(0).await >= 1).await;
     // One that is gone is waited for by nobody.
-    fleet.sidecars[0].process.kill();
+    fleet.instances[0].process.kill();
     until("it is gone", 5 * SECOND, async || fleet.readers().await == 1).await;
     let told = fleet.run(&["invalidate", "--all"]).json();
     assert_eq!((names(&told["dropped"]), names(&told["silent"])), (1, 0), "{told}");
@@ -335,7 +335,7 @@ async fn invalidation_makes_records_be_read_again() {
     let key = fleet.key(&[]);
     fleet.expect(&key, 200).await;
     let reads = async || {
-        let metrics = fleet.sidecars[0].setup.metrics().await;
+        let metrics = fleet.instances[0].setup.metrics().await;
         let name = "keystile_store_duration_seconds_count{store=\"postgres\",operation=\"records\"} ";
         metrics.lines().find_map(|line| line.strip_prefix(name)).unwrap().parse::<u64>().unwrap()
     };
@@ -345,7 +345,7 @@ async fn invalidation_makes_records_be_read_again() {
         fleet.expect(&key, 200).await;
     }
     assert_eq!(reads().await, before + 2);
-    let metrics = fleet.sidecars[0].setup.metrics().await;
+    let metrics = fleet.instances[0].setup.metrics().await;
     assert!(metrics.contains("keystile_invalidations_total{source=\"command\"} 2"), "{metrics}");
 }
 

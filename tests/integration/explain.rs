@@ -186,7 +186,7 @@ fn limit_that_lets_nothing_through_is_a_denial_where_limits_are_counted() {
         (explained["status"].as_u64().unwrap(), checks.last().unwrap()["looks_at"].clone())
     };
     let told =
-        "5 per minute, unlimited per hour, unlimited per day; cost: 6; told to the upstream, not counted";
+        "5 per minute, unlimited per hour, unlimited per day; cost: 6; sent to the upstream, not counted";
     assert_eq!(explain("off", "6"), (200, told.into()));
     assert_eq!(explain("local", "5").0, 200);
     assert_eq!(explain("redis", "6").0, 429);

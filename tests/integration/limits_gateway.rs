@@ -134,7 +134,7 @@ async fn nothing_is_told_where_nothing_is_counted() {
     }
 }
 
-/// Three Envoys, each with a sidecar, one Redis and one database.
+/// Three Envoys, each with an instance, one Redis and one database.
 async fn three(redis: &Redis, charge: &str, limit: &str) -> (Vec<Gateway>, Key) {
     let (first, key) = setup(&["--rate-limit-per-minute", limit]);
     let url = first.database_url.clone();
@@ -146,7 +146,7 @@ async fn three(redis: &Redis, charge: &str, limit: &str) -> (Vec<Gateway>, Key) 
             ("KEYSTILE_RATE_LIMIT", "redis"),
             ("KEYSTILE_RATE_LIMIT_CHARGE", charge),
             ("KEYSTILE_REDIS_URL", &url),
-            // Three Envoys, three sidecars and a thousand clients share this machine's cores.
+            // Three Envoys, three instances and a thousand clients share this machine's cores.
             ("KEYSTILE_REDIS_TIMEOUT", "10s"),
             ("KEYSTILE_DATABASE_TIMEOUT", "10s"),
             ("KEYSTILE_TIMEOUT", "30s"),

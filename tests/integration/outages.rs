@@ -137,16 +137,20 @@ async fn redis_lost_under_load_changes_no_answer() {
             tokio::time::sleep(SECOND / 10).await;
         }
         until("it is told", 2 * SECOND, async || {
-            fleet.sidecars[0].setup.stats().await["redis"]["up"] == false
+            fleet.instances[0].setup.stats().await["redis"]["up"] == false
         })
         .await;
-        assert_eq!(fleet.sidecars[0].setup.readyz().await.0, 200, "it is no reason to send checks elsewhere");
+        assert_eq!(
+            fleet.instances[0].setup.readyz().await.0,
+            200,
+            "it is no reason to send checks elsewhere"
+        );
         proxy.mend();
         let mended = Instant::now();
         until("Redis is found again", 3 * SECOND, async || {
             let mut up = true;
-            for sidecar in &fleet.sidecars {
-                up &= sidecar.setup.stats().await["redis"]["up"] == true;
+            for instance in &fleet.instances {
+                up &= instance.setup.stats().await["redis"]["up"] == true;
             }
             up
         })
@@ -216,11 +220,11 @@ async fn postgres_lost_under_load_leaves_known_keys_working_and_the_rest_at_503(
             assert_eq!(status(&ask(&fleet.channels[0], &unknown).await), 503, "{outage:?}");
         }
         until("it is told", 3 * SECOND, async || {
-            let stats = fleet.sidecars[0].setup.stats().await;
+            let stats = fleet.instances[0].setup.stats().await;
             stats["change_feed"]["up"] == false && stats["database"]["up"] == false
         })
         .await;
-        assert_eq!(fleet.sidecars[0].setup.readyz().await.0, 200);
+        assert_eq!(fleet.instances[0].setup.readyz().await.0, 200);
         proxy.mend();
         let mended = Instant::now();
         until("the rest is answered again", 3 * SECOND, async || {
@@ -231,7 +235,7 @@ async fn postgres_lost_under_load_leaves_known_keys_working_and_the_rest_at_503(
         .await;
         let recovery = mended.elapsed();
         until("changes are heard of again", 3 * SECOND, async || {
-            fleet.sidecars[0].setup.stats().await["change_feed"]["up"] == true
+            fleet.instances[0].setup.stats().await["change_feed"]["up"] == true
         })
         .await;
         let counts = load.end(&format!("Postgres {outage:?}, found again after {recovery:?}")).await;
@@ -251,7 +255,7 @@ async fn change_during_an_outage_of_the_feed_is_read_when_it_is_over() {
     fleet.expect(&key, 200).await;
     proxy.set(Wire::Hanging);
     until("the feed is down", 5 * SECOND, async || {
-        fleet.sidecars[1].setup.stats().await["change_feed"]["up"] == false
+        fleet.instances[1].setup.stats().await["change_feed"]["up"] == false
     })
     .await;
     fleet.schema.execute("UPDATE api_keys SET is_active = false").await;
@@ -282,7 +286,7 @@ async fn redis_serves_what_it_has_while_postgres_is_away() {
     fleet.add(&by_way, &settings).await;
     proxy.cut();
     until("the outage is noticed", 5 * SECOND, async || {
-        fleet.sidecars[1].setup.stats().await["database"]["up"] == false
+        fleet.instances[1].setup.stats().await["database"]["up"] == false
     })
     .await;
     assert_eq!(fleet.status(1, &key).await, 200, "never asked before, and known to the other");

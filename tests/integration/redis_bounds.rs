@@ -37,9 +37,9 @@ async fn huge_value_is_not_read() {
                 &huge,
             ]);
         }
-        let before = peak_memory(fleet.sidecars[0].process.0.id());
+        let before = peak_memory(fleet.instances[0].process.0.id());
         assert_eq!(fleet.status(0, &key).await, 200);
-        let grown = peak_memory(fleet.sidecars[0].process.0.id()) - before;
+        let grown = peak_memory(fleet.instances[0].process.0.id()) - before;
         assert!(grown < 24 * MIB, "{kind} as {make}: {} MiB", grown / MIB);
         until("it is replaced by one of Keystile's own", 10 * SECOND, async || {
             redis.command(&["TYPE", &name]) == "string"
@@ -75,7 +75,7 @@ async fn proofs_of_a_prefix_stay_few_however_often_they_are_written() {
     redis.command(&["SET", &name, &before]);
     fleet.add(&fleet.schema.url(), &settings).await;
     assert_eq!(fleet.status(1, &key).await, 200);
-    let stats = fleet.sidecars[1].setup.stats().await;
+    let stats = fleet.instances[1].setup.stats().await;
     assert_eq!(stats["tiers"]["redis"]["proofs"]["hits"].as_u64(), Some(1), "the right one counts: {stats}");
     // One that does not believe it proves the key itself, and says so.
     fleet.add(&fleet.schema.url(), &[&settings[..2], &[("KEYSTILE_CACHE_SECRET", OTHER)]].concat()).await;

@@ -11,7 +11,7 @@ const SECRET: &str = "0123456789abcdef0123456789abcdef";
 const RIGHTS: &str =
     "~keystile:* +hello +client|setname +client|id +info +ping +time +getrange +set +append +pexpire";
 
-/// A key that one sidecar has seen is known to another that asks nobody else.
+/// A key that one instance has seen is known to another that asks nobody else.
 async fn shares(url: &str, settings: &[(&str, &str)]) {
     let redis =
         [("KEYSTILE_REDIS_URL", url), ("KEYSTILE_CACHE_SECRET", SECRET), ("KEYSTILE_REDIS_TIMEOUT", "2s")];
@@ -32,13 +32,13 @@ async fn shares(url: &str, settings: &[(&str, &str)]) {
         })
         .await;
     }
-    let stats = fleet.sidecars[1].setup.stats().await;
+    let stats = fleet.instances[1].setup.stats().await;
     assert!(stats["redis"]["memory_bytes"].as_u64() > Some(0), "{stats}");
 }
 
-/// Proofs that the second sidecar has found in Redis.
+/// Proofs that the second instance has found in Redis.
 async fn hits(fleet: &Fleet) -> Option<u64> {
-    fleet.sidecars[1].setup.stats().await["tiers"]["redis"]["proofs"]["hits"].as_u64()
+    fleet.instances[1].setup.stats().await["tiers"]["redis"]["proofs"]["hits"].as_u64()
 }
 
 #[tokio::test(flavor = "multi_thread")]

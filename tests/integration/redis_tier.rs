@@ -1,4 +1,4 @@
-//! What sidecars share by way of Redis, and how little they trust it.
+//! What instances share by way of Redis, and how little they trust it.
 
 use std::{
     sync::Arc,
@@ -38,7 +38,7 @@ fn with_secret<'a>(url: &'a str, secret: &'a str) -> [(&'a str, &'a str); 3] {
     [("KEYSTILE_REDIS_URL", url), ("KEYSTILE_CACHE_SECRET", secret), ("KEYSTILE_REDIS_TIMEOUT", "2s")]
 }
 
-/// What a sidecar has asked of the others so far.
+/// What an instance has asked of the others so far.
 #[derive(Debug, PartialEq, Eq)]
 struct Asked {
     database: u64,
@@ -46,8 +46,8 @@ struct Asked {
     odd: u64,
 }
 
-async fn asked(fleet: &Fleet, sidecar: usize) -> Asked {
-    let metrics = fleet.sidecars[sidecar].setup.metrics().await;
+async fn asked(fleet: &Fleet, instance: usize) -> Asked {
+    let metrics = fleet.instances[instance].setup.metrics().await;
     let sum = |name: &str| -> u64 {
         let lines = metrics.lines().filter(|line| line.starts_with(name));
         lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
@@ -60,7 +60,7 @@ async fn asked(fleet: &Fleet, sidecar: usize) -> Asked {
     }
 }
 
-/// Waits until both entries of a key stand in Redis. What was read before the sidecar heard of the new key is not
+/// Waits until both entries of a key stand in Redis. What was read before the instance heard of the new key is not
 /// shared, so it is asked again.
 async fn until_shared(fleet: &Fleet, redis: &Redis, key: &Key) {
     let prefix = &key.credential[..8];
@@ -76,7 +76,7 @@ fn name(key: &Key, kind: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn second_sidecar_asks_neither_bcrypt_nor_postgres() {
+async fn second_instance_asks_neither_bcrypt_nor_postgres() {
     let redis = Redis::start();
     let url = redis.url();
     let mut fleet = Fleet::start(1, &settings(&url)).await;
@@ -152,7 +152,7 @@ async fn nothing_that_was_tampered_with_is_believed() {
             redis.command(&["TYPE", &proofs]) == "string" && redis.command(&["TYPE", &records]) == "string"
         })
         .await;
-        fleet.sidecars.pop();
+        fleet.instances.pop();
         fleet.channels.pop();
     }
 }
@@ -183,14 +183,14 @@ async fn entry_that_is_brought_back_after_a_revocation_is_not_believed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn change_while_no_sidecar_ran_counts_at_the_next_start() {
+async fn change_while_no_instance_ran_counts_at_the_next_start() {
     let redis = Redis::start();
     let url = redis.url();
     let mut fleet = Fleet::start(1, &settings(&url)).await;
     let key = fleet.key(&[]);
     assert_eq!(fleet.status(0, &key).await, 200);
     until_shared(&fleet, &redis, &key).await;
-    fleet.sidecars.clear();
+    fleet.instances.clear();
     fleet.channels.clear();
     fleet.schema.execute("UPDATE api_keys SET is_active = false").await;
     fleet.add(&fleet.schema.url(), &settings(&url)).await;
@@ -306,7 +306,11 @@ async fn no_clock_of_an_instance_makes_an_entry_younger() {
 async fn redis_without_a_secret_is_warned_about() {
     let redis = Redis::start();
     let fleet = Fleet::start(1, &[("KEYSTILE_REDIS_URL", &redis.url())]).await;
-    assert!(fleet.sidecars[0].setup.log().contains("no --cache-secret"), "{}", fleet.sidecars[0].setup.log());
+    assert!(
+        fleet.instances[0].setup.log().contains("no --cache-secret"),
+        "{}",
+        fleet.instances[0].setup.log()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -319,7 +323,7 @@ async fn restart_needs_no_bcrypt_where_redis_remembers() {
         assert_eq!(fleet.status(0, key).await, 200);
         until_shared(&fleet, &redis, key).await;
     }
-    fleet.sidecars.clear();
+    fleet.instances.clear();
     fleet.channels.clear();
     fleet.add(&fleet.schema.url(), &settings(&url)).await;
     for key in &keys {
@@ -337,9 +341,9 @@ async fn statistics_tell_of_every_part() {
     for _ in 0..4 {
         assert_eq!(fleet.status(0, &key).await, 200);
     }
-    let stats = fleet.sidecars[0].setup.stats().await;
+    let stats = fleet.instances[0].setup.stats().await;
     assert_eq!(stats["enabled"], true);
-    // A second time, where the sidecar hears of the new key just after it was first asked about it.
+    // A second time, where the instance hears of the new key just after it was first asked about it.
     let misses = stats["misses"].as_u64().expect("a number");
     assert!((1..=2).contains(&misses), "{stats}");
     assert_eq!(stats["hits"], 4 - misses);

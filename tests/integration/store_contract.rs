@@ -156,7 +156,7 @@ async fn nulls_are_inactive_and_unrestricted(place: &Place) {
     let record = only_record(place).await;
     assert!(!record.is_active && !record.user.is_active);
     assert!(record.scopes.is_empty());
-    assert_eq!(record.allowed, keystile::record::Allowed::default());
+    assert_eq!(record.allowed, keystile::record::Restrictions::default());
     assert_eq!(record.limits, keystile::record::Limits::default());
     assert_eq!((record.expiry, record.permissions), (Expiry::Never, None));
 }

@@ -24,20 +24,20 @@ async fn total(fleet: &Fleet) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_of_all_sidecars_are_in_the_database_after_they_were_stopped() {
+async fn requests_of_all_instances_are_in_the_database_after_they_were_stopped() {
     let mut fleet = Fleet::start(2, &[("KEYSTILE_USAGE_INTERVAL", "1s")]).await;
     let keys = [fleet.key(&[]), fleet.key(&[])];
     for n in 0..500 {
-        let (sidecar, key) = (n % 2, &keys[n % 3 % 2]);
-        assert_eq!(fleet.status(sidecar, key).await, 200);
+        let (instance, key) = (n % 2, &keys[n % 3 % 2]);
+        assert_eq!(fleet.status(instance, key).await, 200);
     }
     // Neither of these gets through.
     assert_eq!(status(&ask(&fleet.channels[0], "zz_nobodysKey").await), 401);
     assert_eq!(status(&ask(&fleet.channels[0], &format!("{}x", keys[0].credential)).await), 401);
     fleet.channels.clear();
-    for sidecar in &mut fleet.sidecars {
-        sidecar.process.signal(Signal::TERM);
-        assert_eq!(sidecar.process.wait(10 * SECOND), Some(0), "{}", sidecar.setup.log());
+    for instance in &mut fleet.instances {
+        instance.process.signal(Signal::TERM);
+        assert_eq!(instance.process.wait(10 * SECOND), Some(0), "{}", instance.setup.log());
     }
     assert_eq!(total(&fleet).await, 500);
     let unused = fleet.schema.value("SELECT count(*) FROM api_keys WHERE last_used_at IS NULL").await;
@@ -73,7 +73,7 @@ async fn usage_outlives_an_outage_and_is_not_written_twice() {
         }
     }
     proxy.mend();
-    let metrics = fleet.sidecars[0].setup.metrics().await;
+    let metrics = fleet.instances[0].setup.metrics().await;
     assert!(metrics.contains("keystile_usage_pending"), "{metrics}");
     until("all is written", 10 * SECOND, async || total(&fleet).await == asked).await;
     tokio::time::sleep(3 * SECOND).await;
@@ -126,13 +126,13 @@ async fn rows_that_refuse_or_are_locked_cost_their_own_counts_alone() {
         assert_eq!(fleet.status(0, key).await, 200);
     }
     fleet.channels.clear();
-    let keystile = &mut fleet.sidecars[0];
+    let keystile = &mut fleet.instances[0];
     keystile.process.signal(Signal::TERM);
     assert_eq!(keystile.process.wait(10 * SECOND), Some(0), "{}", keystile.setup.log());
     for key in rest {
         assert_eq!(total_of(&fleet.schema, key).await, 2);
     }
-    let log = fleet.sidecars[0].setup.log();
+    let log = fleet.instances[0].setup.log();
     for key in refused {
         assert_eq!(total_of(&fleet.schema, key).await, 0);
         let lost = format!("key_id={} requests=2", key.id);
@@ -177,8 +177,8 @@ async fn only_the_chosen_columns_are_written() {
         let key = fleet.key(&[]);
         fleet.expect(&key, 200).await;
         fleet.channels.clear();
-        fleet.sidecars[0].process.signal(Signal::TERM);
-        assert_eq!(fleet.sidecars[0].process.wait(10 * SECOND), Some(0));
+        fleet.instances[0].process.signal(Signal::TERM);
+        assert_eq!(fleet.instances[0].process.wait(10 * SECOND), Some(0));
         let written = fleet
             .schema
             .value("SELECT total_requests::text || ' ' || (last_used_at IS NOT NULL)::text FROM api_keys");

@@ -102,19 +102,19 @@ pub const TABLE: &[UpstreamHeader] = &[
     },
     of_limit(
         rate_limit::REMAINING[Span::Minute as usize],
-        "what is left of it in this minute; only where limits are counted (`KEYSTILE_RATE_LIMIT`)",
+        "remaining requests of this minute; only where limits are counted (`KEYSTILE_RATE_LIMIT`)",
         Span::Minute,
         |left| left.remaining,
     ),
     of_limit(
         rate_limit::REMAINING[Span::Hour as usize],
-        "what is left of it in this hour; only where limits are counted (`KEYSTILE_RATE_LIMIT`)",
+        "remaining requests of this hour; only where limits are counted (`KEYSTILE_RATE_LIMIT`)",
         Span::Hour,
         |left| left.remaining,
     ),
     of_limit(
         rate_limit::REMAINING[Span::Day as usize],
-        "what is left of it in this day; only where limits are counted (`KEYSTILE_RATE_LIMIT`)",
+        "remaining requests of this day; only where limits are counted (`KEYSTILE_RATE_LIMIT`)",
         Span::Day,
         |left| left.remaining,
     ),

@@ -112,12 +112,12 @@ pub const TABLE: &[Field] = &[
     }),
     of_check(
         "rate_limit_remaining",
-        "where limits are counted, what is left of each",
+        "where limits are counted, the remaining requests of each",
         |name, facts, fields| put_windows(name, facts.limit_status, |left| left.remaining, fields),
     ),
     of_check(
         "rate_limit_reset",
-        "where limits are counted, seconds until each begins anew",
+        "where limits are counted, seconds until each window ends",
         |name, facts, fields| put_windows(name, facts.limit_status, WindowStatus::reset_seconds, fields),
     ),
     of_check(

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     credential::Prefix,
-    revocation::{CAPACITY, Change, Logged},
+    revocation::{CAPACITY, Change, LoggedChange},
     store::SqlValue,
 };
 
@@ -50,12 +50,12 @@ impl LogEntry {
     }
 
     /// The entry for one key, or for all keys.
-    pub(super) fn logged(&self, key: Option<Prefix>) -> Logged {
-        Logged { change: Change { key, id: self.id }, ago: self.ago, by_command: self.by_command }
+    pub(super) fn logged(&self, key: Option<Prefix>) -> LoggedChange {
+        LoggedChange { change: Change { key, id: self.id }, ago: self.ago, by_command: self.by_command }
     }
 
     /// The entry for the feed, unless its keys have to be looked up.
-    pub(super) fn as_logged(&self) -> Option<Logged> {
+    pub(super) fn as_logged(&self) -> Option<LoggedChange> {
         match self.subject {
             EntrySubject::AllKeys => Some(self.logged(None)),
             EntrySubject::Prefix(prefix) => Some(self.logged(Some(prefix))),

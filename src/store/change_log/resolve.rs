@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::entry::{EntrySubject, LogEntry, MAX_ENTRIES};
 use crate::{
     credential::Prefix,
-    revocation::Logged,
+    revocation::LoggedChange,
     store::{
         Database, SqlValue, StoreError, database::calls::Operation, decode::value::integer, schema::Schema,
         statement::Statement,
@@ -19,7 +19,7 @@ impl Database {
         &self,
         schema: &Schema,
         entries: Vec<LogEntry>,
-    ) -> Result<Vec<Logged>, StoreError> {
+    ) -> Result<Vec<LoggedChange>, StoreError> {
         let subjects: HashSet<_> = entries.iter().map(|entry| entry.subject).collect();
         let users = subjects.iter().filter_map(|subject| match subject {
             EntrySubject::User(id) => Some(*id),

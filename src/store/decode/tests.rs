@@ -18,7 +18,7 @@ fn bare_row_is_an_unrestricted_key_without_scopes() {
     assert!(record.is_active && record.user.is_active && !record.user.is_superuser);
     assert_eq!(record.expiry, Expiry::Never);
     assert!(record.scopes.is_empty() && record.tags.is_empty());
-    assert_eq!(record.allowed, Allowed::default());
+    assert_eq!(record.allowed, Restrictions::default());
     assert_eq!(record.limits, Limits::default());
     assert_eq!(record.budget, Budget::default());
     assert_eq!(record.user.lock, Lock::Open);
@@ -70,7 +70,7 @@ fn every_column_arrives_in_its_field() {
     assert_eq!(record.expiry, Expiry::At(datetime!(2026-01-02 03:04:05 UTC)));
     assert_eq!((record.scopes.len(), record.tags.len()), (1, 2));
     assert_eq!(record.permissions.as_deref(), Some(r#"{"files":"read"}"#));
-    let lists = Allowed {
+    let lists = Restrictions {
         models: only("m"),
         endpoints: only("/e"),
         ips: only("10.0.0.0/8"),

@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Counts what is asked of it; knows the sample's prefix and no other.
 #[derive(Default)]
-struct Counting {
+struct CountingStore {
     asked: Arc<AtomicUsize>,
     broken: Arc<AtomicBool>,
     unfit: bool,
 }
 
-impl KeyStore for Counting {
+impl KeyStore for CountingStore {
     async fn records(&self, prefix: Prefix, _: Timestamps) -> Result<Arc<Lookup>, StoreError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -33,13 +33,13 @@ const CONFIG: MemoryConfig = MemoryConfig {
     stale_if_error: Duration::from_secs(300),
 };
 
-fn memory(broken: bool) -> (Memory<Counting>, Arc<AtomicUsize>) {
-    let next = Counting { broken: Arc::new(broken.into()), ..Counting::default() };
+fn memory(broken: bool) -> (Memory<CountingStore>, Arc<AtomicUsize>) {
+    let next = CountingStore { broken: Arc::new(broken.into()), ..CountingStore::default() };
     let asked = Arc::clone(&next.asked);
     (over(next), asked)
 }
 
-fn over(next: Counting) -> Memory<Counting> {
+fn over(next: CountingStore) -> Memory<CountingStore> {
     let fence = Arc::new(Fence::new(Instant::now()));
     fence.set_state(Some(Instant::now() + Duration::from_secs(3600)), None);
     Memory::new(next, CONFIG, fence, &Metrics::new().expect("builds"))
@@ -130,7 +130,7 @@ async fn failure_is_not_cached() {
 async fn known_keys_outlive_an_outage_and_unknown_ones_get_no_answer() {
     // The database is unavailable, or its tables no longer fit.
     for unfit in [false, true] {
-        let next = Counting { unfit, ..Counting::default() };
+        let next = CountingStore { unfit, ..CountingStore::default() };
         let broken = Arc::clone(&next.broken);
         let memory = over(next);
         let now = Timestamps::now();

@@ -65,7 +65,7 @@ fn run(config: QueueConfig, sent: &[Sent]) -> Answers {
     let mut arrivals: Vec<_> = sent.iter().copied().enumerate().collect();
     arrivals.sort_by_key(|(n, sent)| (sent.found_at(), *n));
     let mut arrivals = arrivals.into_iter().peekable();
-    let mut computing: Vec<(u64, u64, Computed)> = Vec::new();
+    let mut computing: Vec<(u64, u64, ComputationResult)> = Vec::new();
     let mut answers = Answers::new();
     loop {
         let ceil = |at: Instant| at.duration_since(start).as_micros().div_ceil(1000) as u64;
@@ -83,7 +83,11 @@ fn run(config: QueueConfig, sent: &[Sent]) -> Answers {
             queue.finish(arrival, computed, millis(now));
         }
         while let Some((n, sent)) = arrivals.next_if(|(_, sent)| sent.found_at() <= now) {
-            let found = if sent.kind == Kind::Good { Computed::Match(0) } else { Computed::Mismatch };
+            let found = if sent.kind == Kind::Good {
+                ComputationResult::Match(0)
+            } else {
+                ComputationResult::Mismatch
+            };
             let job = (sent.kind != Kind::MadeUp).then_some((sent.computation, found));
             let deadline = millis(sent.at + sent.deadline);
             let (arrived, from_memory) = (millis(sent.at), sent.lookup.is_none());

@@ -1,4 +1,4 @@
-//! Several sidecars on one database, asked one after the other or all at once.
+//! Several instances on one database, asked one after the other or all at once.
 
 use std::time::{Duration, Instant};
 
@@ -12,10 +12,10 @@ use super::{
     until,
 };
 
-/// Sidecars with a schema of their own.
+/// Instances with a schema of their own.
 pub struct Fleet {
     pub schema: Schema,
-    pub sidecars: Vec<Keystile>,
+    pub instances: Vec<Keystile>,
     pub channels: Vec<Channel>,
 }
 
@@ -32,7 +32,7 @@ impl Fleet {
         let setup = Setup::with_database(&schema.url());
         assert!(setup.run(&["migrate"]).status.success());
         setup.create_user("ada");
-        let mut fleet = Self { schema, sidecars: Vec::new(), channels: Vec::new() };
+        let mut fleet = Self { schema, instances: Vec::new(), channels: Vec::new() };
         for _ in 0..count {
             fleet.add(url, settings).await;
         }
@@ -49,7 +49,7 @@ impl Fleet {
         })
         .await;
         self.channels.push(channel(keystile.setup.tcp).await);
-        self.sidecars.push(keystile);
+        self.instances.push(keystile);
     }
 
     /// A new key.
@@ -67,20 +67,20 @@ impl Fleet {
         keystile::keystile(&[arguments, &["--output", "json"]].concat(), &self.schema.url(), "")
     }
 
-    /// What one sidecar answers.
-    pub async fn status(&self, sidecar: usize, key: &Key) -> i32 {
-        status(&ask(&self.channels[sidecar], &key.credential).await)
+    /// What one instance answers.
+    pub async fn status(&self, instance: usize, key: &Key) -> i32 {
+        status(&ask(&self.channels[instance], &key.credential).await)
     }
 
     /// The code of its denial, if it is one.
-    pub async fn code(&self, sidecar: usize, key: &Key) -> Option<String> {
-        code(&ask(&self.channels[sidecar], &key.credential).await)
+    pub async fn code(&self, instance: usize, key: &Key) -> Option<String> {
+        code(&ask(&self.channels[instance], &key.credential).await)
     }
 
     /// All of them answer this.
     pub async fn expect(&self, key: &Key, expected: i32) {
-        for sidecar in 0..self.channels.len() {
-            assert_eq!(self.status(sidecar, key).await, expected, "sidecar {sidecar}");
+        for instance in 0..self.channels.len() {
+            assert_eq!(self.status(instance, key).await, expected, "instance {instance}");
         }
     }
 
@@ -88,18 +88,18 @@ impl Fleet {
     pub async fn after(&self, sql: &str, key: &Key, expected: i32) -> Duration {
         self.schema.execute(sql).await;
         let changed = Instant::now();
-        for sidecar in 0..self.channels.len() {
+        for instance in 0..self.channels.len() {
             until("the change counts", Duration::from_secs(10), async || {
-                self.status(sidecar, key).await == expected
+                self.status(instance, key).await == expected
             })
             .await;
         }
         changed.elapsed()
     }
 
-    /// How many changes a sidecar has heard of.
-    pub async fn changes(&self, sidecar: usize) -> u64 {
-        let metrics = self.sidecars[sidecar].setup.metrics().await;
+    /// How many changes an instance has heard of.
+    pub async fn changes(&self, instance: usize) -> u64 {
+        let metrics = self.instances[instance].setup.metrics().await;
         let counts = metrics.lines().filter(|line| line.starts_with("keystile_invalidations_total"));
         counts.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
     }
