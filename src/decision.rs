@@ -275,10 +275,10 @@ impl Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::sample;
+    use crate::record::fixtures;
 
     fn denial(reason: Reason, tag: &str) -> Denial {
-        let record = KeyRecord { tags: vec![tag.to_owned()], ..sample::record() };
+        let record = KeyRecord { tags: vec![tag.to_owned()], ..fixtures::record() };
         Proven { record: Arc::new(record), tier: Tier::Memory, stale: false, limit_status: None }.deny(reason)
     }
 

@@ -22,7 +22,7 @@ pub use hash::{HashTag, KeyHash, UnacceptedHash};
 pub use period_budget::{BudgetId, PeriodBudget, PeriodBudgets, UnreadableBudget};
 
 #[cfg(test)]
-pub(crate) mod sample;
+pub(crate) mod fixtures;
 
 /// `api_keys.id`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

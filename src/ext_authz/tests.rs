@@ -25,7 +25,7 @@ use crate::{
     credential::{CacheSecret, CacheSecrets, Prefix},
     decision::Tier,
     limiter::Limiter,
-    record::sample,
+    record::fixtures,
     store::{Lookup, StoreError},
     verifier::{Verifier, VerifierConfig},
 };
@@ -47,7 +47,7 @@ struct Scripted(Behaviour);
 
 impl KeyStore<EncodedRecord> for Scripted {
     async fn records(&self, prefix: Prefix, _: Timestamps) -> Result<Arc<Lookup<EncodedRecord>>, StoreError> {
-        let mut record = sample::record();
+        let mut record = fixtures::record();
         match self.0 {
             Behaviour::Know => {}
             Behaviour::Fail => return Err(StoreError::Unavailable("as the test wants".into())),
@@ -116,7 +116,7 @@ fn request(headers: &[(&str, &str)]) -> Request<CheckRequest> {
 }
 
 fn good_request() -> Request<CheckRequest> {
-    request(&[("x-api-key", sample::CREDENTIAL)])
+    request(&[("x-api-key", fixtures::CREDENTIAL)])
 }
 
 /// gRPC status, HTTP status and code of an answer; an allow has HTTP status 0.
@@ -167,7 +167,7 @@ async fn every_outcome_has_an_explicit_status() {
         ),
         (
             Behaviour::Know,
-            vec![("x-api-key", sample::CREDENTIAL), ("authorization", "Bearer another-key")],
+            vec![("x-api-key", fixtures::CREDENTIAL), ("authorization", "Bearer another-key")],
             denied(Code::Unauthenticated, 401, "ambiguous_credential"),
         ),
         (
@@ -182,7 +182,7 @@ async fn every_outcome_has_an_explicit_status() {
         ),
         (
             Behaviour::Revoked,
-            vec![("x-api-key", sample::CREDENTIAL)],
+            vec![("x-api-key", fixtures::CREDENTIAL)],
             denied(Code::Unauthenticated, 401, "disabled"),
         ),
         (Behaviour::Fail, vec![("x-api-key", "zz_unknown")], denied(Code::Unavailable, 503, "unavailable")),
@@ -261,11 +261,11 @@ async fn denial_carries_the_request_id_and_no_credential() {
 #[tokio::test]
 async fn only_an_outage_of_the_store_is_deferred() {
     for (behaviour, key, expected) in [
-        (Behaviour::Fail, sample::CREDENTIAL, None),
-        (Behaviour::Lost, sample::CREDENTIAL, None),
-        (Behaviour::Hang, sample::CREDENTIAL, Some("overloaded")),
-        (Behaviour::Busy, sample::CREDENTIAL, Some("overloaded")),
-        (Behaviour::Panic, sample::CREDENTIAL, Some("unavailable")),
+        (Behaviour::Fail, fixtures::CREDENTIAL, None),
+        (Behaviour::Lost, fixtures::CREDENTIAL, None),
+        (Behaviour::Hang, fixtures::CREDENTIAL, Some("overloaded")),
+        (Behaviour::Busy, fixtures::CREDENTIAL, Some("overloaded")),
+        (Behaviour::Panic, fixtures::CREDENTIAL, Some("unavailable")),
         (Behaviour::Know, "ks_samplX", Some("invalid_credential")),
         (Behaviour::Know, "zz_unknown", Some("invalid_credential")),
         (Behaviour::Know, "short", Some("malformed_credential")),

@@ -10,7 +10,7 @@ use super::*;
 use crate::{
     attributes::body::Body,
     credential::Credential,
-    record::{AllowList, Budget, Expiry, Lock, sample},
+    record::{AllowList, Budget, Expiry, Lock, fixtures},
 };
 use crate::{attributes::route::RouteSettings, record::KeyRecord};
 
@@ -27,7 +27,7 @@ struct Case {
 impl Case {
     fn new(change: impl FnOnce(&mut Self)) -> Self {
         let attributes = Attributes {
-            credential: Ok(Credential::parse(sample::CREDENTIAL.as_bytes()).expect("well-formed")),
+            credential: Ok(Credential::parse(fixtures::CREDENTIAL.as_bytes()).expect("well-formed")),
             request_id: "",
             stream_id: "",
             method: "POST",
@@ -38,7 +38,7 @@ impl Case {
             body: Body::Whole(br#"{"model":"gpt-4o"}"#.to_vec().into()),
             route: Ok(RouteSettings::default()),
         };
-        let mut case = Self { record: sample::record(), attributes, route: RouteSettings::default() };
+        let mut case = Self { record: fixtures::record(), attributes, route: RouteSettings::default() };
         change(&mut case);
         case
     }

@@ -102,7 +102,7 @@ mod tests {
     use crate::{
         credential::{CacheSecret, Credential},
         metrics::Metrics,
-        record::{KeyId, sample},
+        record::{KeyId, fixtures},
     };
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -112,9 +112,9 @@ mod tests {
     }
 
     fn proof_key(id: i64) -> ProofKey {
-        let credential = Credential::parse(sample::CREDENTIAL.as_bytes()).expect("well-formed");
+        let credential = Credential::parse(fixtures::CREDENTIAL.as_bytes()).expect("well-formed");
         let digest = credential.digest(&CacheSecret::new(b"secret"));
-        ProofKey { digest, key: Some(KeyId(id)), hash: sample::record().hash.tag() }
+        ProofKey { digest, key: Some(KeyId(id)), hash: fixtures::record().hash.tag() }
     }
 
     #[test]

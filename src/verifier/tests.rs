@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     credential::CacheSecret,
     decision::Tier,
-    record::{KeyId, sample},
+    record::{KeyId, fixtures},
 };
 
 /// Somebody without an address that Envoy vouches for, who waits for a minute.
@@ -67,19 +67,19 @@ impl Bench {
 }
 
 fn good() -> Vec<Arc<KeyRecord>> {
-    vec![Arc::new(sample::record())]
+    vec![Arc::new(fixtures::record())]
 }
 
 fn other(id: i64, credential: &str) -> Arc<KeyRecord> {
     let hash = bcrypt::hash(credential, 4).expect("hashes").parse().expect("accepted");
-    Arc::new(KeyRecord { id: KeyId(id), hash, ..sample::record() })
+    Arc::new(KeyRecord { id: KeyId(id), hash, ..fixtures::record() })
 }
 
 #[tokio::test]
 async fn right_secret_is_proven_once() {
     let bench = Bench::new(config());
     for _ in 0..3 {
-        assert_eq!(bench.prove(sample::CREDENTIAL, &good()).await, Ok(KeyId(7)));
+        assert_eq!(bench.prove(fixtures::CREDENTIAL, &good()).await, Ok(KeyId(7)));
     }
     assert_eq!(bench.computations(), 1);
 }
@@ -87,12 +87,12 @@ async fn right_secret_is_proven_once() {
 #[tokio::test]
 async fn proof_is_not_reached_with_less_than_the_whole_credential() {
     let bench = Bench::new(config());
-    bench.prove(sample::CREDENTIAL, &good()).await.expect("proven");
-    for end in 8..sample::CREDENTIAL.len() {
-        let part = &sample::CREDENTIAL[..end];
+    bench.prove(fixtures::CREDENTIAL, &good()).await.expect("proven");
+    for end in 8..fixtures::CREDENTIAL.len() {
+        let part = &fixtures::CREDENTIAL[..end];
         assert_eq!(bench.prove(part, &good()).await, Err(ProofError::Mismatch), "{part}");
     }
-    let longer = format!("{}x", sample::CREDENTIAL);
+    let longer = format!("{}x", fixtures::CREDENTIAL);
     assert_eq!(bench.prove(&longer, &good()).await, Err(ProofError::Mismatch));
 }
 
@@ -100,12 +100,12 @@ async fn proof_is_not_reached_with_less_than_the_whole_credential() {
 async fn proof_does_not_outlive_its_ttl_or_its_hash() {
     let bench = Bench::new(config());
     let now = Instant::now();
-    bench.prove_at(sample::CREDENTIAL, &good(), now).await.expect("proven");
+    bench.prove_at(fixtures::CREDENTIAL, &good(), now).await.expect("proven");
     let late = now + config().proof_ttl;
-    bench.prove_at(sample::CREDENTIAL, &good(), late).await.expect("proven");
+    bench.prove_at(fixtures::CREDENTIAL, &good(), late).await.expect("proven");
     assert_eq!(bench.computations(), 2);
     let rehashed = [other(7, "ks_another secret, same id".replace([' ', ','], "").as_str())];
-    assert_eq!(bench.prove_at(sample::CREDENTIAL, &rehashed, late).await, Err(ProofError::Mismatch));
+    assert_eq!(bench.prove_at(fixtures::CREDENTIAL, &rehashed, late).await, Err(ProofError::Mismatch));
 }
 
 #[tokio::test]
@@ -139,7 +139,7 @@ async fn imitated_cost_is_the_highest_of_the_database_and_of_what_was_seen() {
     bench.verifier.learn_cost(Some(5));
     assert_eq!(cost(), 5);
     let costly = bcrypt::hash("ks_samplCostly", 6).expect("hashes").parse().expect("accepted");
-    let costly = Arc::new(KeyRecord { hash: costly, ..sample::record() });
+    let costly = Arc::new(KeyRecord { hash: costly, ..fixtures::record() });
     bench.prove("ks_samplCostly", &[costly]).await.expect("proven");
     assert_eq!(cost(), 6);
     bench.verifier.learn_cost(None);
@@ -154,9 +154,9 @@ async fn each_record_with_the_prefix_is_tried() {
     let bench = Bench::new(config());
     let records = [other(1, "ks_samplOne"), other(2, "ks_samplTwo"), good().remove(0)];
     assert_eq!(bench.prove("ks_samplTwo", &records).await, Ok(KeyId(2)));
-    assert_eq!(bench.prove(sample::CREDENTIAL, &records).await, Ok(KeyId(7)));
+    assert_eq!(bench.prove(fixtures::CREDENTIAL, &records).await, Ok(KeyId(7)));
     let computed = bench.computations();
-    assert_eq!(bench.prove(sample::CREDENTIAL, &records).await, Ok(KeyId(7)));
+    assert_eq!(bench.prove(fixtures::CREDENTIAL, &records).await, Ok(KeyId(7)));
     assert_eq!(bench.computations(), computed);
 }
 
@@ -164,7 +164,7 @@ async fn each_record_with_the_prefix_is_tried() {
 #[tokio::test]
 async fn computation_that_ended_meanwhile_is_not_run_again() {
     let bench = Bench::new(config());
-    let answers = [(sample::CREDENTIAL, Ok(0)), ("ks_samplWrong", Err(ProofError::Mismatch))];
+    let answers = [(fixtures::CREDENTIAL, Ok(0)), ("ks_samplWrong", Err(ProofError::Mismatch))];
     for (text, expected) in answers {
         let credential = Credential::parse(text.as_bytes()).expect("well formed");
         let (caller, record) = (caller(Timestamps::now()), good().remove(0));
@@ -189,7 +189,7 @@ async fn a_thousand_callers_cost_one_computation() {
     let callers: Vec<_> = (0..1000)
         .map(|_| {
             let bench = Arc::clone(&bench);
-            tokio::spawn(async move { bench.prove(sample::CREDENTIAL, &good()).await })
+            tokio::spawn(async move { bench.prove(fixtures::CREDENTIAL, &good()).await })
         })
         .collect();
     for caller in callers {
@@ -223,12 +223,12 @@ async fn queue_is_bounded_for_prefixes_that_exist_and_for_others() {
 #[tokio::test]
 async fn wrong_secrets_evict_no_proof() {
     let bench = Bench::new(VerifierConfig { capacity: 10, ..config() });
-    bench.prove(sample::CREDENTIAL, &good()).await.expect("proven");
+    bench.prove(fixtures::CREDENTIAL, &good()).await.expect("proven");
     for n in 0..200 {
         bench.prove(&format!("zz_wrong{n}"), &[]).await.expect_err("unknown");
     }
     let computed = bench.computations();
-    bench.prove(sample::CREDENTIAL, &good()).await.expect("proven");
+    bench.prove(fixtures::CREDENTIAL, &good()).await.expect("proven");
     assert_eq!(bench.computations(), computed);
 }
 
@@ -256,13 +256,13 @@ async fn proven_by_another(ours: &[&[u8]], theirs: &[&[u8]]) -> (Bench, Lookup) 
         }
     };
     let another = Verifier::new(secrets(theirs), config(), share, &metrics);
-    let credential = Credential::parse(sample::CREDENTIAL.as_bytes()).expect("well-formed");
+    let credential = Credential::parse(fixtures::CREDENTIAL.as_bytes()).expect("well-formed");
     let found = Lookup::fresh(good(), Tier::Database);
     another.prove(&credential, &found, &caller(Timestamps::now())).await.expect("proven");
     let (prefix, proof_key) = shared.lock().pop().expect("shared");
     assert_eq!(prefix, credential.prefix());
-    let hash = KeyHash::parse_redacted(&sample::record().hash.redacted()).expect("read");
-    let record = Arc::new(KeyRecord { hash, ..sample::record() });
+    let hash = KeyHash::parse_redacted(&fixtures::record().hash.redacted()).expect("read");
+    let record = Arc::new(KeyRecord { hash, ..fixtures::record() });
     let until = Timestamps::now().wall + Duration::from_secs(60);
     let found = Lookup {
         proofs: Arc::from([Proof { proof_key, until, ends: until }]),
@@ -281,7 +281,7 @@ async fn recall(bench: &Bench, text: &str, found: &Lookup, now: Timestamps) -> R
 async fn proof_of_another_process_counts_without_bcrypt_for_as_long_as_it_says() {
     let (bench, found) = proven_by_another(&[b"one"], &[b"one"]).await;
     let now = Timestamps::now();
-    assert_eq!(recall(&bench, sample::CREDENTIAL, &found, now).await, Ok(KeyId(7)));
+    assert_eq!(recall(&bench, fixtures::CREDENTIAL, &found, now).await, Ok(KeyId(7)));
     assert_eq!(bench.computations(), 0);
     let later = |seconds| {
         let after = Duration::from_secs(seconds);
@@ -289,35 +289,35 @@ async fn proof_of_another_process_counts_without_bcrypt_for_as_long_as_it_says()
     };
     let without = Lookup { proofs: Arc::default(), ..found.clone() };
     assert_eq!(
-        recall(&bench, sample::CREDENTIAL, &without, later(10)).await,
+        recall(&bench, fixtures::CREDENTIAL, &without, later(10)).await,
         Ok(KeyId(7)),
         "it is remembered"
     );
-    assert_eq!(recall(&bench, sample::CREDENTIAL, &found, later(61)).await, Err(ProofError::Unhashed));
+    assert_eq!(recall(&bench, fixtures::CREDENTIAL, &found, later(61)).await, Err(ProofError::Unhashed));
 }
 
 #[tokio::test]
 async fn proof_of_another_process_is_of_its_credential_record_and_hash_alone() {
     let (bench, found) = proven_by_another(&[b"one"], &[b"one"]).await;
     let now = Timestamps::now();
-    let wrong = format!("{}x", sample::CREDENTIAL);
+    let wrong = format!("{}x", fixtures::CREDENTIAL);
     assert_eq!(recall(&bench, &wrong, &found, now).await, Err(ProofError::Unhashed));
     let other = |record: KeyRecord| Lookup { records: Arc::from([Arc::new(record)]), ..found.clone() };
     let record = (*found.records[0]).clone();
     let moved = other(KeyRecord { id: KeyId(8), ..record.clone() });
-    assert_eq!(recall(&bench, sample::CREDENTIAL, &moved, now).await, Err(ProofError::Unhashed));
+    assert_eq!(recall(&bench, fixtures::CREDENTIAL, &moved, now).await, Err(ProofError::Unhashed));
     let hash = KeyHash::parse_redacted(&format!("04:{}", "0".repeat(32))).expect("read");
     let rehashed = other(KeyRecord { hash, ..record });
-    assert_eq!(recall(&bench, sample::CREDENTIAL, &rehashed, now).await, Err(ProofError::Unhashed));
+    assert_eq!(recall(&bench, fixtures::CREDENTIAL, &rehashed, now).await, Err(ProofError::Unhashed));
 }
 
 #[tokio::test]
 async fn proof_under_an_older_secret_counts_while_that_is_understood() {
     let (bench, found) = proven_by_another(&[b"new", b"old"], &[b"old"]).await;
-    assert_eq!(recall(&bench, sample::CREDENTIAL, &found, Timestamps::now()).await, Ok(KeyId(7)));
+    assert_eq!(recall(&bench, fixtures::CREDENTIAL, &found, Timestamps::now()).await, Ok(KeyId(7)));
     let (bench, found) = proven_by_another(&[b"new"], &[b"old"]).await;
     assert_eq!(
-        recall(&bench, sample::CREDENTIAL, &found, Timestamps::now()).await,
+        recall(&bench, fixtures::CREDENTIAL, &found, Timestamps::now()).await,
         Err(ProofError::Unhashed)
     );
 }
@@ -325,7 +325,7 @@ async fn proof_under_an_older_secret_counts_while_that_is_understood() {
 #[tokio::test]
 async fn refused_secret_is_remembered_without_a_hash() {
     let (bench, found) = proven_by_another(&[b"one"], &[b"one"]).await;
-    let wrong = format!("{}x", sample::CREDENTIAL);
+    let wrong = format!("{}x", fixtures::CREDENTIAL);
     assert_eq!(bench.prove(&wrong, &good()).await, Err(ProofError::Mismatch));
     assert_eq!(recall(&bench, &wrong, &found, Timestamps::now()).await, Err(ProofError::Mismatch));
 }

@@ -32,11 +32,11 @@ use crate::{
     },
     limits::{LimitScope, LimitStatus, WindowStatus},
     metrics::Metrics,
-    record::sample,
+    record::fixtures,
 };
 
 fn proven() -> Proven {
-    let record = Arc::new(sample::record().into());
+    let record = Arc::new(fixtures::record().into());
     Proven { record, tier: Tier::Memory, stale: false, limit_status: None }
 }
 

@@ -1,14 +1,14 @@
 //! Rows for tests.
 
 use super::{COLUMNS, SqlValue};
-use crate::{credential::Prefix, record::sample};
+use crate::{credential::Prefix, record::fixtures};
 
 /// A row that decodes, with some columns (`users.` where they are a user's) changed.
 pub(crate) fn row_with(changes: &[(&str, Option<&str>)]) -> Vec<SqlValue> {
     let base = [
         ("id", "7"),
-        ("key_prefix", &sample::CREDENTIAL[..Prefix::LEN]),
-        ("key_hash", sample::HASH),
+        ("key_prefix", &fixtures::CREDENTIAL[..Prefix::LEN]),
+        ("key_hash", fixtures::HASH),
         ("is_active", "true"),
         ("users.id", "42"),
         ("users.is_active", "1"),

@@ -180,10 +180,10 @@ impl Users {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::sample;
+    use crate::record::fixtures;
 
     fn parse(fields: &[(&str, &str)]) -> Result<ImportRow, String> {
-        let base = [("key_hash", sample::HASH), ("key_prefix", "ks_sampl"), ("user_id", "1")];
+        let base = [("key_hash", fixtures::HASH), ("key_prefix", "ks_sampl"), ("user_id", "1")];
         let kept = base.iter().filter(|(name, _)| fields.iter().all(|(other, _)| other != name));
         let fields = kept.chain(fields.iter().filter(|(_, text)| !text.is_empty()));
         ImportRow::parse(2, fields.map(|(name, text)| ((*name).to_owned(), (*text).to_owned())))
@@ -196,7 +196,7 @@ mod tests {
             ("key_hash", "$2x$secret"),
             ("key_hash", ""),
             ("key_prefix", "short"),
-            ("user_id", sample::HASH),
+            ("user_id", fixtures::HASH),
             ("expires_at", "tomorrow"),
             ("rate_limit_per_day", "-1"),
             ("scopes", "chat embed"),

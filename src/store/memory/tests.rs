@@ -1,7 +1,7 @@
 //! Facts about what is remembered, over a store that counts what it is asked.
 
 use super::*;
-use crate::{record::sample, revocation::Changes};
+use crate::{record::fixtures, revocation::Changes};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Counts what is asked of it; knows the sample's prefix and no other.
@@ -20,7 +20,7 @@ impl KeyStore for CountingStore {
             let why = "as the test wants".into();
             return Err(if self.unfit { StoreError::Unfit(why) } else { StoreError::Unavailable(why) });
         }
-        let record = Arc::new(sample::record());
+        let record = Arc::new(fixtures::record());
         let records = if prefix == record.prefix { Arc::from([record]) } else { Arc::default() };
         Ok(Arc::new(Lookup::fresh(records, Tier::Database)))
     }
@@ -50,7 +50,7 @@ fn later(now: Timestamps, seconds: u64) -> Timestamps {
 }
 
 fn known() -> Prefix {
-    sample::record().prefix
+    fixtures::record().prefix
 }
 
 fn unknown(n: usize) -> Prefix {
@@ -176,8 +176,10 @@ async fn nothing_is_older_than_the_worst_case_while_the_feed_is_down() {
 
 #[tokio::test]
 async fn age_in_another_tier_counts() {
-    let aged =
-        Lookup { age: Duration::from_secs(200), ..Lookup::fresh([Arc::new(sample::record())], Tier::Redis) };
+    let aged = Lookup {
+        age: Duration::from_secs(200),
+        ..Lookup::fresh([Arc::new(fixtures::record())], Tier::Redis)
+    };
     let (memory, _) = memory(false);
     let now = Timestamps::now();
     memory.0.insert(known(), &aged, memory.0.fence.generation(), now.monotonic);
@@ -195,7 +197,7 @@ impl KeyStore for Arc<Slow> {
     async fn records(&self, _: Prefix, _: Timestamps) -> Result<Arc<Lookup>, StoreError> {
         self.read.notify_one();
         self.land.notified().await;
-        Ok(Arc::new(Lookup::fresh([Arc::new(sample::record())], Tier::Database)))
+        Ok(Arc::new(Lookup::fresh([Arc::new(fixtures::record())], Tier::Database)))
     }
 }
 
@@ -227,8 +229,8 @@ async fn read_from_before_a_change_is_neither_cached_nor_shared_with_later_calle
 async fn record_without_a_hash_is_read_again_where_one_is_needed() {
     let (memory, asked) = memory(false);
     let now = Timestamps::now();
-    let hash = crate::record::KeyHash::parse_redacted(&sample::record().hash.redacted()).expect("read");
-    let bare = Arc::new(crate::record::KeyRecord { hash, ..sample::record() });
+    let hash = crate::record::KeyHash::parse_redacted(&fixtures::record().hash.redacted()).expect("read");
+    let bare = Arc::new(crate::record::KeyRecord { hash, ..fixtures::record() });
     memory.0.insert(known(), &Lookup::fresh([bare], Tier::Redis), memory.0.fence.generation(), now.monotonic);
     assert!(!memory.records(known(), now).await.expect("found").is_hashed());
     assert_eq!(asked.load(Ordering::SeqCst), 0);

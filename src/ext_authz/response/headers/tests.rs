@@ -6,14 +6,14 @@ use super::{
 };
 use crate::{
     ext_authz::field_filter::FieldFilter,
-    record::{AllowList, Expiry, sample},
+    record::{AllowList, Expiry, fixtures},
 };
 use percent_encoding::percent_decode_str;
 use proptest::prelude::*;
 use time::macros::datetime;
 
 fn values(change: impl FnOnce(&mut KeyRecord), sent: &FieldFilter) -> RecordValues {
-    let mut record = sample::record();
+    let mut record = fixtures::record();
     change(&mut record);
     RecordValues::new(&record, sent)
 }
@@ -25,7 +25,7 @@ fn by_name<'a>(values: &'a RecordValues, name: &str) -> Option<&'a str> {
 
 /// The value of a header, however long it is.
 fn value(name: &str, change: impl FnOnce(&mut KeyRecord)) -> Option<String> {
-    let mut record = sample::record();
+    let mut record = fixtures::record();
     change(&mut record);
     let header = TABLE.iter().find(|header| header.name == name).expect("in the table");
     let Source::Record(value) = header.source else { panic!("{name} is not about the record") };

@@ -12,7 +12,7 @@ use crate::{
     attributes::{Attributes, body::Body, route::RouteSettings},
     credential::Credential,
     policy::{self, Facts},
-    record::sample::CREDENTIAL,
+    record::fixtures::CREDENTIAL,
 };
 
 const NOW: OffsetDateTime = datetime!(2026-01-02 03:04:05 UTC);

@@ -6,7 +6,7 @@ use time::macros::datetime;
 use super::*;
 use crate::{
     credential::{CacheSecret, Credential},
-    record::{KeyHash, sample},
+    record::{KeyHash, fixtures},
 };
 
 const PROVEN_AT: OffsetDateTime = datetime!(2026-01-02 03:04:05.678 UTC);
@@ -21,8 +21,8 @@ fn seals(secrets: &[&str]) -> ProofSeals {
 
 /// The proof key of the sample key under this secret.
 fn proof_key(text: &str) -> ProofKey {
-    let credential = Credential::parse(sample::CREDENTIAL.as_bytes()).expect("well-formed");
-    let record = sample::record();
+    let credential = Credential::parse(fixtures::CREDENTIAL.as_bytes()).expect("well-formed");
+    let record = fixtures::record();
     ProofKey { digest: credential.digest(&secret(text)), key: Some(record.id), hash: record.hash.tag() }
 }
 
@@ -31,11 +31,11 @@ fn values() -> [String; 3] {
 }
 
 fn open(values: &[String; 3], now: OffsetDateTime) -> Result<Proof, InvalidProof> {
-    seals(&["one"]).open(&sample::record(), values, now)
+    seals(&["one"]).open(&fixtures::record(), values, now)
 }
 
 fn other_hash() -> KeyHash {
-    bcrypt::hash(sample::CREDENTIAL, 4).expect("hashes").parse().expect("accepted")
+    bcrypt::hash(fixtures::CREDENTIAL, 4).expect("hashes").parse().expect("accepted")
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn proofs_of_one_minute_do_not_expire_in_one_minute() {
 
 #[test]
 fn row_of_another_key_hash_or_secret_is_rejected() {
-    let (values, record) = (values(), sample::record());
+    let (values, record) = (values(), fixtures::record());
     let moved = KeyRecord { id: KeyId(record.id.0 + 1), ..record.clone() };
     let rehashed = KeyRecord { hash: other_hash(), ..record.clone() };
     for record in [moved, rehashed] {
@@ -94,11 +94,11 @@ fn nothing_in_a_row_can_be_computed_without_the_secret() {
     use sha2::{Digest as _, Sha256};
     let [tag, proven_at, seal] = values();
     let sha256 = |bytes: &[u8]| data_encoding::HEXLOWER.encode(&Sha256::digest(bytes));
-    let record = sample::record();
+    let record = fixtures::record();
     for known in [
-        sample::CREDENTIAL.to_owned(),
-        sha256(sample::CREDENTIAL.as_bytes()),
-        sha256(sample::HASH.as_bytes()),
+        fixtures::CREDENTIAL.to_owned(),
+        sha256(fixtures::CREDENTIAL.as_bytes()),
+        sha256(fixtures::HASH.as_bytes()),
         record.hash.tag().to_text(),
         record.hash.expose().expect("whole").to_owned(),
     ] {

@@ -3,7 +3,7 @@
 use time::macros::datetime;
 
 use super::*;
-use crate::{credential::CacheSecret, record::sample};
+use crate::{credential::CacheSecret, record::fixtures};
 
 const NOW: OffsetDateTime = datetime!(2026-01-02 03:04:05 UTC);
 const NAME: &str = "keystile:{ks_sampl}:records";
@@ -37,7 +37,7 @@ fn records_are_restored_without_their_hash() {
     assert_eq!((theirs.hash.tag(), theirs.hash.expose()), (ours.hash.tag(), None));
     let with_hash = crate::record::KeyRecord { hash: ours.hash.clone(), ..(**theirs).clone() };
     assert_eq!(with_hash, **ours);
-    for hidden in [sample::HASH, &sample::HASH[7..], sample::CREDENTIAL] {
+    for hidden in [fixtures::HASH, &fixtures::HASH[7..], fixtures::CREDENTIAL] {
         assert!(!entry.contains(hidden), "{entry}");
     }
 }
@@ -98,7 +98,7 @@ fn older_secrets_are_accepted_until_they_are_removed() {
 #[test]
 fn proof_is_of_one_credential_for_one_record_with_one_hash() {
     let envelopes = envelopes(&[b"one"]);
-    let record = sample::record();
+    let record = fixtures::record();
     let digest = Digest::parse(&"ab".repeat(32)).expect("a digest");
     let proof_key = ProofKey { digest, key: Some(record.id), hash: record.hash.tag() };
     let entry = envelopes.proof("p:ab", &proof_key, NOW, NOW + TTL * 2).expect("of a record");
@@ -121,7 +121,7 @@ fn proof_is_of_one_credential_for_one_record_with_one_hash() {
 #[test]
 fn entry_of_another_kind_is_invalid() {
     let envelopes = envelopes(&[b"one"]);
-    let record = sample::record();
+    let record = fixtures::record();
     let digest = Digest::parse(&"ab".repeat(32)).expect("a digest");
     let proof_key = ProofKey { digest, key: Some(record.id), hash: record.hash.tag() };
     let proof = envelopes.proof(NAME, &proof_key, NOW, NOW + TTL).expect("of a record");
