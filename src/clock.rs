@@ -1,7 +1,7 @@
 //! The clocks. They are read here only; every decision is passed the time.
 #![allow(clippy::disallowed_methods, reason = "the one place that reads them")]
 
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use time::OffsetDateTime;
 
@@ -29,9 +29,4 @@ pub fn wall() -> OffsetDateTime {
 /// The monotonic time.
 pub fn monotonic() -> Instant {
     Instant::now()
-}
-
-/// The wall-clock time as the file system dates files.
-pub fn system() -> SystemTime {
-    SystemTime::now()
 }

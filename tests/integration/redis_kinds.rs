@@ -11,7 +11,7 @@ const SECRET: &str = "0123456789abcdef0123456789abcdef";
 const RIGHTS: &str =
     "~keystile:* +hello +client|setname +client|id +info +ping +time +getrange +set +append +pexpire";
 
-/// A key that one instance has seen is known to another that asks nobody else.
+/// One instance reads a key from the database. Another instance then finds it in Redis.
 async fn shares(url: &str, settings: &[(&str, &str)]) {
     let redis =
         [("KEYSTILE_REDIS_URL", url), ("KEYSTILE_CACHE_SECRET", SECRET), ("KEYSTILE_REDIS_TIMEOUT", "2s")];
