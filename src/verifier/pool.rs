@@ -221,11 +221,10 @@ impl PoolInner {
             // The caller may have gone.
             let _ = answer_to.send(outcome);
         }
-        let jobs = state.queue.waiting_jobs();
-        if jobs > 0 || state.needs_measurement(now) {
+        if state.queue.has_job() || state.needs_measurement(now) {
             self.jobs.notify_all();
         }
-        self.metrics.waiting_jobs.set(jobs as f64);
+        self.metrics.waiting_jobs.set(state.queue.waiting_jobs() as f64);
         for (gauge, count) in self.metrics.waiting.iter().zip(state.queue.waiting()) {
             gauge.set(count as f64);
         }

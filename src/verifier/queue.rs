@@ -20,6 +20,8 @@
 //! still compute an attempt whose turn has not begun. Therefore only some threads work ahead of the simulation. The
 //! other threads, one for each turn, are reserved for attempts whose turn has begun. A single thread cannot be divided.
 //! A refusal may then be late by one computation.
+//! Attempts with recent failures run ahead on as many threads as there are turns, and no more. So a flood of wrong
+//! secrets leaves half of the threads free for good keys, and the checks of known keys find an idle core.
 //!
 //! One thing is visible to a caller: whether its own *good* keys are proven slightly later, because they share the
 //! threads with other real attempts only.
@@ -46,7 +48,7 @@ pub(super) struct Queue<J, A> {
     attempts: Vec<QueuedAttempt<J, A>>,
     simulated: Vec<Turn>,
     simulated_order: Turns,
-    computing: Vec<(u64, Source)>,
+    computing: Vec<Computation>,
     computing_order: Turns,
     /// Failures: the refusals of the simulation.
     failures: Marks,
@@ -146,6 +148,14 @@ struct Turn {
     ends: Instant,
 }
 
+/// A computation that runs now.
+struct Computation {
+    arrival: u64,
+    source: Source,
+    /// The class of its attempt when it began.
+    class: Class,
+}
+
 impl<J, A> Queue<J, A> {
     pub(super) fn new(config: QueueConfig, turn_time: Duration) -> Self {
         Self {
@@ -238,25 +248,20 @@ impl<J, A> Queue<J, A> {
         }
         let waiting = || self.attempts.iter().filter(|attempt| matches!(attempt.work, Work::Waiting(_)));
         let in_turn = waiting().filter(|attempt| !attempt.is_in_line());
-        let mut next = in_turn.map(|attempt| attempt.arrival).min();
-        if next.is_none() && self.running_ahead() < self.ahead() {
-            let position = |attempt: &&QueuedAttempt<J, A>| {
-                self.computing_order.position(attempt.computed_class, &attempt.source, attempt.arrival)
-            };
-            next = waiting().min_by_key(position).map(|attempt| attempt.arrival);
-        }
+        let next = in_turn.map(|attempt| attempt.arrival).min().or_else(|| self.next_ahead());
         let attempt = self.attempts.iter_mut().find(|attempt| Some(attempt.arrival) == next)?;
         let Work::Waiting(job) = std::mem::replace(&mut attempt.work, Work::Running) else { return None };
         self.computing_order.serve(&attempt.source);
-        self.computing.push((attempt.arrival, attempt.source));
-        Some((attempt.arrival, job))
+        let QueuedAttempt { arrival, source, computed_class: class, .. } = *attempt;
+        self.computing.push(Computation { arrival, source, class });
+        Some((arrival, job))
     }
 
     /// Records the result of a computation.
     pub(super) fn finish(&mut self, arrival: u64, computed: ComputationResult, now: Instant) {
         self.advance(now);
-        let Some(at) = self.computing.iter().position(|(running, _)| *running == arrival) else { return };
-        let (_, source) = self.computing.swap_remove(at);
+        let Some(at) = self.computing.iter().position(|running| running.arrival == arrival) else { return };
+        let source = self.computing.swap_remove(at).source;
         if computed == ComputationResult::Mismatch {
             self.computed_failures.add_failure(&source, now);
             for attempt in self.attempts.iter_mut().filter(|attempt| attempt.source.is_related(&source)) {
@@ -304,6 +309,16 @@ impl<J, A> Queue<J, A> {
         counts
     }
 
+    /// Whether a free thread has work.
+    pub(super) fn has_job(&self) -> bool {
+        let waiting = self.attempts.iter().filter(|attempt| matches!(attempt.work, Work::Waiting(_)));
+        let marked_may_run = self.running_marked() < self.turns();
+        let mut may_run = waiting.filter(|attempt| {
+            marked_may_run || attempt.computed_class == Class::Clean || !attempt.is_in_line()
+        });
+        self.computing.len() < self.config.threads && may_run.next().is_some()
+    }
+
     /// Number of real attempts that wait for a thread.
     pub(super) fn waiting_jobs(&self) -> usize {
         self.attempts.iter().filter(|attempt| matches!(attempt.work, Work::Waiting(_))).count()
@@ -315,13 +330,36 @@ impl<J, A> Queue<J, A> {
         waiting.map(|attempt| (attempt.class, &attempt.source, attempt.arrival))
     }
 
+    /// The attempt that a free thread computes before its turn. Among those with recent failures it is the attempt
+    /// whose turn is next. Otherwise another thread would have to compute that one at the same time.
+    fn next_ahead(&self) -> Option<u64> {
+        if self.running_ahead() >= self.ahead() {
+            return None;
+        }
+        let marked_may_run = self.running_marked() < self.turns();
+        let next_turn = self.next_turn();
+        let waiting = self.attempts.iter().filter(|attempt| matches!(attempt.work, Work::Waiting(_)));
+        let may_run = waiting.filter(|attempt| marked_may_run || attempt.computed_class == Class::Clean);
+        let position = |attempt: &&QueuedAttempt<J, A>| {
+            let QueuedAttempt { computed_class: class, source, arrival, .. } = attempt;
+            let order = self.computing_order.position(*class, source, *arrival);
+            (*class != Class::Clean, Some(*arrival) != next_turn, order)
+        };
+        may_run.min_by_key(position).map(|attempt| attempt.arrival)
+    }
+
+    /// Number of computations of attempts with recent failures.
+    fn running_marked(&self) -> usize {
+        self.computing.iter().filter(|running| running.class != Class::Clean).count()
+    }
+
     /// Number of computations whose simulated turn has not begun, or whose caller was rejected.
     fn running_ahead(&self) -> usize {
         let in_turn = |arrival: u64| {
             let mut attempts = self.attempts.iter();
             attempts.any(|attempt| attempt.arrival == arrival && !attempt.is_in_line())
         };
-        self.computing.iter().filter(|(arrival, _)| !in_turn(*arrival)).count()
+        self.computing.iter().filter(|running| !in_turn(running.arrival)).count()
     }
 
     /// Lets the attempts join that would have arrived by now if every look-up took the usual time.
@@ -337,12 +375,19 @@ impl<J, A> Queue<J, A> {
         }
     }
 
+    /// The attempt whose turn would begin now.
+    fn next_turn(&self) -> Option<u64> {
+        let waiting = self.attempts.iter().filter(|attempt| attempt.simulation == Stage::Waiting);
+        let position = |attempt: &&QueuedAttempt<J, A>| {
+            self.simulated_order.position(attempt.class, &attempt.source, attempt.joined)
+        };
+        waiting.min_by_key(position).map(|attempt| attempt.arrival)
+    }
+
     fn begin_turns(&mut self, now: Instant) {
         while self.simulated.len() < self.turns() {
-            let waiting = self.attempts.iter_mut().filter(|attempt| attempt.simulation == Stage::Waiting);
-            let order = &self.simulated_order;
-            let next =
-                waiting.min_by_key(|attempt| order.position(attempt.class, &attempt.source, attempt.joined));
+            let next = self.next_turn();
+            let next = self.attempts.iter_mut().find(|attempt| Some(attempt.arrival) == next);
             let Some(attempt) = next else { return };
             attempt.simulation = Stage::InTurn;
             self.simulated.push(Turn { arrival: attempt.arrival, ends: now + self.turn_time });

@@ -59,6 +59,12 @@ fn config() -> QueueConfig {
 
 /// Runs to the end, as threads and a precise clock would.
 fn run(config: QueueConfig, sent: &[Sent]) -> Answers {
+    run_threads(config, sent).0
+}
+
+/// Also tells at which millisecond a computation began, and how many ran then.
+fn run_threads(config: QueueConfig, sent: &[Sent]) -> (Answers, Vec<(u64, usize)>) {
+    let mut busy = Vec::new();
     let start = Instant::now();
     let millis = |n: u64| start + MILLISECOND * n as u32;
     let mut queue = Queue::new(config, MILLISECOND * TURN as u32);
@@ -75,7 +81,7 @@ fn run(config: QueueConfig, sent: &[Sent]) -> Answers {
             event,
             computing.iter().map(|(at, ..)| *at).min(),
         ];
-        let Some(now) = next.into_iter().flatten().min() else { return answers };
+        let Some(now) = next.into_iter().flatten().min() else { return (answers, busy) };
         queue.advance(millis(now));
         let (done, running) = computing.into_iter().partition(|(at, ..)| *at <= now);
         computing = running;
@@ -97,6 +103,7 @@ fn run(config: QueueConfig, sent: &[Sent]) -> Answers {
         }
         while let Some((arrival, (computation, found))) = queue.next_job() {
             computing.push((now + computation, arrival, found));
+            busy.push((now, computing.len()));
         }
         for (n, outcome) in queue.take_answers() {
             assert!(answers.insert(n, (outcome, now)).is_none(), "answered twice");
@@ -240,6 +247,20 @@ fn wrong_secrets_of_twenty_prefixes_delay_a_good_key_by_one_computation() {
         let (outcome, at) = answers[&n];
         assert_eq!(outcome, Outcome::Match(0));
         assert!(at - sent[n].at <= 2 * TURN, "{}", at - sent[n].at);
+    }
+}
+
+/// However many wrong secrets there are, one of two threads is free for good keys and for known keys' checks.
+#[test]
+fn wrong_secrets_take_half_of_the_threads() {
+    let flood: Vec<_> = (0..800).map(|n| Sent::new(5 * n, 100 + n as u32 % 20, Kind::WrongSecret)).collect();
+    for threads in [2, 4] {
+        let config = QueueConfig { threads, waiting: 384, ..config() };
+        let (_, busy) = run_threads(config, &flood);
+        // The first two seconds are for the marks.
+        let busy: Vec<_> = busy.into_iter().filter(|(at, _)| (2000..4000).contains(at)).collect();
+        let crowded = busy.iter().filter(|(_, running)| *running > threads / 2).count();
+        assert!(busy.len() > 20 && crowded * 10 <= busy.len(), "{crowded} of {}", busy.len());
     }
 }
 
