@@ -71,6 +71,7 @@ tools: ## install the programs that the tests run
 	tools/need-redis
 	tools/fetch-envoy $(ENVOY_VERSIONS)
 	tools/fetch-openai
+	tools/fetch-backend
 	tools/fetch-kubernetes
 
 clean: ## remove everything that was built or fetched

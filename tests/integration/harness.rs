@@ -16,6 +16,7 @@ pub mod postgres;
 pub mod process;
 pub mod promise;
 pub mod proxy;
+pub mod python;
 pub mod ratelimit;
 pub mod redis;
 pub mod service;

@@ -33,6 +33,7 @@ mod policy;
 mod postgres_failover;
 mod postgres_tls;
 mod probe;
+mod python_service;
 mod redis;
 mod redis_bounds;
 mod redis_failover;

@@ -99,7 +99,8 @@ impl Substitution {
     }
 }
 
-fn binary(version: &str) -> String {
+/// The fetched program of a version.
+pub fn binary(version: &str) -> String {
     let path = project().join(format!(".tools/envoy-{version}/envoy"));
     assert!(path.exists(), "{} is not there: run tools/fetch-envoy {version}", path.display());
     path.to_str().unwrap().to_owned()
