@@ -16,6 +16,8 @@ from passlib.hash import bcrypt
 from client import Client, Request, World
 from models import now
 
+CHAT = {"model": "gpt-4o"}
+
 
 class Walk:
     """The requests of one step, and what they are to bring."""

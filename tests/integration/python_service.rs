@@ -40,13 +40,15 @@ struct Step {
 }
 
 impl Move {
-    /// The service's tables, and what `keystile migrate` adds to them.
+    /// The service's tables with a first key, and what `keystile migrate` adds to them.
     async fn start() -> Self {
         let schema = Schema::create().await;
         let (redis, folder) = (Some(Redis::start()), tempfile::tempdir().unwrap());
         let started = Self { schema, redis, folder, guide: Guide::read() };
-        let create = "import client; client.World().create_tables()";
-        std::fs::write(started.folder.path().join("secret"), "a cache secret of this test, and of no other").unwrap();
+        let create =
+            "import client; world = client.World(); world.create_tables(); world.key(world.user('first'))";
+        std::fs::write(started.folder.path().join("secret"), "a cache secret of this test and of no other")
+            .unwrap();
         started.python_code(create);
         let migrated = Setup::with_database(&started.schema.url()).run(&["migrate"]);
         assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
@@ -56,7 +58,10 @@ impl Move {
     /// The environment of the service in a step; before the first, it is as in the first.
     fn environment(&self, step: &str) -> Environment {
         let mut variables = vec![
-            ("DATABASE_URL".to_owned(), self.schema.url().replacen("postgres://", "postgresql+psycopg://", 1)),
+            (
+                "DATABASE_URL".to_owned(),
+                self.schema.url().replacen("postgres://", "postgresql+psycopg://", 1),
+            ),
             ("JWT_SECRET".to_owned(), "a secret for tokens, of this test alone".to_owned()),
         ];
         for (name, value) in self.guide.service_settings(step) {
@@ -79,6 +84,7 @@ impl Move {
             ("KEYSTILE_BCRYPT_COST", "auto"),
             // The machine of the tests is slower than a server, and busy.
             ("KEYSTILE_DATABASE_TIMEOUT", "5s"),
+            ("KEYSTILE_TIMEOUT", "10s"),
         ];
         let settings: Vec<_> =
             settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).chain(of_test).collect();
@@ -153,7 +159,9 @@ async fn answers_differ_only_as_the_guide_lists() {
         let running = moving.step(step, VERSIONS[1]).await;
         let (is_listed, output) = python(&moving, &[step, &before.url(), &running.gateway.url]);
         print!("{output}");
-        shown.extend(guide::difference_names().into_iter().filter(|name| output.contains(&format!("{name} "))));
+        shown.extend(
+            guide::difference_names().into_iter().filter(|name| output.contains(&format!("{name} "))),
+        );
         if !is_listed {
             failures.push(output.clone());
         }

@@ -46,7 +46,8 @@ impl PythonService {
         command.extend(["python3", &program, &port_argument]);
         let service = Self { port, guarded: Guarded::spawn(scratch("python"), "TERM", &command) };
         let url = format!("{}/statistics", service.url());
-        until("the service answers", Duration::from_secs(30), async || reqwest::get(&url).await.is_ok()).await;
+        until("the service answers", Duration::from_secs(30), async || reqwest::get(&url).await.is_ok())
+            .await;
         service
     }
 
@@ -70,6 +71,9 @@ impl PythonGateway {
             ("port_value: 9901", format!("port_value: {admin}")),
             ("port_value: 8081", format!("port_value: {}", service.port)),
             ("/run/keystile/keystile.sock", keystile.setup.socket().display().to_string()),
+            // A busy machine takes longer for bcrypt.
+            ("timeout: 2s", "timeout: 10s".to_owned()),
+            ("max_interval: 2s", "max_interval: 10s".to_owned()),
         ] {
             assert!(text.contains(from), "the configuration has no {from:?}");
             text = text.replace(from, &to);

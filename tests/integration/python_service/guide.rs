@@ -52,7 +52,8 @@ impl Guide {
 /// The differences that the page lists.
 pub fn difference_names() -> BTreeSet<String> {
     let guide = Guide::read();
-    let rows = guide.section("## Where the answers differ").lines().filter_map(|line| line.strip_prefix("| `"));
+    let rows =
+        guide.section("## Where the answers differ").lines().filter_map(|line| line.strip_prefix("| `"));
     rows.map(|row| row.split_once('`').unwrap().0.to_owned()).collect()
 }
 
@@ -90,7 +91,9 @@ fn page_maps_every_method_and_setting() {
     }
     let settings = read("tests/backend/settings.py");
     let settings = settings.lines().filter_map(|line| line.strip_prefix("    ")?.split_once(": "));
-    let settings = settings.map(|(name, _)| name).filter(|name| name.bytes().all(|b| b == b'_' || b.is_ascii_uppercase()));
+    let settings = settings
+        .map(|(name, _)| name)
+        .filter(|name| name.bytes().all(|b| b == b'_' || b.is_ascii_uppercase()));
     let settings: Vec<_> = settings.map(str::to_owned).collect();
     assert!(settings.len() > 5);
     missing.extend(settings.into_iter().filter(|name| !named(name)));
