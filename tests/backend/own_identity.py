@@ -16,7 +16,8 @@ def find_caller(request, keys, users):
         return users.caller_of_token(credential)
     if len(credential) > 72:
         raise refused(401, "invalid_key")
-    return keys.validate_key(credential, request.url.path, request.client.host)
+    address = request.headers.get("x-real-ip") or request.client.host
+    return keys.validate_key(credential, request.url.path, address)
 
 
 def token(value, is_scheme_needed=False):

@@ -169,7 +169,7 @@ async fn answers_differ_only_as_the_guide_lists() {
             let report = report(&running.gateway, moving.folder.path());
             // The probe of the harness is one more.
             let requests = number_before(&output, "requests ", ",") + 1;
-            assert_eq!(report["requests"], requests, "{report}");
+            assert_eq!(report["requests"], requests, "{report:#}");
             let differences = number_before(&output, "listed differences ", " ");
             assert_eq!(requests - report["agreeing"].as_u64().unwrap(), differences, "{report:#}\n{output}");
         }
