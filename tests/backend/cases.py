@@ -42,6 +42,7 @@ class Generator:
         for group in range(KEYS):
             self.key_with_requests(group, self.pick(users))
         self.two_keys_of_a_prefix(KEYS, users[0])
+        self.add(KEYS, Request("/api/v1/news").with_key("sk-" + self.secret()), {"foreign_token", LEFT_TO_THE_SERVICE})
         for n, step in enumerate(STEPS * REVOKED):
             _, key = self.world.key(users[0], name=f"revoked in {step}")
             self.add(KEYS + 1 + n, Request("/api/v1/me").with_key(key), {"cached_record"}, step)
@@ -105,11 +106,12 @@ class Generator:
         pick, free = self.pick, {"free_route"}
         model = pick(["gpt-4o", "gpt-4o-mini", "claude-large", "embed-small"])
         chat = {"model": model} | pick([{}, {}, {"models": ["gpt-4o"]}, {"fallbacks": ["gpt-4o", "claude-large"]}])
+        further = {"further_models"} if len(chat) > 1 else set()
         path = pick(["/api/v1/chat/completions", "/api/v1/llm/chat/completions", "/v1/chat/completions"])
         return pick([
-            (Request(path, body=chat), set()),
-            (Request(path, body=chat), set()),
-            (Request(path, body=chat), set()),
+            (Request(path, body=chat), further),
+            (Request(path, body=chat), further),
+            (Request(path, body=chat), further),
             (Request(path, body='{"model": "gpt-4o", "model": "claude-large"}'), {"unclear_body"}),
             (Request(path, body={"messages": []}), {"unclear_body"}),
             (Request("/api/v1/embeddings", body={"model": model}), set()),

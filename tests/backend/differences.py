@@ -29,6 +29,7 @@ LISTED = {
     "unreadable_list": lambda old, new: old.status != 403 and new.status == 403,
     "unclear_body": lambda old, new: not old.is_refusal and new.status in (402, 403),
     "budget_not_begun": lambda old, new: new.status == 402,
+    "further_models": lambda old, new: not old.is_refusal and new.status == 402,
     "free_route": lambda old, new: new.status == 402,
     "unknown_path": lambda old, new: old.status == 404 and new.is_refusal,
 }

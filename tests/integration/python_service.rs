@@ -3,7 +3,12 @@
 //! The settings are read from the guide, so that a reader who follows it gets what is tested here. The requests and the
 //! facts are in `tests/backend`.
 
-use std::{collections::BTreeSet, path::Path, process::Command};
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -166,11 +171,10 @@ async fn answers_differ_only_as_the_guide_lists() {
             failures.push(output.clone());
         }
         if step == "shadow" {
-            let report = report(&running.gateway, moving.folder.path());
             // The probe of the harness is one more.
-            let requests = number_before(&output, "requests ", ",") + 1;
-            assert_eq!(report["requests"], requests, "{report:#}");
-            let differences = number_before(&output, "listed differences ", " ");
+            let requests = number_after(&output, "shadow: requests ") + 1;
+            let report = report(&running.gateway, requests, moving.folder.path()).await;
+            let differences = number_after(&output, ", listed differences ");
             assert_eq!(requests - report["agreeing"].as_u64().unwrap(), differences, "{report:#}\n{output}");
         }
     }
@@ -178,23 +182,29 @@ async fn answers_differ_only_as_the_guide_lists() {
     assert_eq!(shown, guide::difference_names(), "each difference of the guide occurs");
 }
 
-/// The number in a text after `label`, up to `end`.
-fn number_before(text: &str, label: &str, end: &str) -> u64 {
+/// The number in a text after `label`.
+fn number_after(text: &str, label: &str) -> u64 {
     let (_, rest) = text.rsplit_once(label).unwrap_or_else(|| panic!("no {label:?} in {text}"));
-    rest.split_once(end).unwrap().0.parse().unwrap()
+    rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
 }
 
-/// What `envoy/shadow-report.py` makes of Envoy's access log.
-fn report(gateway: &PythonGateway, folder: &Path) -> Value {
-    // Envoy writes its log every 50 ms.
-    std::thread::sleep(std::time::Duration::from_millis(300));
+/// What `envoy/shadow-report.py` makes of Envoy's access log, once that has so many requests.
+async fn report(gateway: &PythonGateway, requests: u64, folder: &Path) -> Value {
     let log = folder.join("access.log");
-    std::fs::write(&log, gateway.log()).unwrap();
-    let output = Command::new("python3")
-        .arg(repository("envoy/shadow-report.py"))
-        .args([log.to_str().unwrap(), "--output", "json"])
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        std::fs::write(&log, gateway.log()).unwrap();
+        let output = Command::new("python3")
+            .arg(repository("envoy/shadow-report.py"))
+            .args([log.to_str().unwrap(), "--output", "json"])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        if report["requests"] == requests {
+            return report;
+        }
+        assert!(Instant::now() < deadline, "{requests} requests, but {report:#}\n{}", gateway.log());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
