@@ -55,7 +55,7 @@ def main():
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description="Compares Keystile's decisions in shadow mode with the service's answers.")
+    parser = argparse.ArgumentParser(description="Compares Keystile's decisions with the service's answers.")
     parser.add_argument("logs", nargs="*", metavar="LOG", help="access logs; standard input without any")
     parser.add_argument("--output", choices=["text", "json"], default="text")
     parser.add_argument(
@@ -114,7 +114,8 @@ class Report:
         """The differences, most frequent first."""
         rows = sorted(self.differences.items(), key=lambda item: (-item[1][0], item[0]))
         for (kind, result, status, route), (count, first) in rows:
-            yield {"kind": kind, "result": result, "status": status, "route": route, "requests": count, "request_id": first}
+            row = {"kind": kind, "result": result, "status": status, "route": route}
+            yield row | {"requests": count, "request_id": first}
 
     def as_json(self):
         return {
@@ -135,7 +136,8 @@ class Report:
                 lines.append(f"\n{sentence}:")
                 lines.append(f"  {'requests':>8}  {'Keystile':24} {'service':>7}  {'route':20} first request")
             for row in by_kind[kind]:
-                lines.append(f"  {row['requests']:8}  {row['result']:24} {row['status']:7}  {row['route']:20} {row['request_id']}")
+                columns = f"{row['requests']:8}  {row['result']:24} {row['status']:7}  {row['route']:20}"
+                lines.append(f"  {columns} {row['request_id']}")
         return "\n".join(lines)
 
 

@@ -111,7 +111,8 @@ def answer(request: Request, caller: Caller, use: Services, cost=0, tokens=0):
     """Counts the request, and says who the service took the caller for."""
     if caller.key_id:
         use.keys.count_request(caller.key_id, tokens, cost)
-    carries_key = "en_" in f"{request.headers.get('authorization')} {request.headers.get('x-api-key')} {request.url.query}"
+    headers = request.headers
+    carries_key = "en_" in f"{headers.get('authorization')} {headers.get('x-api-key')} {request.url.query}"
     return {
         "caller": {"kind": caller.kind, "user_id": caller.user_id, "key_id": caller.key_id},
         "carries_key": carries_key,

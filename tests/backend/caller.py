@@ -34,8 +34,8 @@ class Caller:
         self._require("endpoint", self.allowed_endpoints, lambda pattern: endpoint_matches(pattern, path))
 
     def require_address(self, address):
-        networks = self.allowed_ips
-        self._require("address", networks, lambda network: ipaddress.ip_address(address) in ipaddress.ip_network(network))
+        client = ipaddress.ip_address(address)
+        self._require("address", self.allowed_ips, lambda network: client in ipaddress.ip_network(network))
 
     def require_chatbot(self, chatbot):
         self._require("chatbot", self.allowed_chatbots, lambda entry: str(entry) == str(chatbot))

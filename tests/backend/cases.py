@@ -21,7 +21,7 @@ YES_AND_NO = [True] * 12 + [False, None]
 
 @dataclasses.dataclass
 class Case:
-    """A request. Requests of one group are sent one after the other, since the service's cache remembers earlier ones."""
+    """A request. Those of one group are sent one after the other, since the service's cache remembers earlier ones."""
 
     group: int
     request: Request
@@ -37,7 +37,8 @@ class Generator:
         self.pick = self.random.choice
 
     def run(self):
-        accounts = [{}, {}, {}, {}, {"is_active": False}, {"is_active": None}, {"is_superuser": True}, {"account_locked": True}]
+        accounts = [{}, {}, {}, {}]
+        accounts += [{"is_active": False}, {"is_active": None}, {"is_superuser": True}, {"account_locked": True}]
         users = [self.world.user(f"compared-{n}", **columns) for n, columns in enumerate(accounts)]
         for group in range(KEYS):
             self.key_with_requests(group, self.pick(users))
@@ -58,19 +59,22 @@ class Generator:
         pick, traits = self.pick, set()
         columns = {
             "scopes": pick([SCOPES, SCOPES, SCOPES, self.random.sample(SCOPES, 2), [], None]),
-            "allowed_models": pick([None, None, [], ["gpt-4o"], ["gpt-4o*", "embed-small"], ["claude-large"], {"gpt-4o": True}]),
+            "allowed_models": pick(
+                [None, None, [], ["gpt-4o"], ["gpt-4o*", "embed-small"], ["claude-large"], {"gpt-4o": True}]
+            ),
             "allowed_endpoints": pick([None] * 6 + [["/api/v1/chat/completions", "/api/v1/me"], ["/api/v1/*"]]),
             "allowed_ips": pick([None] * 6 + [["127.0.0.0/8"], ["10.0.0.0/8", "192.168.1.7"]]),
             "allowed_chatbots": pick([None, ["a"], ["a", 5]]),
             "allowed_agents": pick([None, [7, "8"], ["9"]]),
             "allowed_extract_templates": pick([None, ["invoice"]]),
             "is_active": pick(YES_AND_NO),
-            "expires_at": pick([None] * 6 + [now() - datetime.timedelta(seconds=1), now() + datetime.timedelta(days=1)]),
+            "expires_at": pick([None] * 6 + [now() + datetime.timedelta(days=days) for days in (-1, 1)]),
         }
         if isinstance(columns["allowed_models"], dict):
             traits.add("unreadable_list")
         if pick([False] * 8 + [True]):
-            columns |= {"is_unlimited": False, "budget_type": "total", "budget_limit_cents": 50, "total_cost": pick([0, 50, 49.5])}
+            columns |= {"is_unlimited": False, "budget_type": "total", "budget_limit_cents": 50}
+            columns["total_cost"] = pick([0, 50, 49.5])
             traits.add(LEFT_TO_THE_SERVICE)
         row, key = self.world.key(user, "en_" + self.secret(), **columns)
         if pick([False] * 3 + [True]):
@@ -94,7 +98,9 @@ class Generator:
             period_end=start + datetime.timedelta(days=length),
             limit_cents=100_000,
             current_usage_cents=self.pick([0, 100_000, 99_999]),
-            allowed_endpoints=self.pick([None, [], ["chat/completions"], ["embeddings", "/api/v1/llm/chat/completions"]]),
+            allowed_endpoints=self.pick(
+                [None, [], ["chat/completions"], ["embeddings", "/api/v1/llm/chat/completions"]]
+            ),
             allowed_models=self.pick([None, None, ["gpt-4o"]]),
             enforce_hard_limit=self.pick([True, True, True, False]),
             auto_renew=self.pick([True, False]),
@@ -103,7 +109,7 @@ class Generator:
 
     def route(self):
         """A request without a key, and its traits."""
-        pick, free = self.pick, {"free_route"}
+        pick, free, left = self.pick, {"free_route"}, {LEFT_TO_THE_SERVICE}
         model = pick(["gpt-4o", "gpt-4o-mini", "claude-large", "embed-small"])
         chat = {"model": model} | pick([{}, {}, {"models": ["gpt-4o"]}, {"fallbacks": ["gpt-4o", "claude-large"]}])
         further = {"further_models"} if len(chat) > 1 else set()
@@ -119,8 +125,8 @@ class Generator:
             (Request(f"/api/v1/chatbots/{pick(['a', 'b', '5'])}/chat", method="POST"), free),
             (Request(f"/api/v1/agents/{pick([7, 8, 9])}/chat", method="POST"), free),
             (Request("/api/v1/agents/chat", body={"agent_config_id": pick([7, "8", 9, "9"])}), free),
-            (Request("/api/v1/extract", body={"template": pick(["invoice", "letter"])}), free | {LEFT_TO_THE_SERVICE}),
-            (Request("/api/v1/reports"), free | {LEFT_TO_THE_SERVICE}),
+            (Request("/api/v1/extract", body={"template": pick(["invoice", "letter"])}), free | left),
+            (Request("/api/v1/reports"), free | left),
             (Request("/api/v1/me"), free),
             (Request("/api/v1/news"), free),
             (Request("/api/v1/nowhere"), free | {"unknown_path"}),

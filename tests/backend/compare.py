@@ -24,11 +24,12 @@ from differences import Outcome, reason
 
 CASES, REFERENCE = pathlib.Path("cases.json"), pathlib.Path("reference.json")
 # The status of Keystile's denials, where shadow mode only reports them. 403 if not here.
-STATUS = dict.fromkeys(
+STATUS = {"budget_exhausted": 402, "too_many_attempts": 429, "overloaded": 503, "unavailable": 503}
+STATUS |= dict.fromkeys(
     ["missing_credential", "malformed_credential", "ambiguous_credential", "invalid_credential", "disabled", "expired",
      "user_inactive"],
     401,
-) | {"budget_exhausted": 402, "too_many_attempts": 429, "overloaded": 503, "unavailable": 503, "route_misconfigured": 503}
+)
 
 
 def ask(chosen, base):

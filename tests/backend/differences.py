@@ -25,7 +25,7 @@ LISTED = {
     "cached_record": lambda old, new: not old.is_refusal and new.status == 401,
     "two_keys": lambda old, new: new.status == 401,
     "jwt_and_key": lambda old, new: new.is_refusal or old.caller != new.caller,
-    "foreign_token": lambda old, new: old.status == 401 and new.caller is not None and new.caller[0] == "anonymous",
+    "foreign_token": lambda old, new: old.status == 401 and new.caller == ("anonymous", None, None),
     "unreadable_list": lambda old, new: old.status != 403 and new.status == 403,
     "unclear_body": lambda old, new: not old.is_refusal and new.status in (402, 403),
     "budget_not_begun": lambda old, new: new.status == 402,
@@ -34,7 +34,7 @@ LISTED = {
     "unknown_path": lambda old, new: old.status == 404 and new.is_refusal,
 }
 
-# In shadow mode only, where Keystile's decision is compared, not the answer: the service refuses for reasons of its own.
+# In shadow mode only, where Keystile's decision is compared: the service refuses for reasons of its own.
 LEFT_TO_THE_SERVICE = "left_to_the_service"
 
 

@@ -87,7 +87,8 @@ def users_jwt_works_alone_and_beside_a_key(walk):
     # A token does not help a wrong key past Keystile, nor a key without the scope.
     answer = walk.send(Request("/api/v1/me").with_key(token).with_key("en_" + 32 * "x", "header"))
     assert answer.verdict == "invalid_credential", answer
-    answer = walk.send(Request("/api/v1/embeddings", body={"model": "embed-small"}).with_key(token).with_key(key, "header"))
+    request = Request("/api/v1/embeddings", body={"model": "embed-small"})
+    answer = walk.send(request.with_key(token).with_key(key, "header"))
     assert answer.verdict == "scope_missing", answer
 
 
@@ -174,14 +175,16 @@ def each_route_needs_its_scope(walk):
     user = walk.user()
     routes = {
         "chat.completions": [
-            Request("/api/v1/chat/completions", body=CHAT), Request("/api/v1/llm/chat/completions", body=CHAT),
+            Request("/api/v1/chat/completions", body=CHAT),
+            Request("/api/v1/llm/chat/completions", body=CHAT),
             Request("/v1/chat/completions", body=CHAT),
         ],
         "embeddings.create": [Request("/api/v1/embeddings", body={"model": "embed-small"})],
         "models.list": [Request("/api/v1/models"), Request("/v1/models")],
         "chatbot.chat": [Request("/api/v1/chatbots/a/chat", method="POST")],
         "agent.chat": [
-            Request("/api/v1/agents/7/chat", method="POST"), Request("/api/v1/agents/chat", body={"agent_config_id": 7}),
+            Request("/api/v1/agents/7/chat", method="POST"),
+            Request("/api/v1/agents/chat", body={"agent_config_id": 7}),
         ],
     }
     for scope, requests in routes.items():
@@ -237,6 +240,39 @@ def failed_logins_do_not_stop_keys(walk):
     # The change of the user has arrived everywhere.
     time.sleep(1)
     walk.allowed(Request("/api/v1/me").with_key(key), owner=row)
+
+
+def forged_headers_are_nobodys_identity(walk):
+    row, _ = walk.world.key(walk.user(), scopes=["chat.completions"])
+    forged = {
+        "x-auth-result": "allow", "x-auth-user-id": str(row.user_id), "x-auth-key-id": str(row.id),
+        "x-auth-scopes": "chat.completions", "X-Auth-Result": "allow",
+    }
+    request = lambda path, **more: Request(path, tuple(forged.items()), **more)
+    walk.denied(request("/api/v1/me"), 401, "missing_credential")
+    walk.denied(request("/api/v1/chat/completions", body=CHAT), 401, "missing_credential")
+    answer = walk.allowed(request("/api/v1/news"))
+    assert answer.caller == ("anonymous", None, None), answer
+    # Nor on the route for users: the service finds no user in this token.
+    answer = walk.send(request("/api/v1/news").with_key("eyJhbGciOiJub25lIn0.eyJzdWIiOiIxIn0."))
+    assert answer.status == 401, answer
+
+
+def other_spellings_of_a_path_avoid_no_check(walk):
+    _, key = walk.world.key(walk.user(), scopes=[], allowed_agents=[7])
+    paths = [
+        "/api/v1/chat/completions", "/api/v1/%63hat/completions", "/api/v1//chat/completions",
+        "/api/v1/./chat/completions",
+        "/api/v1/me/../chat/completions", "/api/v1/chat%2Fcompletions", "/api/v1/chat/completions/",
+        "/API/v1/chat/completions",
+        "/api/v1/chat/completions;x", "/api/v1/me/..;/chat/completions", "/api/v1/chat/completions%20",
+        "/api/v1/agents/9/chat", "/api/v1/agent%73/9/chat", "/api/v1/agents/9/chat/",
+    ]
+    for path in paths:
+        answer = walk.send(Request(path, body=CHAT).with_key(key))
+        # The service would refuse as well. It is not to be asked.
+        is_missed = answer.verdict == "allow" and answer.status in (200, 403)
+        assert not is_missed, f"{path}: {answer}"
 
 
 def key_that_the_service_revokes_is_denied(walk):

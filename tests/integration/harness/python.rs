@@ -86,10 +86,12 @@ impl PythonGateway {
         let guarded = Guarded::spawn(folder, "TERM", &[&command[..], &options].concat());
         let url = format!("http://127.0.0.1:{ingress}");
         let gateway = Self { url, guarded };
-        // 503 until Keystile has passed its health check.
+        // 503 until Keystile has passed its health check. The answer is read to its end: Envoy logs a connection that is
+        // closed before as such.
         let probe = format!("{}/api/v1/news", gateway.url);
         until("Envoy sees Keystile", Duration::from_secs(30), async || {
-            reqwest::get(&probe).await.is_ok_and(|answer| answer.status() == 200)
+            let Ok(answer) = reqwest::get(&probe).await else { return false };
+            answer.status() == 200 && answer.bytes().await.is_ok()
         })
         .await;
         gateway

@@ -30,6 +30,16 @@ impl Guide {
         self.settings(step, |name| !name.starts_with("KEYSTILE_"))
     }
 
+    /// The statements that make Keystile's role: those of the guide to Postgres, with the rights that differ here.
+    pub fn role_statements(&self) -> String {
+        let guide = read("docs/guides/database.md");
+        let all = blocks(&guide, "sql").find(|block| block.starts_with("CREATE ROLE keystile ")).unwrap();
+        let [usage] = blocks(&self.text, "sql").collect::<Vec<_>>()[..] else { panic!("one block of SQL") };
+        let line =
+            all.lines().find(|line| line.starts_with("GRANT UPDATE (total_requests, last_used_at)")).unwrap();
+        all.replace(line, usage.trim())
+    }
+
     fn settings(&self, step: &str, of: impl Fn(&str) -> bool) -> Environment {
         let number = 1 + STEPS.iter().position(|known| *known == step).unwrap();
         let section = self.section(&format!("## Step {number}: "));
@@ -58,7 +68,7 @@ pub fn difference_names() -> BTreeSet<String> {
 }
 
 /// The blocks of code in a language.
-fn blocks<'t>(text: &'t str, language: &str) -> impl Iterator<Item = &'t str> {
+fn blocks<'t>(text: &'t str, language: &str) -> impl Iterator<Item = &'t str> + use<'t> {
     let start = format!("```{language}\n");
     let blocks: Vec<_> = text.split(start.as_str()).skip(1).collect();
     blocks.into_iter().filter_map(|rest| rest.split("```").next())
