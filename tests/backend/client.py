@@ -2,7 +2,6 @@
 
 import dataclasses
 import http.client
-import itertools
 import json
 import threading
 import uuid
@@ -145,10 +144,6 @@ class World:
         return row
 
     def token(self, user, nonce=None, expiry=4102444800):
-        """A JWT of the user. No part of it looks like the beginning of a key: by chance, one in some hundred does."""
-        nonce = nonce or uuid.uuid4().hex
-        for attempt in itertools.count():
-            claims = {"sub": str(user.id), "exp": expiry, "jti": f"{nonce}{attempt}"}
-            token = jwt.encode(claims, self.settings.JWT_SECRET, algorithm="HS256")
-            if "en_" not in token.lower():
-                return token
+        """A JWT of the user."""
+        claims = {"sub": str(user.id), "exp": expiry, "jti": nonce or uuid.uuid4().hex}
+        return jwt.encode(claims, self.settings.JWT_SECRET, algorithm="HS256")

@@ -1,4 +1,4 @@
-"""What callers of the service rely on, in one step of the move: `rows.py STEP GATEWAY ADMIN`.
+"""What callers of the service rely on, in one step of the move: `rows.py STEP GATEWAY ADMIN SERVICE`.
 
 Each function is one fact. Prints one line for each, and ends with status 1 if one does not hold.
 """
@@ -22,8 +22,8 @@ CHAT = {"model": "gpt-4o"}
 class Walk:
     """The requests of one step, and what they are to bring."""
 
-    def __init__(self, step, gateway, admin):
-        self.step, self.gateway, self.admin = step, gateway, admin
+    def __init__(self, step, gateway, admin, service):
+        self.step, self.gateway, self.admin, self.service = step, gateway, admin, service
         self.world, self.client = World(), Client()
         self.number = 0
         # Who a request comes from is decided by Keystile alone.
@@ -258,6 +258,19 @@ def forged_headers_are_nobodys_identity(walk):
     assert answer.status == 401, answer
 
 
+def only_allow_makes_an_identity(walk):
+    """Past Envoy, as nothing but Envoy may reach the service."""
+    row, _ = walk.world.key(walk.user())
+    identity = (("x-auth-user-id", str(row.user_id)), ("x-auth-key-id", str(row.id)))
+    # Shadow mode sends the identity of a denied key as well.
+    for result in ["expired", "scope_missing", "anonymous", "", "Allow", "allow, allow", None]:
+        headers = identity if result is None else (("x-auth-result", result), *identity)
+        answer = walk.client.send(walk.service, Request("/api/v1/me", headers))
+        assert answer.status == 401, f"{result}: {answer}"
+    answer = walk.client.send(walk.service, Request("/api/v1/me", (("x-auth-result", "allow"), *identity)))
+    assert answer.status == (200 if walk.is_trusted else 401), answer
+
+
 def other_spellings_of_a_path_avoid_no_check(walk):
     _, key = walk.world.key(walk.user(), scopes=[], allowed_agents=[7])
     paths = [
@@ -299,8 +312,8 @@ ROWS = [value for value in list(globals().values()) if callable(value) and getat
 ROWS = [row for row in ROWS if not isinstance(row, type)]
 
 
-def main(step, gateway, admin):
-    walk, failed = Walk(step, gateway, admin), []
+def main(step, *addresses):
+    walk, failed = Walk(step, *addresses), []
     for row in ROWS:
         try:
             row(walk)

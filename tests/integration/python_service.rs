@@ -135,8 +135,9 @@ async fn facts_hold_in(step: &str, version: &str) {
     }
     let running = moving.step(step, version).await;
     let admin = format!("http://{}", running.keystile.setup.admin);
-    let (hold, output) =
-        tokio::task::block_in_place(|| moving.python("rows.py", &[step, &running.gateway.url, &admin], step));
+    let (hold, output) = tokio::task::block_in_place(|| {
+        moving.python("rows.py", &[step, &running.gateway.url, &admin, &running.service.url()], step)
+    });
     println!("{output}");
     assert!(hold, "{output}\n{}\n{}", running.service.log(), running.keystile.setup.log());
 }
