@@ -242,7 +242,7 @@ def failed_logins_do_not_stop_keys(walk):
     walk.allowed(Request("/api/v1/me").with_key(key), owner=row)
 
 
-def forged_headers_are_nobodys_identity(walk):
+def forged_headers_make_no_identity(walk):
     row, _ = walk.world.key(walk.user(), scopes=["chat.completions"])
     forged = {
         "x-auth-result": "allow", "x-auth-user-id": str(row.user_id), "x-auth-key-id": str(row.id),
