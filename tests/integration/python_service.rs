@@ -26,7 +26,7 @@ mod guide;
 
 use guide::Guide;
 
-/// The seed of the generated keys and requests.
+/// The seed of the generated keys and requests, unless `KEYSTILE_TEST_SEED` says another.
 const SEED: &str = "18";
 
 /// The service with its database and Redis, before and during the move.
@@ -169,7 +169,9 @@ async fn answers_differ_only_as_the_guide_lists() {
     let python = |moving: &Move, arguments: &[&str]| {
         tokio::task::block_in_place(|| moving.python("compare.py", arguments, "shadow"))
     };
-    for arguments in [&["prepare", SEED][..], &["reference", &before.url()]] {
+    let chosen = std::env::var("KEYSTILE_TEST_SEED").ok();
+    let seed = chosen.as_deref().unwrap_or(SEED);
+    for arguments in [&["prepare", seed][..], &["reference", &before.url()]] {
         let (succeeded, output) = python(&moving, arguments);
         assert!(succeeded, "{output}");
     }
@@ -194,7 +196,9 @@ async fn answers_differ_only_as_the_guide_lists() {
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-    assert_eq!(shown, guide::difference_names(), "each difference of the guide occurs");
+    if chosen.is_none() {
+        assert_eq!(shown, guide::difference_names(), "each difference of the guide occurs");
+    }
 }
 
 /// The number in a text after `label`.
