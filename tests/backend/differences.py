@@ -27,7 +27,7 @@ LISTED = {
     "jwt_and_key": lambda old, new: new.is_refusal or old.caller != new.caller,
     "foreign_token": lambda old, new: old.status == 401 and new.caller == ("anonymous", None, None),
     "unreadable_list": lambda old, new: old.status != 403 and new.status == 403,
-    "unclear_body": lambda old, new: not old.is_refusal and new.status in (402, 403),
+    "unclear_body": lambda old, new: old.status != 401 and new.status in (402, 403),
     "budget_not_begun": lambda old, new: new.status == 402,
     "further_models": lambda old, new: not old.is_refusal and new.status == 402,
     "free_route": lambda old, new: new.status == 402,
