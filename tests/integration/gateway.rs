@@ -1,6 +1,6 @@
 //! A request goes through real Envoy to an upstream that is told who it is, or does not get there.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use keystile::ext_authz::headers;
 use reqwest::{Method, Response};
@@ -213,6 +213,38 @@ async fn envoy_answers_503_when_keystile_is_gone() {
         let mut gateway = Gateway::start(version, "uds.yaml", setup, &[]).await;
         assert_eq!(gateway.status(&key.credential).await, 200);
         gateway.keystile.process.kill();
-        assert_eq!(gateway.status(&key.credential).await, 503);
+        let answer = gateway.get("/v1").header("x-api-key", &key.credential).send().await.unwrap();
+        assert_eq!(answer.status(), 503);
+        assert_eq!(answer.headers()["content-type"], "application/problem+json");
+        let problem: Value = answer.json().await.unwrap();
+        assert_eq!((&problem["code"], &problem["status"]), (&"unavailable".into(), &503.into()), "{problem}");
+        assert!(problem["request_id"].as_str().is_some_and(|id| id.len() == 36), "{problem}");
+    }
+}
+
+/// The body of Keystile's own denials is not replaced.
+#[tokio::test(flavor = "multi_thread")]
+async fn denials_reach_the_client_as_keystile_wrote_them() {
+    let (setup, _) = setup(&[]);
+    let gateway = Gateway::start(VERSIONS[1], "uds.yaml", setup, &[("KEYSTILE_DENY_FORMAT", "openai")]).await;
+    let answer = gateway.get("/v1").header("x-api-key", "ks_nobodysKey").send().await.unwrap();
+    let error: Value = answer.json().await.unwrap();
+    assert_eq!(error["error"]["code"], "invalid_credential", "{error}");
+}
+
+/// Under journald, stdout is a socket, which a program cannot open by its path.
+#[tokio::test(flavor = "multi_thread")]
+async fn envoy_starts_with_a_socket_as_stdout() {
+    for config in
+        ["body.yaml", "global-ratelimit.yaml", "local-ratelimit.yaml", "routes.yaml", "tcp.yaml", "uds.yaml"]
+    {
+        let (setup, key) = setup(&[]);
+        let keystile = setup.start(&[]).await;
+        let gateway = Gateway::with_socket_as_stdout(VERSIONS[1], config, keystile).await;
+        gateway.status(&key.credential).await;
+        until("the access log has the request", Duration::from_secs(5), async || {
+            gateway.log().contains("/v1/models")
+        })
+        .await;
     }
 }
