@@ -7,6 +7,7 @@ use clap::{
     CommandFactory, FromArgMatches, Parser, Subcommand,
     error::{ContextKind, ContextValue},
 };
+use tracing::info;
 
 use crate::{
     config::{InjectOptions, LogFormat, ServeOptions, redacted},
@@ -16,6 +17,7 @@ use crate::{
 };
 
 mod argument;
+mod backup;
 mod database;
 mod explain;
 mod import;
@@ -25,8 +27,11 @@ mod keys;
 mod migrate;
 mod output;
 mod probe;
+mod startup;
 mod users;
 mod wait;
+
+use startup::Startup;
 
 /// API-key authorization service for Envoy.
 #[derive(Debug, Parser)]
@@ -34,6 +39,10 @@ mod wait;
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
+
+    /// The first lines of the log.
+    #[arg(skip)]
+    startup: Startup,
 }
 
 #[derive(Debug, Subcommand)]
@@ -46,6 +55,9 @@ enum Command {
 
     /// Create missing tables, and install the log of changes in the database.
     Migrate(migrate::Migrate),
+
+    /// Copy a SQLite database that is in use into a new file.
+    Backup(backup::Backup),
 
     /// Drop a prefix, or everything, from the memory of every running instance, and wait for their confirmation.
     Invalidate(invalidate::Invalidate),
@@ -76,7 +88,11 @@ impl Cli {
     pub fn read() -> Self {
         let mut command = without_empty_variables(Self::command());
         let parsed = command.try_get_matches_from_mut(std::env::args_os());
-        let cli = parsed.and_then(|matches| Self::from_arg_matches(&matches));
+        let variables = || std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        let cli = parsed.and_then(|matches| {
+            let startup = Startup::new(&Self::command(), &matches, variables());
+            Ok(Self { startup, ..Self::from_arg_matches(&matches)? })
+        });
         cli.unwrap_or_else(|error| without_secrets(error.format(&mut command)).exit())
     }
 }
@@ -118,13 +134,14 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
 /// Wrong usage has ended the process with status 2 before, while the arguments were parsed.
 pub async fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
-        Command::Serve(options) => serve(*options).await,
+        Command::Serve(options) => serve(*options, &cli.startup).await,
         Command::Explain(explain) => explain::run(*explain).await,
         Command::Migrate(args) => migrate::run(args).await,
+        Command::Backup(args) => backup::run(args).await,
         Command::Invalidate(args) => invalidate::run(args).await,
         Command::Keys(command) => keys::run(command).await,
         Command::Users(command) => users::run(command).await,
-        Command::Inject(options) => inject::run(*options).await,
+        Command::Inject(options) => inject::run(*options, &cli.startup).await,
         Command::Probe(probe) => probe::run(probe).await,
     };
     match result {
@@ -139,11 +156,14 @@ pub async fn run(cli: Cli) -> ExitCode {
     }
 }
 
-async fn serve(options: ServeOptions) -> anyhow::Result<()> {
+async fn serve(options: ServeOptions, startup: &Startup) -> anyhow::Result<()> {
     let json = options.log_format == LogFormat::Json;
     let started = telemetry::start(&options.log, json);
     started.with_context(|| {
         format!("--log {}: write a level, or directives such as info,keystile=debug", options.log)
     })?;
-    serve::run(options, serve::stop_signal()?).await
+    startup.log();
+    serve::run(options, serve::stop_signal()?).await?;
+    info!("stopped");
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! The lowest tier: a SQLite or Postgres database.
 
-use std::{sync::Arc, time::Instant};
+use std::{path::Path, sync::Arc, time::Instant};
 
 use metrics::Counter;
 use parking_lot::Mutex;
@@ -107,6 +107,14 @@ impl Database {
     /// Free capacity for further calls, and open connections.
     pub fn room(&self) -> (usize, u32) {
         (self.0.calls.free_capacity(), self.backend().connections())
+    }
+
+    /// Copies a SQLite database into a new file that only its owner can read.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it is no SQLite database, or the file exists or cannot be written.
+    pub async fn backup(&self, to: &Path) -> Result<(), StoreError> {
+        self.backend().backup(to).await
     }
 
     /// Reads the tables again before their next use: they were migrated.

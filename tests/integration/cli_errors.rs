@@ -148,3 +148,22 @@ fn empty_tls_variable_is_an_error() {
     assert_eq!(output.status.code(), Some(2));
     names(&String::from_utf8_lossy(&output.stderr), &["--tls-cert"]);
 }
+
+#[tokio::test]
+async fn unknown_header_name_is_refused_with_the_names_that_exist() {
+    let place = Place::sqlite().await;
+    let error = keystile(&["serve", "--upstream-headers", "x-auth-usr-id"], &place.url(), "").failed(1);
+    names(&error, &["--upstream-headers", "x-auth-usr-id", "x-auth-user-id", "none"]);
+}
+
+#[test]
+fn injector_without_a_certificate_names_both_ways_to_give_one() {
+    let error = keystile(&["inject", "--image", "k"], "", "").failed(2);
+    names(&error, &["--tls-cert", "--self-signed"]);
+}
+
+#[tokio::test]
+async fn invalidate_without_arguments_names_both_ways() {
+    let place = Place::sqlite().await;
+    names(&keystile(&["invalidate"], &place.url(), "").failed(2), &["--all", "PREFIX"]);
+}

@@ -7,6 +7,7 @@ mod harness;
 
 mod answers;
 mod arrows;
+mod backup;
 mod bounds;
 mod change_feed;
 mod cli;
@@ -15,6 +16,7 @@ mod descriptor;
 mod docs;
 mod durable_proofs;
 mod explain;
+mod faults_named;
 mod feed_faults;
 mod feed_generator;
 mod fence_schedules;
