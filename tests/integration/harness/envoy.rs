@@ -31,7 +31,17 @@ impl Gateway {
 
     /// Puts Envoy before a Keystile that runs, with further texts of its configuration replaced.
     pub async fn before(version: &str, config: &str, keystile: Keystile, edits: &[(&str, &str)]) -> Self {
-        let upstream = Upstream::start().await;
+        Self::between(version, config, keystile, Upstream::start().await, edits).await
+    }
+
+    /// The same, with an upstream of the test's choice.
+    pub async fn between(
+        version: &str,
+        config: &str,
+        keystile: Keystile,
+        upstream: Upstream,
+        edits: &[(&str, &str)],
+    ) -> Self {
         let folder = scratch("envoy");
         let (ingress, admin) = (free_port(), free_port());
         let text = std::fs::read_to_string(project().join("envoy").join(config)).unwrap();
