@@ -246,7 +246,7 @@ async fn body_that_is_too_large_to_be_checked_is_413_and_paths_with_a_semicolon_
             let request = gateway.request(Method::POST, "/v1/chat/completions").bearer_auth(&key).body(body);
             assert_eq!(request.send().await.unwrap().status(), status, "Envoy {version}");
         }
-        for path in ["/v1/models;/x", "/v1/models/..;/chat/completions", "/;a/v1/models"] {
+        for path in ["/v1/models;/x", "/v1/models/x;/chat/completions", "/;a/v1/models"] {
             let answer = gateway.get(path).bearer_auth(&key).send().await.unwrap();
             assert_eq!(answer.status(), 400, "Envoy {version}: {path}");
         }

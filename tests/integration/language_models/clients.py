@@ -103,9 +103,17 @@ async def speech(client):
 @call("openai")
 async def transcription(client):
     """A recording that is larger than any body that Envoy holds back."""
-    recording = ("a.wav", bytes(LARGE))
-    answer = await settle(client.audio.transcriptions.create(model="gpt-4o", file=recording))
-    return int(answer.text.removesuffix(" bytes")) > LARGE
+    return await transcribe(client, LARGE)
+
+
+@call("openai")
+async def transcription_short(client):
+    return await transcribe(client, SHORT)
+
+
+async def transcribe(client, size):
+    answer = await settle(client.audio.transcriptions.create(model="gpt-4o", file=("a.wav", bytes(size))))
+    return int(answer.text.removesuffix(" bytes")) > size
 
 
 @call("openai")
@@ -151,6 +159,7 @@ async def count_tokens(client):
 
 
 LARGE = 9 * 1024 * 1024
+SHORT = 100 * 1024
 OPENAI = (openai.OpenAI, openai.AsyncOpenAI)
 
 
