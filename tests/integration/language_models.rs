@@ -88,7 +88,10 @@ const ROUTES: &[(&str, &str, Option<&str>)] = &[
     ("POST", "/v1", Some("api.other")),
     ("POST", "/api/v1/llm/rerank", Some("api.other")),
     ("GET", "/api/v1/documents/3", None),
-    ("GET", "/", None),
+    ("GET", "/", Some("api.other")),
+    // What routers offer as well.
+    ("POST", "/chat/completions", Some("api.other")),
+    ("POST", "/openai/deployments/gpt-4o/chat/completions", Some("api.other")),
 ];
 
 #[tokio::test(flavor = "multi_thread")]
