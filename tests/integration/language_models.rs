@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use reqwest::{Method, Response};
+use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
 
 use crate::harness::{
@@ -38,9 +38,13 @@ const SCOPES: [&str; 17] = [
 ];
 
 async fn gateway(version: &str) -> Gateway {
+    gateway_with(version, &[]).await
+}
+
+async fn gateway_with(version: &str, settings: &[(&str, &str)]) -> Gateway {
     let setup = Setup::new();
     setup.create_user("ada");
-    let keystile = setup.start(&[("KEYSTILE_DENY_FORMAT", "openai")]).await;
+    let keystile = setup.start(&[&[("KEYSTILE_DENY_FORMAT", "openai")], settings].concat()).await;
     Gateway::between(version, "openai.yaml", keystile, provider::start().await, &[]).await
 }
 
@@ -207,14 +211,14 @@ async fn preflight_requests_are_answered_before_the_check_and_denials_can_be_rea
 async fn web_sockets_need_a_key_and_a_route_that_allows_them() {
     for version in VERSIONS {
         let gateway = gateway(version).await;
-        let (good, all) = (key(&gateway, &SCOPES, &[]), key(&gateway, &["chat.completions"], &[]));
+        let (good, other) = (key(&gateway, &SCOPES, &[]), key(&gateway, &["chat.completions"], &[]));
         let limited = key(&gateway, &SCOPES, &["--allowed-model", "gpt-4o"]);
         for (path, key, status) in [
             ("/v1/realtime?model=gpt-4o", good.as_str(), 101),
             ("/v1/responses", &good, 101),
             ("/api/v1/chatbots/7/chat", &good, 101),
             ("/v1/realtime?model=gpt-4o", "ks_nobodysKey", 401),
-            ("/v1/realtime?model=gpt-4o", &all, 403),
+            ("/v1/realtime?model=gpt-4o", &other, 403),
             ("/v1/realtime?model=gpt-4o", &limited, 403),
             ("/v1/responses", &limited, 403),
             ("/v1/responses/resp_1", &limited, 403),
@@ -231,9 +235,23 @@ async fn web_sockets_need_a_key_and_a_route_that_allows_them() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn web_socket_of_a_page_brings_its_key_in_the_query() {
+    let sources = [("KEYSTILE_CREDENTIAL_SOURCES", "bearer,header:x-api-key,query:api_key")];
+    let gateway = gateway_with(NEWEST, &sources).await;
+    let good = key(&gateway, &SCOPES, &[]);
+    for (key, status) in [(good.as_str(), 101), ("ks_nobodysKey", 401)] {
+        let request = gateway.get(&format!("/v1/realtime?model=gpt-4o&api_key={key}"));
+        assert_eq!(web_socket(request).await.status(), status);
+    }
+}
+
 async fn upgrade(gateway: &Gateway, path: &str, key: &str) -> Response {
-    let request =
-        gateway.get(path).bearer_auth(key).header("connection", "upgrade").header("upgrade", "websocket");
+    web_socket(gateway.get(path).bearer_auth(key)).await
+}
+
+async fn web_socket(request: RequestBuilder) -> Response {
+    let request = request.header("connection", "upgrade").header("upgrade", "websocket");
     let request =
         request.header("sec-websocket-version", "13").header("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAAAA==");
     request.send().await.unwrap()

@@ -25,6 +25,10 @@ use super::upstream::Upstream;
 /// first one while the answer was still open.
 const RELEASE: &str = "release";
 
+/// The first byte of a WebSocket's frames: a whole text message, and the end.
+const TEXT: u8 = 0x81;
+const CLOSE: u8 = 0x88;
+
 /// Starts one. It answers 500 to a request that brings an API key: keys must not get here.
 pub async fn start() -> Upstream {
     let released = Arc::new(Semaphore::new(0));
@@ -181,29 +185,31 @@ fn web_socket(parts: &mut Parts) -> Response {
 
 async fn converse(socket: &mut (impl AsyncRead + AsyncWrite + Unpin), hello: &Value) -> io::Result<()> {
     socket.write_all(&text_frame(&hello.to_string())).await?;
-    let message = client_message(socket).await?;
+    let (_, message) = client_frame(socket).await?;
+    let message: Value = serde_json::from_slice(&message).unwrap();
     let answer = json!({"type": "response.done", "event_id": "2", "response": {"id": message["type"]}});
     socket.write_all(&text_frame(&answer.to_string())).await?;
-    // Until the client closes.
-    socket.read_to_end(&mut Vec::new()).await.map(drop)
+    // The client closes, and waits for the same.
+    let (kind, _) = client_frame(socket).await?;
+    assert_eq!(kind, CLOSE);
+    socket.write_all(&[CLOSE, 0]).await
 }
 
 /// A whole text message of at most 125 bytes.
 fn text_frame(text: &str) -> Vec<u8> {
     let length = u8::try_from(text.len()).unwrap();
     assert!(length < 126);
-    [&[0x81, length], text.as_bytes()].concat()
+    [&[TEXT, length], text.as_bytes()].concat()
 }
 
-/// A client's message, unmasked.
-async fn client_message(socket: &mut (impl AsyncRead + Unpin)) -> io::Result<Value> {
+/// The first byte of a client's frame, and its content, unmasked.
+async fn client_frame(socket: &mut (impl AsyncRead + Unpin)) -> io::Result<(u8, Vec<u8>)> {
     let mut head = [0; 2];
     socket.read_exact(&mut head).await?;
     let length = head[1] & 0x7f;
-    assert!(head[0] == 0x81 && length < 126, "{head:?}");
+    assert!(length < 126);
     let mut rest = vec![0; 4 + usize::from(length)];
     socket.read_exact(&mut rest).await?;
-    let (mask, text) = rest.split_at(4);
-    let text: Vec<_> = text.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect();
-    Ok(serde_json::from_slice(&text).unwrap())
+    let (mask, content) = rest.split_at(4);
+    Ok((head[0], content.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect()))
 }
