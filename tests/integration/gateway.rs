@@ -36,8 +36,8 @@ async fn code(answer: Response) -> (u16, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_configuration_lets_good_keys_through_and_no_others() {
     for version in VERSIONS {
-        for config in ["uds.yaml", "tcp.yaml", "body.yaml", "routes.yaml"] {
-            let (setup, key) = setup(&["--scope", "chat", "--rate-limit-per-minute", "60"]);
+        for config in ["uds.yaml", "tcp.yaml", "body.yaml", "routes.yaml", "openai.yaml"] {
+            let (setup, key) = setup(&["--scope", "models.list", "--rate-limit-per-minute", "60"]);
             let gateway = Gateway::start(version, config, setup, &[]).await;
             let what = format!("Envoy {version}, {config}");
 
@@ -56,7 +56,7 @@ async fn every_configuration_lets_good_keys_through_and_no_others() {
                 ("x-auth-user-name", "ada"),
                 ("x-auth-user-email", "ada@example.com"),
                 ("x-auth-key-prefix", &key.credential[..8]),
-                ("x-auth-scopes", "chat"),
+                ("x-auth-scopes", "models.list"),
                 ("x-ratelimit-limit-minute", "60"),
             ] {
                 assert_eq!(seen.headers.get(name).map(String::as_str), Some(value), "{what}: {name}");
@@ -236,7 +236,7 @@ async fn denials_reach_the_client_as_keystile_wrote_them() {
 #[tokio::test(flavor = "multi_thread")]
 async fn envoy_starts_with_a_socket_as_stdout() {
     for config in
-        ["body.yaml", "global-ratelimit.yaml", "local-ratelimit.yaml", "routes.yaml", "tcp.yaml", "uds.yaml"]
+        ["body.yaml", "global-ratelimit.yaml", "local-ratelimit.yaml", "openai.yaml", "routes.yaml", "tcp.yaml", "uds.yaml"]
     {
         let (setup, key) = setup(&[]);
         let keystile = setup.start(&[]).await;

@@ -25,6 +25,7 @@ mod gateway;
 mod header_bounds;
 mod injector;
 mod kubernetes;
+mod language_models;
 mod limits;
 mod limits_envoy;
 mod limits_gateway;

@@ -31,7 +31,18 @@ impl Gateway {
 
     /// Puts Envoy before a Keystile that runs, with further texts of its configuration replaced.
     pub async fn before(version: &str, config: &str, keystile: Keystile, edits: &[(&str, &str)]) -> Self {
-        Self::spawn(version, config, keystile, edits, &[]).await
+        Self::between(version, config, keystile, Upstream::start().await, edits).await
+    }
+
+    /// The same, with an upstream of the test's choice.
+    pub async fn between(
+        version: &str,
+        config: &str,
+        keystile: Keystile,
+        upstream: Upstream,
+        edits: &[(&str, &str)],
+    ) -> Self {
+        Self::spawn(version, config, keystile, upstream, edits, &[]).await
     }
 
     /// The same, with a socket as Envoy's stdout, as under journald.
@@ -47,17 +58,17 @@ while line := ours.recv(65536):
     sys.stdout.flush()
 sys.exit(envoy.wait())
 ";
-        Self::spawn(version, config, keystile, &[], &["python3", "-c", WRAPPER]).await
+        Self::spawn(version, config, keystile, Upstream::start().await, &[], &["python3", "-c", WRAPPER]).await
     }
 
     async fn spawn(
         version: &str,
         config: &str,
         keystile: Keystile,
+        upstream: Upstream,
         edits: &[(&str, &str)],
         wrapper: &[&str],
     ) -> Self {
-        let upstream = Upstream::start().await;
         let folder = scratch("envoy");
         let (ingress, admin) = (free_port(), free_port());
         let text = std::fs::read_to_string(project().join("envoy").join(config)).unwrap();
