@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use super::field_filter::FieldFilter;
 use crate::{
-    config::{
-        ClientAddress, CredentialSource, DenyFormat, Mode, OnFailure, RateLimitFields, RemoveHeaders,
-    },
+    config::{ClientAddress, CredentialSource, DenyFormat, Mode, OnFailure, RateLimitFields, RemoveHeaders},
     credential::brands::KeyBrands,
 };
 

@@ -265,7 +265,7 @@ async fn optional_route_forwards_foreign_tokens_and_no_key_in_any_spelling() {
     for version in VERSIONS {
         let (gateway, key) = gateway(version, "routes.yaml", &[], &[]).await;
         for foreign in [bearer(&valid()), bearer("1|opaque"), ("x-api-key", "AIzaSyA-0".to_owned())] {
-            let (status, seen) = send(&gateway, "/public/page", &[foreign.clone()]).await;
+            let (status, seen) = send(&gateway, "/public/page", std::slice::from_ref(&foreign)).await;
             assert_eq!(status, 200, "{foreign:?}");
             let seen = seen.unwrap();
             assert_eq!(header(&seen, "x-auth-result"), Some("anonymous"));

@@ -164,8 +164,10 @@ fn cookie_header(http: &HttpRequestView<'_>) -> Vec<u8> {
 
 /// The token of a trimmed `Bearer` value, in any case; empty if there is none after the scheme.
 fn bearer_token(value: &[u8]) -> Option<&[u8]> {
-    let (scheme, token) = split_at_blank(value);
-    scheme.eq_ignore_ascii_case(b"bearer").then_some(token)
+    const SCHEME: &[u8] = b"bearer";
+    let (scheme, rest) = value.split_at_checked(SCHEME.len())?;
+    let is_bearer = scheme.eq_ignore_ascii_case(SCHEME) && rest.first().is_none_or(is_blank);
+    is_bearer.then(|| trim_blanks(rest))
 }
 
 /// Whose a value is that has another scheme, or none. A server that ignores the scheme must find no key in it.
