@@ -91,11 +91,16 @@ impl KeyBrands {
         if self.is_foreign(token) { Ok(TokenKind::Foreign) } else { Err(MalformedCredential) }
     }
 
-    /// Whether this is one token that holds no brand, also after decoding and in any case.
+    /// Whether this is one token in which no key can be found.
     pub fn is_foreign(&self, token: &[u8]) -> bool {
+        self.is_free_of_brands(token) || self.is_jwt_with_brands_by_chance(token)
+    }
+
+    /// Whether this is one token that holds no brand, also after decoding and in any case.
+    fn is_free_of_brands(&self, token: &[u8]) -> bool {
         let mut spelling = Cow::Borrowed(token);
         for _ in 0..=DECODINGS {
-            if !is_one_token(&spelling) || self.is_found_in(&spelling) {
+            if !is_one_token(&spelling) || self.0.iter().any(|brand| brand.is_in(&spelling)) {
                 return false;
             }
             let decoded: Vec<u8> = percent_decode(&spelling).collect();
@@ -107,11 +112,12 @@ impl KeyBrands {
         false
     }
 
-    /// Whether a key can be found in this text. The parts of a JWT hold a short brand by chance: one in two hundred
-    /// RSA signatures has `en_` in some case. Only the beginnings of its parts matter.
-    fn is_found_in(&self, text: &[u8]) -> bool {
-        self.0.iter().any(|brand| brand.is_in(text))
-            && !(is_jwt(text) && jwt_parts(text).all(|part| self.0.iter().all(|brand| !brand.begins(part))))
+    /// Whether this is a JWT that holds brands only inside its parts. The base64url of a signature has a short brand by
+    /// chance: `en_`, in any case, is in one of two hundred RSA signatures.
+    fn is_jwt_with_brands_by_chance(&self, token: &[u8]) -> bool {
+        let begins_part = |at| at == 0 || token[at - 1] == b'.';
+        let has_brand_at = |at| self.0.iter().any(|brand| brand.begins(&token[at..]));
+        is_jwt(token) && !(0..token.len()).any(|at| begins_part(at) && has_brand_at(at))
     }
 }
 
@@ -231,6 +237,7 @@ mod tests {
         for token in [
             format!("{HEADER}.e30.en_abcdefgh"),
             format!("{HEADER}.En_abcdefgh.c2ln"),
+            format!("{HEADER}.ks-live.c2ln"),
             format!("{HEADER}.xen_"),
             format!("{HEADER}.e30.ab.xen_"),
             format!("{HEADER}.e30.\"xen_"),
