@@ -185,6 +185,7 @@ mod tests {
             "en-abcdefgh",
             "en",
             "abc%2Fdef",
+            "abc%252Fdef",
             "100%",
             "%zz",
             "==",

@@ -171,6 +171,12 @@ async fn requests_pass_with_what_was_verified(gateway: &Gateway, key: &Key, what
         let (status, _) = send(gateway, "/v1/models", &headers).await;
         assert!(status == 401 || status == 403, "{what}: {headers:?}: {status}");
     }
+    // Envoy must verify the JWT that the upstream reads.
+    let path = format!("/v1/models?access_token={user}");
+    for headers in [vec![], vec![bearer(&forged())]] {
+        let (status, _) = send(gateway, &path, &headers).await;
+        assert!(status == 401 || status == 403, "{what}: {path} {headers:?}: {status}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
