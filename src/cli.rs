@@ -11,6 +11,7 @@ use tracing::info;
 
 use crate::{
     config::{InjectOptions, LogFormat, ServeOptions, redacted},
+    credential::brands::KeyBrand,
     serve,
     store::StoreError,
     telemetry,
@@ -80,6 +81,9 @@ enum Command {
 /// Flags whose values may hold secrets. Errors show at most scheme, host and port.
 const SECRET_FLAGS: [&str; 4] = ["--database-url", "--change-feed-url", "--redis-url", "--cache-secret"];
 
+/// A value of this flag that is too long for it may be a whole API key.
+const BRAND_FLAG: &str = "--key-brands";
+
 const DATABASE_HELP: &str = "check --database-url (KEYSTILE_DATABASE_URL): a server has to run at its host and port and \
                              know its user and password; the folder of a SQLite file has to exist and be writable";
 
@@ -112,18 +116,15 @@ fn without_empty_variables(command: clap::Command) -> clap::Command {
 
 /// clap repeats a value that it refuses, and a refused database URL may hold a password.
 fn without_secrets(mut error: clap::Error) -> clap::Error {
-    let is_secret = match error.get(ContextKind::InvalidArg) {
-        Some(ContextValue::String(argument)) => {
-            SECRET_FLAGS.iter().any(|flag| argument.split(' ').next() == Some(flag))
-        }
-        _ => false,
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
     };
-    if is_secret {
-        let shown = match error.get(ContextKind::InvalidValue) {
-            Some(ContextValue::String(value)) => redacted(value),
-            _ => None,
-        };
-        let shown = shown.unwrap_or_else(|| "(not shown)".to_owned());
+    let flag = text(ContextKind::InvalidArg).and_then(|argument| argument.split(' ').next());
+    let value = text(ContextKind::InvalidValue);
+    let may_be_key = flag == Some(BRAND_FLAG) && value.is_some_and(|value| value.len() > KeyBrand::MAX_LEN);
+    if may_be_key || flag.is_some_and(|flag| SECRET_FLAGS.contains(&flag)) {
+        let shown = value.and_then(redacted).unwrap_or_else(|| "(not shown)".to_owned());
         error.insert(ContextKind::InvalidValue, ContextValue::String(shown));
     }
     error

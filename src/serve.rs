@@ -16,7 +16,7 @@ use crate::{
     bounds::{self, Connections, InFlight},
     clock::{self, Timestamps},
     config::{DurableProofs, RateLimit, RedisOptions, ServeOptions},
-    credential::Credential,
+    credential::{Credential, brands::KeyBrands},
     ext_authz::{self, ExtAuthz, ExtAuthzConfig, FieldFilter, RequestConfig, headers, metadata},
     health::Health,
     limiter::{self, Limiter},
@@ -272,6 +272,7 @@ fn ext_authz_config(options: &ServeOptions) -> anyhow::Result<ExtAuthzConfig> {
     Ok(ExtAuthzConfig {
         request: RequestConfig {
             credential_sources: options.credential_sources.clone(),
+            key_brands: KeyBrands::new(options.key_brands.clone()),
             client_address: options.client_address,
             remove_headers: options.remove_headers,
         },

@@ -39,6 +39,17 @@ fn refused_url_shows_scheme_host_and_port_and_no_secret() {
     }
 }
 
+#[test]
+fn refused_brand_is_repeated_unless_it_may_be_a_whole_key() {
+    let refused = |brands| keystile(&["serve", "--key-brands", brands], "sqlite:unused.db", "").failed(2);
+    for (brands, shown) in [("e", "'e'"), ("en_,", "''"), ("en_, ks_", "' ks_'"), ("en%5f", "'en%5f'")] {
+        names(&refused(brands), &["--key-brands", shown, "such as en_"]);
+    }
+    let said = refused("en_0123456789abcdef0123456789abcdef");
+    names(&said, &["--key-brands", "(not shown)", "such as en_"]);
+    assert!(!said.contains("0123"), "{said}");
+}
+
 #[tokio::test]
 async fn unknown_id_prefix_or_user_is_repeated() {
     let place = Place::sqlite().await;

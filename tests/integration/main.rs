@@ -21,6 +21,7 @@ mod feed_faults;
 mod feed_generator;
 mod fence_schedules;
 mod first_proofs;
+mod foreign_credentials;
 mod gateway;
 mod header_bounds;
 mod injector;

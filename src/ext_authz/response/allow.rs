@@ -94,7 +94,7 @@ impl AllowResponses {
         let limit_status = proven.and_then(|proven| proven.limit_status.as_ref());
         let record_metadata = proven.map_or(Cow::Borrowed(&[][..]), |proven| self.record_metadata(proven));
         let record = proven.map_or(Cow::Borrowed(&self.no_record), |proven| self.record_headers(proven));
-        let facts = CheckFacts::new(proven, request.attributes.route.as_ref().err());
+        let facts = CheckFacts::new(proven, request);
 
         let no_limits = if limit_status.is_some() { &[][..] } else { &self.no_limits };
         let ok_length = part.ok.len() + record.encoded.len() + no_limits.len();
@@ -115,7 +115,7 @@ impl AllowResponses {
                     self.put_spoofed(ok, seen, record.set, limit_status);
                 }
                 if !self.forward_credential {
-                    put_removal(ok, &request.removal);
+                    put_removal(ok, &request.removal, proven.is_some());
                 }
             });
         })
@@ -253,9 +253,10 @@ fn put_absent(ok: &mut Vec<u8>, name: &str, remove: RemoveHeaders) {
     }
 }
 
-/// Writes what takes the credential out of the request.
-fn put_removal(ok: &mut Vec<u8>, removal: &CredentialRemoval<'_>) {
-    for name in &removal.headers {
+/// Writes what takes the credential out of the request, and with a proven key every foreign token.
+fn put_removal(ok: &mut Vec<u8>, removal: &CredentialRemoval<'_>, is_proven: bool) {
+    let foreign_headers = if is_proven { &removal.foreign_headers[..] } else { &[] };
+    for name in removal.headers.iter().chain(foreign_headers) {
         put_bytes(ok, HEADERS_TO_REMOVE, name.as_bytes());
     }
     for name in &removal.query_parameters {
