@@ -57,7 +57,7 @@ pub struct KeyRecord {
     pub tags: Vec<String>,
     /// Free-form JSON for the upstream, in compact form.
     pub permissions: Option<String>,
-    /// The addresses, endpoints, models, chatbots and agents that the key may be used with.
+    /// The addresses, endpoints, models, chatbots, agents and templates that the key may be used with.
     pub allowed: Restrictions,
     /// The rate limits of the key.
     pub limits: Limits,

@@ -36,6 +36,7 @@ pub(crate) const COLUMNS: &[(&str, &str)] = &[
     ("api_keys", "allowed_ips"),
     ("api_keys", "allowed_chatbots"),
     ("api_keys", "allowed_agents"),
+    ("api_keys", "allowed_extract_templates"),
     ("api_keys", "rate_limit_per_minute"),
     ("api_keys", "rate_limit_per_hour"),
     ("api_keys", "rate_limit_per_day"),
@@ -124,6 +125,7 @@ fn decode_with(
             ips: value::allow_list(key.value("allowed_ips")),
             chatbots: value::allowed_names(key.value("allowed_chatbots")),
             agents: value::allowed_names(key.value("allowed_agents")),
+            extract_templates: value::allowed_names(key.value("allowed_extract_templates")),
         },
         limits: Limits {
             minute: key.read("rate_limit_per_minute", value::count)?,

@@ -51,6 +51,7 @@ fn every_column_arrives_in_its_field() {
         ("allowed_ips", Some(r#"["10.0.0.0/8"]"#)),
         ("allowed_chatbots", Some(r#"["c"]"#)),
         ("allowed_agents", Some("{}")),
+        ("allowed_extract_templates", Some(r#"["invoice", 7]"#)),
         ("rate_limit_per_minute", Some("1")),
         ("rate_limit_per_hour", Some("0")),
         ("rate_limit_per_day", Some("3")),
@@ -76,6 +77,7 @@ fn every_column_arrives_in_its_field() {
         ips: only("10.0.0.0/8"),
         chatbots: only("c"),
         agents: AllowList::Unreadable,
+        extract_templates: AllowList::Only(vec!["invoice".into(), "7".into()]),
     };
     assert_eq!(record.allowed, lists);
     assert_eq!(record.limits, Limits { minute: Some(1), hour: Some(0), day: Some(3) });

@@ -72,6 +72,7 @@ const COLUMNS_THAT_RESTRICT: &[&str] = &[
     "allowed_ips",
     "allowed_chatbots",
     "allowed_agents",
+    "allowed_extract_templates",
     "is_unlimited",
     "budget_limit_cents",
     "budget_type",
@@ -110,7 +111,7 @@ fn opens(column: &str, text: &str) -> bool {
     match column {
         "is_active" | "users.is_active" | "is_unlimited" => is_true,
         "expires_at" => is_future,
-        "allowed_chatbots" | "allowed_agents" => {
+        "allowed_chatbots" | "allowed_agents" | "allowed_extract_templates" => {
             is_open_list || is_list_of(|entry| entry.is_string() || entry.is_i64())
         }
         column if column.starts_with("allowed_") => is_open_list || is_list_of(Value::is_string),
