@@ -69,6 +69,7 @@ async fn agents_and_chatbots_may_be_numbers() {
     for application in applications().await {
         let key = application.key(r#"allowed_agents = '[7, "clerk"]', allowed_chatbots = '[7]'"#).await;
         let unreadable = application.key("allowed_agents = '[7.5]'").await;
+        let nameless = application.key(r#"allowed_agents = '[""]'"#).await;
         let (_place, gateway) = application.start(&[]).await;
         for (path, body, expected) in [
             ("/v1/agents/7", "", "allow"),
@@ -86,6 +87,9 @@ async fn agents_and_chatbots_may_be_numbers() {
                 assert_eq!(seen.headers["x-auth-allowed-agents"], "7,clerk");
             }
         }
+        let seen =
+            outcome(&gateway, request(&gateway, &nameless.credential, "/v1/x", "")).await.seen.unwrap();
+        assert_eq!(seen.headers.get("x-auth-allowed-agents").map(String::as_str), Some(","), "{seen:?}");
         for path in ["/v1/agents/7", "/v1/elsewhere"] {
             assert_eq!(code(&gateway, &unreadable.credential, path).await, (403, "agent_not_allowed".into()));
         }
@@ -111,6 +115,10 @@ async fn extract_templates_are_forwarded_and_an_unreadable_list_denies() {
         }
         let denied = code(&gateway, &unreadable.credential, "/v1/x").await;
         assert_eq!(denied, (403, "extract_template_not_allowed".into()));
+        // In shadow mode, the upstream must not take an absent list for no restriction.
+        let passed = outcome(&gateway, gateway.get("/beta/x").bearer_auth(&unreadable.credential)).await;
+        assert_eq!(passed.code, "extract_template_not_allowed");
+        assert_eq!(passed.seen.unwrap().headers["x-auth-allowed-extract-templates"], "!unreadable");
         let log = gateway.keystile.setup.log();
         assert!(log.contains("allowed_extract_templates"), "{log}");
     }
