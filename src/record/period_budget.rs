@@ -116,6 +116,9 @@ impl fmt::Display for BudgetStatus<'_> {
         let PeriodBudget { limit_cents, used_cents, start, end, models, endpoints, .. } = self.budget;
         match self.phase {
             Phase::Ahead => write!(f, "begins at {start}")?,
+            Phase::Running if *end == Expiry::Never => {
+                write!(f, "spent: {used_cents} of {limit_cents} cents")?
+            }
             Phase::Running => write!(f, "spent: {used_cents} of {limit_cents} cents until {end}")?,
             Phase::Renewed => write!(f, "spent: 0 of {limit_cents} cents, renewed at {end}")?,
             Phase::Over => write!(f, "over at {end}")?,

@@ -11,7 +11,7 @@ use crate::record::{AllowList, Expiry};
 pub const TRUNCATED: &str = "!truncated";
 
 /// The value in place of a list that cannot be read, where shadow mode lets the request pass. It names nothing.
-pub const UNREADABLE: &str = "!unreadable";
+const UNREADABLE: &str = "!unreadable";
 
 /// Characters outside printable ASCII, and `%`, which are encoded.
 const VALUE: &AsciiSet = &CONTROLS.add(b'%');
