@@ -147,6 +147,10 @@ pub struct ServeOptions {
     #[arg(long, env = "KEYSTILE_DENY_FORMAT", default_value = "problem", help_heading = "Checks")]
     pub deny_format: DenyFormat,
 
+    /// Whether a locked account (`users.account_locked`) stops its API keys: `deny` or `ignore`. With `deny`, anyone who can lock an account by failed logins can stop its keys. With `ignore`, only `is_active` stops them.
+    #[arg(long, env = "KEYSTILE_ACCOUNT_LOCK", default_value = "deny", help_heading = "Checks")]
+    pub account_lock: AccountLock,
+
     /// Deadline of a check. An earlier deadline of Envoy's applies instead.
     #[arg(long, env = "KEYSTILE_TIMEOUT", default_value = "2s", value_parser = duration, help_heading = "Checks")]
     pub timeout: Duration,
@@ -261,6 +265,16 @@ pub enum Mode {
     Enforce,
     /// Allows the request and reports the denial.
     Shadow,
+}
+
+/// Whether a locked account stops its API keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum AccountLock {
+    /// It does, until the lock ends.
+    #[default]
+    Deny,
+    /// It does not.
+    Ignore,
 }
 
 /// Format of a denial's body.

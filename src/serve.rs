@@ -63,11 +63,15 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
     let admin_listener = bind_admin(options.admin_listen).await?;
     let listeners = bind_all(&options).await?;
 
-    let database = Database::connect(&options.database, &metrics)?;
+    let database = Database::connect(&options.database, &metrics)?.with_account_lock(options.account_lock);
     let redis = connect_redis(&options.redis, &metrics)?;
     let fence = Arc::new(Fence::new(clock::monotonic()));
     let shared = redis.clone().map(|redis| {
-        let config = RedisTierConfig { record_ttl: options.record_ttl, proof_ttl: options.proof_ttl };
+        let config = RedisTierConfig {
+            record_ttl: options.record_ttl,
+            proof_ttl: options.proof_ttl,
+            account_lock: options.account_lock,
+        };
         RedisTier::new(database.clone(), redis, secrets.clone(), config, Arc::clone(&fence), &metrics)
     });
     let durable = is_lasting && shared.is_none() && options.durable_proofs != DurableProofs::None;

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     addresses::{Resolver, SystemResolver},
     clock::{self, Timestamps},
-    config::DatabaseOptions,
+    config::{AccountLock, DatabaseOptions},
     credential::Prefix,
     decision::Tier,
     metrics::Metrics,
@@ -34,7 +34,7 @@ use calls::{Calls, Operation};
 
 /// The database of the keys. Cheap to clone.
 #[derive(Clone)]
-pub struct Database(Arc<Inner>);
+pub struct Database(Arc<Inner>, AccountLock);
 
 struct Inner {
     backend: Backend,
@@ -73,13 +73,20 @@ impl Database {
         let (timeout, connections) = (options.database_timeout, options.database_connections);
         let backend = Backend::new(options, resolver)?;
         let calls = Calls::new(backend.name(), timeout, connections, metrics);
-        Ok(Self(Arc::new(Inner {
+        let inner = Inner {
             backend,
             tables: Mutex::default(),
             calls,
             probes: Singleflight::default(),
             undecodable: metrics.undecodable_rows(),
-        })))
+        };
+        Ok(Self(Arc::new(inner), AccountLock::default()))
+    }
+
+    /// The same database, whose records follow this setting.
+    #[must_use]
+    pub fn with_account_lock(self, locks: AccountLock) -> Self {
+        Self(self.0, locks)
     }
 
     /// Returns once the database answers a look-up of a prefix that no key has.
@@ -220,7 +227,7 @@ impl Database {
 
     /// The records of this prefix that can be decoded, and the rows that they are in.
     fn decode(&self, prefix: Prefix, rows: Rows) -> (Vec<Arc<KeyRecord>>, Vec<Row>) {
-        let decoded = rows.into_iter().filter_map(|row| match decode::decode(&row) {
+        let decoded = rows.into_iter().filter_map(|row| match decode::decode(&row, self.1) {
             // The change log has another prefix for this row, so its changes would be missed.
             Ok(record) if record.prefix != prefix => None,
             Ok(record) => {

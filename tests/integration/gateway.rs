@@ -235,9 +235,15 @@ async fn denials_reach_the_client_as_keystile_wrote_them() {
 /// Under journald, stdout is a socket, which a program cannot open by its path.
 #[tokio::test(flavor = "multi_thread")]
 async fn envoy_starts_with_a_socket_as_stdout() {
-    for config in
-        ["body.yaml", "global-ratelimit.yaml", "jwt.yaml", "local-ratelimit.yaml", "openai.yaml", "routes.yaml", "tcp.yaml", "uds.yaml"]
-    {
+    for config in [
+        "body.yaml",
+        "global-ratelimit.yaml",
+        "local-ratelimit.yaml",
+        "openai.yaml",
+        "routes.yaml",
+        "tcp.yaml",
+        "uds.yaml",
+    ] {
         let (setup, key) = setup(&[]);
         let keystile = setup.start(&[]).await;
         let gateway = Gateway::with_socket_as_stdout(VERSIONS[1], config, keystile).await;

@@ -58,7 +58,8 @@ while line := ours.recv(65536):
     sys.stdout.flush()
 sys.exit(envoy.wait())
 ";
-        Self::spawn(version, config, keystile, Upstream::start().await, &[], &["python3", "-c", WRAPPER]).await
+        Self::spawn(version, config, keystile, Upstream::start().await, &[], &["python3", "-c", WRAPPER])
+            .await
     }
 
     async fn spawn(
