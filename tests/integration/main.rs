@@ -13,6 +13,7 @@ mod cli;
 mod cli_errors;
 mod descriptor;
 mod docs;
+mod doctor;
 mod durable_proofs;
 mod explain;
 mod feed_faults;
