@@ -158,14 +158,14 @@ impl FindingKind {
             Self::TableMissing => description(
                 "table_missing",
                 &[Error],
-                "Keystile needs the table, and this role does not find it",
+                "Keystile needs the table, and this role does not find it, so no key is allowed",
                 "let --database-url lead to the right database, and the role's search_path to the schema of the table; \
                  in a new database run `keystile migrate`",
             ),
             Self::ColumnMissing => description(
                 "column_missing",
                 &[Error],
-                "Keystile needs the column, and the table lacks it",
+                "Keystile needs the column, and the table lacks it, so no key is allowed",
                 "let --database-url lead to the right database, or add the column",
             ),
             Self::BudgetsIgnored => description(

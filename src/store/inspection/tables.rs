@@ -18,7 +18,9 @@ impl Inspector<'_> {
                 self.report(FindingKind::TableMissing, Severity::Error, Location::table(*table), "");
                 continue;
             }
-            for column in self.schema.missing(table, required) {
+            // Without `is_active`, every row counts as inactive.
+            let needed = [required, &["is_active"][..]].concat();
+            for column in self.schema.missing(table, &needed) {
                 let location = Location::column(*table, column);
                 self.report(FindingKind::ColumnMissing, Severity::Error, location, "");
             }

@@ -15,7 +15,8 @@ async fn missing_table_and_column_are_found_and_nothing_else_is_examined() {
         examined.expect("table_missing", "error", "users");
         examined.expect("column_missing", "error", "api_keys.key_prefix");
         examined.expect("column_missing", "error", "api_keys.user_id");
-        assert_eq!(examined.findings().len(), 3, "{:#}", examined.report);
+        examined.expect("column_missing", "error", "api_keys.is_active");
+        assert_eq!(examined.findings().len(), 4, "{:#}", examined.report);
     }
 }
 
@@ -88,7 +89,7 @@ async fn missing_index_is_found() {
     }
     // An index that does not cover every row serves no look-up.
     let partial =
-        "DROP INDEX api_keys_key_prefix; CREATE INDEX some ON api_keys (key_prefix) WHERE is_active";
+        "DROP INDEX api_keys_key_prefix; CREATE INDEX active_keys ON api_keys (key_prefix) WHERE is_active";
     for examined in after(partial).await {
         examined.expect("index_missing", "warning", "api_keys.key_prefix");
     }

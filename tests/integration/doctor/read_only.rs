@@ -8,11 +8,7 @@ use keystile::{
 };
 
 use super::{Examined, sound};
-use crate::harness::{
-    cluster::Cluster,
-    keystile::keystile,
-    place::options,
-};
+use crate::harness::{cluster::Cluster, keystile::keystile, place::options};
 
 /// The files in a folder, with content and time.
 fn files(folder: &Path) -> BTreeMap<String, (Vec<u8>, SystemTime)> {

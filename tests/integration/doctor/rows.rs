@@ -202,10 +202,10 @@ async fn budget_without_an_owner_is_a_note() {
 
 #[tokio::test]
 async fn rows_without_an_id_beyond_a_batch_are_reported_as_not_examined() {
-    let row = "(NULL, 'x', 'y', 1)";
+    let row = "(NULL, 'x', 'y', 1, 'true')";
     let tables = format!(
-        "CREATE TABLE users (id integer);
-        CREATE TABLE api_keys (id integer, key_hash text, key_prefix text, user_id integer);
+        "CREATE TABLE users (id integer, is_active text);
+        CREATE TABLE api_keys (id integer, key_hash text, key_prefix text, user_id integer, is_active text);
         INSERT INTO api_keys VALUES {}",
         vec![row; 1001].join(", ")
     );
