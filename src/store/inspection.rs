@@ -98,7 +98,7 @@ impl Inspector<'_> {
     fn tolerate(&mut self, location: Location, result: Result<(), StoreError>) -> Result<(), StoreError> {
         match result {
             Err(error @ (StoreError::Unfit(_) | StoreError::Timeout(_) | StoreError::Locked(_))) => {
-                self.report(FindingKind::NotExamined, Severity::Warning, location, &error.to_string());
+                self.report(FindingKind::NotExamined, Severity::Error, location, &error.to_string());
                 Ok(())
             }
             result => result,

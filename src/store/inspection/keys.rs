@@ -69,7 +69,7 @@ impl Inspector<'_> {
         if unseen > 0 {
             let detail = format!("{unseen} rows without an id, or whose id cannot be compared");
             let location = Location::column("api_keys", "id");
-            self.report(FindingKind::NotExamined, Severity::Warning, location, &detail);
+            self.report(FindingKind::NotExamined, Severity::Error, location, &detail);
         }
         Ok(())
     }

@@ -337,8 +337,8 @@ impl FindingKind {
             ),
             Self::NotExamined => description(
                 "not_examined",
-                &[Warning],
-                "something could not be examined",
+                &[Error],
+                "something could not be examined, so requests may be denied or allowed by mistake",
                 "remove the cause, and run the command again; for a large database give it more --database-timeout",
             ),
         }

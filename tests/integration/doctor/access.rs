@@ -73,7 +73,7 @@ async fn missing_right_is_found_with_its_grant() {
 #[tokio::test]
 async fn table_that_may_not_be_read_is_reported_as_not_examined() {
     let examined = as_instance("REVOKE SELECT ON budgets FROM {role}").await;
-    let finding = examined.expect("not_examined", "warning", "budgets");
+    let finding = examined.expect("not_examined", "error", "budgets");
     assert!(finding["message"].as_str().unwrap().contains("permission denied"), "{finding}");
 }
 

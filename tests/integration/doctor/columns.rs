@@ -94,3 +94,53 @@ async fn missing_index_is_found() {
         examined.expect("index_missing", "warning", "api_keys.key_prefix");
     }
 }
+
+/// Views have no index and no triggers. Their rows are examined like any other.
+#[tokio::test]
+async fn rows_of_a_view_are_examined() {
+    let view = "UPDATE api_keys SET rate_limit_per_day = -1; ALTER TABLE api_keys RENAME TO stored;
+        CREATE VIEW api_keys AS SELECT * FROM stored";
+    for place in [Place::sqlite_older().await, Place::postgres_older().await] {
+        place.user().await;
+        place.key("3", &[]).await;
+        place.execute(view).await;
+        let examined = Examined::of(&place.url());
+        examined.expect("undecodable", "error", "api_keys.rate_limit_per_day");
+        assert!(!examined.codes().contains(&"index_missing"), "{:#}", examined.report);
+    }
+}
+
+#[tokio::test]
+async fn rows_of_partitions_are_examined() {
+    let place = Place::postgres_older().await;
+    place.user().await;
+    place.key("3", &[("rate_limit_per_day", Some("-1"))]).await;
+    place.key("2000", &[("rate_limit_per_day", Some("-1"))]).await;
+    let partitions = "ALTER TABLE api_keys RENAME TO plain;
+        CREATE TABLE api_keys (LIKE plain INCLUDING DEFAULTS) PARTITION BY RANGE (id);
+        CREATE TABLE api_keys_low PARTITION OF api_keys FOR VALUES FROM (0) TO (1000);
+        CREATE TABLE api_keys_high PARTITION OF api_keys FOR VALUES FROM (1000) TO (3000);
+        INSERT INTO api_keys TABLE plain; CREATE INDEX by_prefix ON api_keys (key_prefix)";
+    place.execute(partitions).await;
+    let examined = Examined::of(&place.url());
+    let finding = examined.expect("undecodable", "error", "api_keys.rate_limit_per_day");
+    assert_eq!(finding["examples"], serde_json::json!(["3", "2000"]));
+    assert!(!examined.codes().contains(&"index_missing"), "{:#}", examined.report);
+}
+
+/// Names with capital letters need quotes in Postgres.
+#[tokio::test]
+async fn columns_with_capital_letters_are_examined() {
+    let rename = "ALTER TABLE api_keys RENAME COLUMN key_prefix TO \"Key_Prefix\";
+        ALTER TABLE api_keys RENAME COLUMN allowed_ips TO \"Allowed_IPs\";
+        ALTER TABLE api_keys RENAME COLUMN id TO \"ID\";";
+    for place in [Place::sqlite_older().await, Place::postgres_older().await] {
+        place.user().await;
+        place.key("3", &[("allowed_ips", Some("[7]"))]).await;
+        place.execute(rename).await;
+        let examined = Examined::of(&place.url());
+        let finding = examined.expect("list_unreadable", "error", "api_keys.allowed_ips");
+        assert_eq!(finding["examples"], serde_json::json!(["3"]));
+        assert!(!examined.codes().contains(&"index_missing"), "{:#}", examined.report);
+    }
+}

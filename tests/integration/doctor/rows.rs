@@ -212,7 +212,7 @@ async fn rows_without_an_id_beyond_a_batch_are_reported_as_not_examined() {
     for place in [Place::no_file(), Place::empty_schema().await] {
         place.execute(&tables).await;
         let examined = Examined::of(&place.url());
-        let finding = examined.expect("not_examined", "warning", "api_keys.id");
+        let finding = examined.expect("not_examined", "error", "api_keys.id");
         assert!(finding["message"].as_str().unwrap().contains(": 1 rows without an id"), "{finding}");
         assert_eq!(examined.report["database"]["keys"], 1000);
         let ids = examined.expect("undecodable", "error", "api_keys.id");
