@@ -160,7 +160,7 @@ impl FindingKind {
                 &[Error],
                 "Keystile needs the table, and this role does not find it, so no key is allowed",
                 "let --database-url lead to the right database, and the role's search_path to the schema of the table; \
-                 in a new database run `keystile migrate`",
+                 the role needs USAGE on that schema; in a new database run `keystile migrate`",
             ),
             Self::ColumnMissing => description(
                 "column_missing",

@@ -78,6 +78,13 @@ async fn table_that_may_not_be_read_is_reported_as_not_examined() {
 }
 
 #[tokio::test]
+async fn schema_that_may_not_be_used_hides_its_tables() {
+    let examined = as_instance("REVOKE USAGE ON SCHEMA {schema} FROM {role}").await;
+    let finding = examined.expect("table_missing", "error", "api_keys");
+    assert!(finding["fix"].as_str().unwrap().contains("USAGE"), "{finding}");
+}
+
+#[tokio::test]
 async fn log_that_may_not_be_read_is_found() {
     let examined = as_instance("REVOKE SELECT ON keystile_changes FROM {role}").await;
     let finding = examined.expect("feed_unreadable", "warning", "");
