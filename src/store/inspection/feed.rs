@@ -30,7 +30,7 @@ impl Inspector<'_> {
         if evidence.compares_dropped {
             warn(self, FindingKind::FeedDroppedColumns, "");
         }
-        if !evidence.notifies && !evidence.is_replica && !self.database.is_file() {
+        if !evidence.notifies && !self.database.is_file() {
             let (kind, severity) = (FindingKind::FeedNotNotified, Severity::Note);
             self.report(kind, severity, Location::default(), "");
         }

@@ -8,7 +8,11 @@ use keystile::{
 };
 
 use super::{Examined, sound};
-use crate::harness::{cluster::Cluster, keystile::keystile, place::options};
+use crate::harness::{
+    cluster::Cluster,
+    keystile::keystile,
+    place::{Place, options},
+};
 
 /// The files in a folder, with content and time.
 fn files(folder: &Path) -> BTreeMap<String, (Vec<u8>, SystemTime)> {
@@ -67,16 +71,26 @@ async fn file_in_use_is_read_with_its_latest_commits() {
     other.execute("UPDATE api_keys SET rate_limit_per_day = NULL", []).unwrap();
 }
 
+async fn expect_refusal_to_write(place: &Place) {
+    let metrics = Metrics::new().unwrap();
+    let database = Database::connect_read_only(&options(&place.url(), 5_000), &metrics).unwrap();
+    let user =
+        NewUser { email: "eve@example.com".into(), username: "eve".into(), role: None, superuser: false };
+    let refusal = database.create_user(&user).await.unwrap_err().to_string();
+    assert!(refusal.contains("read-only") || refusal.contains("readonly"), "{refusal}");
+    assert_eq!(place.value("SELECT CAST(count(*) AS text) FROM users").await.as_deref(), Some("1"));
+}
+
 #[tokio::test]
 async fn connection_for_reading_refuses_to_write() {
     for place in sound().await {
-        let metrics = Metrics::new().unwrap();
-        let database = Database::connect_read_only(&options(&place.url(), 5_000), &metrics).unwrap();
-        let user =
-            NewUser { email: "eve@example.com".into(), username: "eve".into(), role: None, superuser: false };
-        let refusal = database.create_user(&user).await.unwrap_err().to_string();
-        assert!(refusal.contains("read-only") || refusal.contains("readonly"), "{refusal}");
-        assert_eq!(place.value("SELECT CAST(count(*) AS text) FROM users").await.as_deref(), Some("1"));
+        expect_refusal_to_write(&place).await;
+        // A file that another process has open is opened in another way.
+        let other = place.file().map(|file| rusqlite::Connection::open(file).unwrap());
+        if let Some(other) = &other {
+            other.execute("UPDATE api_keys SET name = 'in use'", []).unwrap();
+        }
+        expect_refusal_to_write(&place).await;
     }
 }
 
