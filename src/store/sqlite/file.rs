@@ -159,7 +159,7 @@ impl Inner {
         let result = work(&mut open.connection).map_err(|error| self.explain(&error))?;
         if open.unlocked.is_some() && open.unlocked != UnlockedFile::at(&self.path) {
             return Err(StoreError::Unavailable(
-                format!("sqlite:{} was opened by another process meanwhile; try again", self.path.display())
+                format!("another process opened sqlite:{} during a read; try again", self.path.display())
                     .into(),
             ));
         }

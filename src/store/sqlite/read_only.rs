@@ -57,3 +57,28 @@ fn is_in_wal_mode(path: &Path) -> bool {
     let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
     read.is_ok() && header.starts_with(b"SQLite format 3\0") && header[18..] == [2, 2]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_that_another_process_opens_is_noticed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("keys.db");
+        let write = |sql: &str| {
+            let connection = Connection::open(&path).expect("opens");
+            connection.execute_batch(sql).expect("writes");
+            connection
+        };
+        drop(write("PRAGMA journal_mode = wal; CREATE TABLE t (n integer)"));
+        let (reader, unlocked) = open(&path).expect("opens");
+        assert!(unlocked.is_some() && unlocked == UnlockedFile::at(&path), "no process has it open");
+        let other = write("INSERT INTO t VALUES (1)");
+        assert_eq!(UnlockedFile::at(&path), None, "another process has it open");
+        drop((reader, other));
+        assert_ne!(UnlockedFile::at(&path), unlocked, "another process has written it");
+        let _other = write("SELECT 1; INSERT INTO t VALUES (2)");
+        assert_eq!(open(&path).expect("opens").1, None, "a file in use is read with locks");
+    }
+}
