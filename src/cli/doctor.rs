@@ -11,13 +11,16 @@ use super::{
 };
 use crate::{
     clock,
-    config::DatabaseOptions,
+    config::{AccountLock, DatabaseOptions},
     findings::{Finding, Report},
 };
 
 /// What is examined.
 #[derive(Debug, Args)]
 pub(super) struct Doctor {
+    /// Whether a locked account stops its API keys: `deny` or `ignore`.
+    #[arg(long, env = "KEYSTILE_ACCOUNT_LOCK", default_value = "deny")]
+    account_lock: AccountLock,
     #[command(flatten)]
     output: Output,
     #[command(flatten)]
@@ -46,8 +49,9 @@ struct ExaminedDatabase {
 /// The width of the table where the terminal does not say its own.
 const WIDTH: u16 = 120;
 
-pub(super) async fn run(Doctor { output, database: options }: Doctor) -> anyhow::Result<()> {
-    let database = open_read_only(&options)?;
+pub(super) async fn run(args: Doctor) -> anyhow::Result<()> {
+    let Doctor { account_lock, output, database: options } = args;
+    let database = open_read_only(&options)?.with_account_lock(account_lock);
     // A spinner is shown on terminals only.
     let spinner =
         ProgressBar::new_spinner().with_style(ProgressStyle::with_template("{spinner} {pos} rows examined")?);

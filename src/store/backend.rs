@@ -1,6 +1,6 @@
 //! The two kinds of database. This is the one place that tells them apart.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use super::{
     StoreError,
@@ -142,6 +142,16 @@ impl Backend {
     /// Runs the statements in one transaction.
     pub(crate) async fn execute_all(&self, statements: Vec<Statement>) -> Result<(), StoreError> {
         self.transaction(statements, false, Box::new(|_| ())).await?.into_result()
+    }
+
+    /// Copies a SQLite database into a new file.
+    pub(crate) async fn backup(&self, to: &Path) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(_) => {
+                Err(StoreError::Unfit("a Postgres database is copied by its own tools".into()))
+            }
+            Self::Sqlite(file) => file.backup(to).await,
+        }
     }
 
     /// Creates the tables of an empty SQLite file. A Postgres database is migrated by its operator.

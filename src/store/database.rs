@@ -1,6 +1,6 @@
 //! The lowest tier: a SQLite or Postgres database.
 
-use std::{sync::Arc, time::Instant};
+use std::{path::Path, sync::Arc, time::Instant};
 
 use metrics::Counter;
 use parking_lot::Mutex;
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     addresses::{Resolver, SystemResolver},
     clock::{self, Timestamps},
-    config::DatabaseOptions,
+    config::{AccountLock, DatabaseOptions},
     credential::Prefix,
     decision::Tier,
     metrics::Metrics,
@@ -36,7 +36,7 @@ use unmatchable_entries::UnmatchableEntries;
 
 /// The database of the keys. Cheap to clone.
 #[derive(Clone)]
-pub struct Database(Arc<Inner>);
+pub struct Database(Arc<Inner>, AccountLock);
 
 struct Inner {
     backend: Backend,
@@ -88,14 +88,26 @@ impl Database {
     fn new(options: &DatabaseOptions, metrics: &Metrics, backend: Backend) -> Result<Self, StoreError> {
         let (timeout, connections) = (options.database_timeout, options.database_connections);
         let calls = Calls::new(backend.name(), timeout, connections, metrics);
-        Ok(Self(Arc::new(Inner {
+        let inner = Inner {
             backend,
             tables: Mutex::default(),
             calls,
             probes: Singleflight::default(),
             undecodable: metrics.undecodable_rows(),
             unmatchable: UnmatchableEntries::new(metrics),
-        })))
+        };
+        Ok(Self(Arc::new(inner), AccountLock::default()))
+    }
+
+    /// The same database, whose records follow this setting.
+    #[must_use]
+    pub fn with_account_lock(self, locks: AccountLock) -> Self {
+        Self(self.0, locks)
+    }
+
+    /// Whether locked accounts stop their keys.
+    pub(super) fn account_lock(&self) -> AccountLock {
+        self.1
     }
 
     /// Returns once the database answers a look-up of a prefix that no key has.
@@ -123,6 +135,14 @@ impl Database {
     /// Free capacity for further calls, and open connections.
     pub fn room(&self) -> (usize, u32) {
         (self.0.calls.free_capacity(), self.backend().connections())
+    }
+
+    /// Copies a SQLite database into a new file that only its owner can read.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it is no SQLite database, or the file exists or cannot be written.
+    pub async fn backup(&self, to: &Path) -> Result<(), StoreError> {
+        self.backend().backup(to).await
     }
 
     /// Reads the tables again before their next use: they were migrated.
@@ -228,7 +248,7 @@ impl Database {
 
     /// The records of this prefix that can be decoded, and the rows that they are in.
     fn decode(&self, prefix: Prefix, rows: Rows) -> (Vec<Arc<KeyRecord>>, Vec<Row>) {
-        let decoded = rows.into_iter().filter_map(|row| match decode::decode(&row) {
+        let decoded = rows.into_iter().filter_map(|row| match decode::decode(&row, self.1) {
             // The change log has another prefix for this row, so its changes would be missed.
             Ok(record) if record.prefix != prefix => None,
             Ok(record) => {

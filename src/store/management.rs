@@ -12,12 +12,14 @@ use super::{
 };
 use crate::clock;
 
+mod budgets;
 mod columns;
 mod display_row;
 mod import;
 mod keys;
 mod users;
 
+pub use budgets::UnreadBudget;
 pub use display_row::DisplayRow;
 pub use import::{ImportError, ImportRow};
 pub use keys::NewKey;

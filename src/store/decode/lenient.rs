@@ -1,15 +1,15 @@
 //! Decodes a row in spite of values that cannot be decoded, and returns all of them.
 
 use super::{COLUMNS, DecodeError, HASH, decode};
-use crate::{record::KeyRecord, store::Row};
+use crate::{config::AccountLock, record::KeyRecord, store::Row};
 
 /// Decodes the values of one row, in the order of [`COLUMNS`]. Each value that cannot be decoded is replaced: a flag by
 /// true, so that the key counts as one that its owner expects to work.
-pub(crate) fn decode_leniently(mut values: Row) -> (Option<KeyRecord>, Vec<DecodeError>) {
+pub(crate) fn decode_leniently(mut values: Row, locks: AccountLock) -> (Option<KeyRecord>, Vec<DecodeError>) {
     let mut problems = Vec::new();
     // Each turn replaces one value.
     for _ in 0..=COLUMNS.len() {
-        let problem = match decode(&values) {
+        let problem = match decode(&values, locks) {
             Ok(record) => return (Some(record), problems),
             Err(problem) => problem,
         };
@@ -58,7 +58,7 @@ mod tests {
             ("users.is_active", None),
             ("users.account_locked", Some("perhaps")),
         ]);
-        let (record, problems) = decode_leniently(row);
+        let (record, problems) = decode_leniently(row, AccountLock::Deny);
         let columns: Vec<_> = problems.iter().map(|problem| (problem.table, problem.column)).collect();
         let expected = [
             ("api_keys", "id"),
@@ -78,7 +78,8 @@ mod tests {
     #[test]
     fn row_without_problems_is_decoded_as_always() {
         let row = row_with(&[]);
-        assert_eq!(decode_leniently(row.clone()), (decode(&row).ok(), vec![]));
+        let record = decode(&row, AccountLock::Deny).ok();
+        assert_eq!(decode_leniently(row, AccountLock::Deny), (record, vec![]));
     }
 
     #[test]
@@ -86,7 +87,7 @@ mod tests {
         for (table, column) in COLUMNS {
             let mut row = row_with(&[]);
             replace(&mut row, (table, column));
-            assert!(decode(&row).is_ok(), "{table}.{column}");
+            assert!(decode(&row, AccountLock::Deny).is_ok(), "{table}.{column}");
         }
     }
 }

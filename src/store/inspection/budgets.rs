@@ -77,8 +77,8 @@ impl Inspector<'_> {
             add(FindingKind::BudgetWithoutOwner, Severity::Note, "api_key_id", "");
             return;
         }
-        // Without an effect, it matters little what it matches.
-        if !budget.is_hard || (budget.end.is_past(self.now) && !budget.renews) {
+        // Then it matters little what it matches.
+        if budget.why_it_never_denies(self.now).is_some() {
             return;
         }
         if budget.limit_cents <= 0 {

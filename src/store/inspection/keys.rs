@@ -104,7 +104,7 @@ impl Inspector<'_> {
         let hash = decode::COLUMNS.iter().position(|column| *column == decode::HASH);
         let hash = hash.and_then(|at| row[at].clone());
         let is_crowded = row[0].as_ref().is_some_and(|id| known.crowded.contains(id));
-        let (record, problems) = lenient::decode_leniently(row);
+        let (record, problems) = lenient::decode_leniently(row, self.database.account_lock());
         let Some(record) = record else { return };
         let has_hash = problems.iter().all(|problem| (problem.table, problem.column) != decode::HASH);
         let examined = ExaminedKey::new(&record, &problems, self.now);

@@ -38,6 +38,8 @@ struct Inner {
     was_opened: AtomicBool,
     /// Bounds the threads that a slow disk can block.
     permits: Arc<Semaphore>,
+    /// Held while the tables of an empty file are created.
+    creation: tokio::sync::Mutex<()>,
 }
 
 /// A connection, and the file that it has open.
@@ -65,6 +67,7 @@ impl SqliteFile {
             idle: Mutex::default(),
             was_opened: AtomicBool::new(false),
             permits: Arc::new(Semaphore::new(connections as usize)),
+            creation: tokio::sync::Mutex::default(),
         }))
     }
 
@@ -115,6 +118,11 @@ impl SqliteFile {
         FileAccess::of(&self.0.path).ok()
     }
 
+    /// Waits until no other task creates the tables.
+    pub(super) async fn creation(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.0.creation.lock().await
+    }
+
     /// Closes the connections.
     pub(crate) fn reconnect(&self) {
         self.0.idle.lock().clear();
@@ -126,7 +134,7 @@ impl SqliteFile {
         u32::try_from(idle.len()).unwrap_or(u32::MAX)
     }
 
-    async fn run<T: Send + 'static>(
+    pub(super) async fn run<T: Send + 'static>(
         &self,
         deadline: Deadline,
         work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -244,12 +252,18 @@ fn file_at(path: &Path) -> std::io::Result<FileId> {
     Ok(FileId { device: metadata.dev(), inode: metadata.ino(), created: metadata.created().ok() })
 }
 
-/// Creates the file with a mode that only its owner can read. SQLite gives `-wal` and `-shm` the same mode.
+/// Creates the file if it does not exist, with a mode that only its owner can read. SQLite gives `-wal` and `-shm` the
+/// same mode.
 fn create_private(path: &Path) -> std::io::Result<()> {
-    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+    match create_new_private(path) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Creates a file with a mode that only its owner can read. It must not exist.
+pub(super) fn create_new_private(path: &Path) -> std::io::Result<()> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop)
 }
 
 fn run(connection: &Connection, statement: &Statement) -> rusqlite::Result<Rows> {

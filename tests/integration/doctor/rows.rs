@@ -176,6 +176,11 @@ async fn limit_of_zero_and_unknown_type_are_warnings() {
 async fn locked_account_is_a_note() {
     let change = "UPDATE users SET account_locked = true, account_locked_until = '2990-01-01 00:00:00'";
     finds(change, "account_locked", "note", "users.account_locked", "1").await;
+    for place in sound().await {
+        place.execute(change).await;
+        let run = keystile(&["doctor", "--account-lock=ignore", "--output", "json"], &place.url(), "");
+        assert!(!run.done().contains("account_locked"), "locks stop no keys");
+    }
 }
 
 #[tokio::test]
