@@ -20,6 +20,7 @@ use crate::{
 mod argument;
 mod backup;
 mod database;
+mod doctor;
 mod explain;
 mod import;
 mod inject;
@@ -53,6 +54,10 @@ enum Command {
 
     /// Explain, check by check, why a request with a key would be allowed or denied.
     Explain(Box<explain::Explain>),
+
+    /// Look at every row of the database, and report what will not work as its owner thinks. Changes nothing, and fails if
+    /// something denies or allows requests by mistake.
+    Doctor(doctor::Doctor),
 
     /// Create missing tables, and install the log of changes in the database.
     Migrate(migrate::Migrate),
@@ -137,6 +142,7 @@ pub async fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Serve(options) => serve(*options, &cli.startup).await,
         Command::Explain(explain) => explain::run(*explain).await,
+        Command::Doctor(args) => doctor::run(args).await,
         Command::Migrate(args) => migrate::run(args).await,
         Command::Backup(args) => backup::run(args).await,
         Command::Invalidate(args) => invalidate::run(args).await,

@@ -10,11 +10,13 @@ mod allowed;
 mod budget;
 pub mod endpoint;
 mod hash;
+pub mod hash_form;
 pub mod loose_path;
 pub mod model;
 pub mod network;
 pub mod path;
 mod period_budget;
+pub mod unmatchable;
 
 pub use allowed::{AllowList, Restrictions};
 pub use budget::Budget;

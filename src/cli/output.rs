@@ -85,6 +85,33 @@ impl Output {
             }
         }
     }
+
+    /// Prints a report: rows whose cells may have several lines as a table, everything as JSON. `width` is that of the
+    /// table where there is no terminal.
+    pub(super) fn report<const N: usize>(
+        self,
+        whole: &impl Serialize,
+        titles: [&str; N],
+        rows: &[[String; N]],
+        width: u16,
+    ) -> anyhow::Result<()> {
+        match self.output {
+            OutputFormat::Json => json(whole),
+            OutputFormat::Table if rows.is_empty() => Ok(()),
+            OutputFormat::Table => {
+                let mut table = empty_table();
+                if table.width().is_none() {
+                    table.set_width(width);
+                }
+                table.set_header(titles);
+                for row in rows {
+                    let lines = |cell: &String| cell.lines().map(printable).collect::<Vec<_>>().join("\n");
+                    table.add_row(row.iter().map(lines));
+                }
+                print(&format!("{table}\n"))
+            }
+        }
+    }
 }
 
 /// Prints to stdout. A reader that closes the pipe early, such as `head`, is no failure.

@@ -6,8 +6,8 @@ use super::{
     StoreError,
     postgres::{self, Confirmations, PostgresPool, PostgresStatements},
     schema::Schema,
-    sqlite::{SQLITE_POLL, SqliteFile, SqliteStatements},
-    statement::{Deadline, Progress, Rows, Statement, TransactionOutcome},
+    sqlite::{FileAccess, SQLITE_POLL, SqliteFile, SqliteStatements},
+    statement::{Access, Deadline, Progress, Rows, Statement, TransactionOutcome},
     statements::Statements,
 };
 use crate::{
@@ -25,11 +25,15 @@ pub(crate) enum Backend {
 
 impl Backend {
     /// Does not connect. The database need not be up, nor the file exist.
-    pub(crate) fn new(options: &DatabaseOptions, resolver: &Arc<dyn Resolver>) -> Result<Self, StoreError> {
+    pub(crate) fn new(
+        options: &DatabaseOptions,
+        resolver: &Arc<dyn Resolver>,
+        access: Access,
+    ) -> Result<Self, StoreError> {
         let (timeout, connections) = (options.database_timeout, options.database_connections);
         let url = match &options.database_url {
             DatabaseUrl::Sqlite(path) => {
-                return Ok(Self::Sqlite(SqliteFile::new(path, timeout, connections)));
+                return Ok(Self::Sqlite(SqliteFile::new(path, timeout, connections, access)));
             }
             DatabaseUrl::Postgres(url) => url,
         };
@@ -40,7 +44,7 @@ impl Backend {
             }
             None => None,
         };
-        PostgresPool::new(url, feed_url, resolver, timeout, connections).map(Self::Postgres)
+        PostgresPool::new(url, feed_url, resolver, timeout, connections, access).map(Self::Postgres)
     }
 
     /// The name in metrics.
@@ -69,6 +73,14 @@ impl Backend {
         match self {
             Self::Postgres(_) => String::new(),
             Self::Sqlite(file) => file.identity(),
+        }
+    }
+
+    /// Who can use the file. None for a server, and where there is no file.
+    pub(crate) fn file_access(&self) -> Option<FileAccess> {
+        match self {
+            Self::Postgres(_) => None,
+            Self::Sqlite(file) => file.access(),
         }
     }
 

@@ -13,7 +13,7 @@ use super::{
     decode::{self, DecodeError},
     look_up,
     schema::Schema,
-    statement::{Deadline, Rows, Statement},
+    statement::{Access, Deadline, Rows, Statement},
     statements::Statements,
 };
 use crate::{
@@ -29,8 +29,10 @@ use crate::{
 };
 
 pub(super) mod calls;
+mod unmatchable_entries;
 
 use calls::{Calls, Operation};
+use unmatchable_entries::UnmatchableEntries;
 
 /// The database of the keys. Cheap to clone.
 #[derive(Clone)]
@@ -42,6 +44,7 @@ struct Inner {
     calls: Calls,
     probes: Singleflight<(), Result<(), StoreError>>,
     undecodable: Counter,
+    unmatchable: UnmatchableEntries,
 }
 
 /// The tables as they were last read, and the look-up for them.
@@ -70,8 +73,20 @@ impl Database {
         metrics: &Metrics,
         resolver: &Arc<dyn Resolver>,
     ) -> Result<Self, StoreError> {
+        Self::new(options, metrics, Backend::new(options, resolver, Access::ReadWrite)?)
+    }
+
+    /// The same, for reading only: nothing is written, and no file is created.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn connect_read_only(options: &DatabaseOptions, metrics: &Metrics) -> Result<Self, StoreError> {
+        let resolver = Arc::new(SystemResolver) as Arc<dyn Resolver>;
+        Self::new(options, metrics, Backend::new(options, &resolver, Access::ReadOnly)?)
+    }
+
+    fn new(options: &DatabaseOptions, metrics: &Metrics, backend: Backend) -> Result<Self, StoreError> {
         let (timeout, connections) = (options.database_timeout, options.database_connections);
-        let backend = Backend::new(options, resolver)?;
         let calls = Calls::new(backend.name(), timeout, connections, metrics);
         let inner = Inner {
             backend,
@@ -79,6 +94,7 @@ impl Database {
             calls,
             probes: Singleflight::default(),
             undecodable: metrics.undecodable_rows(),
+            unmatchable: UnmatchableEntries::new(metrics),
         };
         Ok(Self(Arc::new(inner), AccountLock::default()))
     }
@@ -87,6 +103,11 @@ impl Database {
     #[must_use]
     pub fn with_account_lock(self, locks: AccountLock) -> Self {
         Self(self.0, locks)
+    }
+
+    /// Whether locked accounts stop their keys.
+    pub(super) fn account_lock(&self) -> AccountLock {
+        self.1
     }
 
     /// Returns once the database answers a look-up of a prefix that no key has.
@@ -241,6 +262,7 @@ impl Database {
                     let (key_id, budget_id) = (record.id.0, id.map(|id| id.0));
                     warn!(key_id, budget_id, column, expected, "budget cannot be decoded: the key is denied");
                 }
+                self.0.unmatchable.report(&record);
                 Some((Arc::new(record), row))
             }
             Err(DecodeError { key, table, column, expected }) => {

@@ -12,12 +12,13 @@ use crate::{
 use super::{Row, SqlValue};
 
 pub(crate) mod budgets;
+pub(crate) mod lenient;
 pub(crate) mod timestamp;
 pub(crate) mod value;
 
 use value::Expectation;
 
-const HASH: (&str, &str) = ("api_keys", "key_hash");
+pub(crate) const HASH: (&str, &str) = ("api_keys", "key_hash");
 
 /// What a decision needs, in the order in which it is selected.
 pub(crate) const COLUMNS: &[(&str, &str)] = &[

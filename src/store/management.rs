@@ -25,6 +25,16 @@ pub use import::{ImportError, ImportRow};
 pub use keys::NewKey;
 pub use users::NewUser;
 
+/// Whether operators manage this column.
+pub(super) fn knows_column(table: &str, column: &str) -> bool {
+    let columns = match table {
+        "api_keys" => columns::API_KEYS,
+        "users" => columns::USERS,
+        _ => return false,
+    };
+    columns.iter().any(|known| known.name == column)
+}
+
 /// Why an operation failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ManagementError {

@@ -243,7 +243,7 @@ fn wrong_usage_ends_with_status_2_and_names_flag_value_and_mend() {
 #[test]
 fn unreachable_database_is_an_error_without_its_password() {
     let nowhere = format!("postgres://nobody:hunter2@127.0.0.1:{}/none", free_port());
-    for arguments in [&["migrate"][..], &["users", "list"], &["keys", "list"]] {
+    for arguments in [&["migrate"][..], &["users", "list"], &["keys", "list"], &["doctor"]] {
         let said = keystile(arguments, &nowhere, "").failed(1);
         assert!(said.contains("127.0.0.1") && said.contains("/none") && said.contains("refused"), "{said}");
         assert!(!said.contains("hunter2"), "{said}");

@@ -14,6 +14,7 @@ mod cli;
 mod cli_errors;
 mod descriptor;
 mod docs;
+mod doctor;
 mod durable_proofs;
 mod explain;
 mod faults_named;

@@ -16,9 +16,13 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, params_from_iter, types::ValueRef};
 use tokio::sync::Semaphore;
 
+use super::{
+    file_access::FileAccess,
+    read_only::{self, UnlockedFile},
+};
 use crate::store::{
     SqlValue, StoreError,
-    statement::{Deadline, Progress, Rows, Statement, TransactionOutcome},
+    statement::{Access, Deadline, Progress, Rows, Statement, TransactionOutcome},
 };
 
 /// A database file. Cheap to clone.
@@ -28,6 +32,7 @@ pub(crate) struct SqliteFile(Arc<Inner>);
 struct Inner {
     path: PathBuf,
     timeout: Duration,
+    access: Access,
     idle: Mutex<Vec<OpenFile>>,
     /// Set once the file was opened. From then on, a missing file is an error, and is not created again.
     was_opened: AtomicBool,
@@ -41,6 +46,8 @@ struct Inner {
 struct OpenFile {
     connection: Connection,
     file: FileId,
+    /// The state of the file, if it is read without locks.
+    unlocked: Option<UnlockedFile>,
 }
 
 /// A file, independent of its name: another file may have been renamed to its path.
@@ -52,10 +59,11 @@ struct FileId {
 }
 
 impl SqliteFile {
-    pub(crate) fn new(path: &Path, timeout: Duration, connections: u32) -> Self {
+    pub(crate) fn new(path: &Path, timeout: Duration, connections: u32, access: Access) -> Self {
         Self(Arc::new(Inner {
             path: path.to_owned(),
             timeout,
+            access,
             idle: Mutex::default(),
             was_opened: AtomicBool::new(false),
             permits: Arc::new(Semaphore::new(connections as usize)),
@@ -105,6 +113,11 @@ impl SqliteFile {
         file_at(&self.0.path).map_or_else(|_| String::new(), |file| format!("{file:?}"))
     }
 
+    /// Who can use the file. None while there is none.
+    pub(crate) fn access(&self) -> Option<FileAccess> {
+        FileAccess::of(&self.0.path).ok()
+    }
+
     /// Waits until no other task creates the tables.
     pub(super) async fn creation(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.0.creation.lock().await
@@ -152,6 +165,12 @@ impl Inner {
         let mut open = self.idle().map_or_else(|| self.open(), Ok)?;
         // A connection that failed is closed, since its state is unknown.
         let result = work(&mut open.connection).map_err(|error| self.explain(&error))?;
+        if open.unlocked.is_some() && open.unlocked != UnlockedFile::at(&self.path) {
+            return Err(StoreError::Unavailable(
+                format!("another process opened sqlite:{} during a read; try again", self.path.display())
+                    .into(),
+            ));
+        }
         self.idle.lock().push(open);
         Ok(result)
     }
@@ -169,20 +188,25 @@ impl Inner {
         let unavailable = |what: &str, error: std::io::Error| {
             StoreError::Unavailable(format!("cannot {what} sqlite:{}: {error}", self.path.display()).into())
         };
-        if !self.was_opened.load(Ordering::Relaxed) {
+        if self.access == Access::ReadWrite && !self.was_opened.load(Ordering::Relaxed) {
             create_private(&self.path).map_err(|error| unavailable("create", error))?;
         }
         let file = file_at(&self.path).map_err(|error| unavailable("open", error))?;
-        let connection = self.connect().map_err(|error| self.explain(&error))?;
+        let (connection, unlocked) = self.connect().map_err(|error| self.explain(&error))?;
         // Another file may have been renamed to the path in between.
         if file_at(&self.path).map_err(|error| unavailable("open", error))? != file {
             return Err(StoreError::Unavailable("its file was replaced while it was opened".into()));
         }
         self.was_opened.store(true, Ordering::Relaxed);
-        Ok(OpenFile { connection, file })
+        Ok(OpenFile { connection, file, unlocked })
     }
 
-    fn connect(&self) -> rusqlite::Result<Connection> {
+    fn connect(&self) -> rusqlite::Result<(Connection, Option<UnlockedFile>)> {
+        if self.access == Access::ReadOnly {
+            let (connection, unlocked) = read_only::open(&self.path)?;
+            connection.busy_timeout(self.timeout)?;
+            return Ok((connection, unlocked));
+        }
         // Not URI: a file name is a file name. Not CREATE: the file is there, with its mode.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&self.path, flags)?;
@@ -193,7 +217,7 @@ impl Inner {
             // Readers then never wait for a writer. A file that cannot be switched still works.
             let _ = connection.pragma_update(None, "journal_mode", "wal");
         }
-        Ok(connection)
+        Ok((connection, None))
     }
 
     fn explain(&self, error: &rusqlite::Error) -> StoreError {
