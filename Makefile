@@ -70,8 +70,8 @@ tools: ## install the programs that the tests run
 	tools/need-postgres
 	tools/need-redis
 	tools/fetch-envoy $(ENVOY_VERSIONS)
-	tools/fetch-openai
 	tools/fetch-backend
+	tools/fetch-model-clients
 	tools/fetch-kubernetes
 
 clean: ## remove everything that was built or fetched

@@ -1,6 +1,7 @@
 """Floods of made-up keys and wrong secrets: their effect on good keys, and what the sender can learn."""
 
 import json
+import statistics
 import subprocess
 import time
 
@@ -15,6 +16,8 @@ HOT, GUESSED, GOOD = 1, 20, 100
 # Numbers from here on belong to no key.
 MADE_UP = 600_000
 HOT_RATE = 500
+# A known key's latencies are measured in turns of so many seconds. Their median p99 counts: one pause of the machine spoils one turn.
+TURN = 4
 FLOODS = {
     "flood-addresses": ("from three addresses", "203.0.113.9,198.51.100.7,192.0.2.3"),
     "flood-64s": ("from a new IPv6 /64 each", "2001:db8:1:{}::1"),
@@ -36,6 +39,10 @@ def run(programs, results, scratch, extent):
         finally:
             keystile.stop()
         log(f"  {label}")
+    reference = "the null service in the same floods, and one bcrypt thread without a pause"
+    results.subject("flood-null", reference)
+    results.add("flood-null", **machine(programs, scratch, good))
+    log(f"  {reference}")
     results.subject("alike", "made-up prefixes against wrong secrets of prefixes that exist")
     alike(programs, results, scratch, extent)
 
@@ -43,23 +50,18 @@ def run(programs, results, scratch, extent):
 def flood(programs, keystile, clients, good):
     """1,000 made-up keys and 200 wrong secrets per second, while a known key and new good keys are used."""
     seconds = good / 2 + 4
-    start = lambda *options: subprocess.Popen(command(programs, keystile, *options), stdout=subprocess.PIPE)
-    hot = ("--rate", HOT_RATE, "--first", 0, "--keys", HOT)
     direct.warm(programs, keystile, HOT)
-    alone = running.load(programs, keystile.unix, *hot, "--count", HOT_RATE * 4, check=direct.LEAN)
-    senders = ("--clients", clients, "--expect", "deny", "--in-turn")
-    made_up = start("--rate", 1000, "--first", MADE_UP, "--keys", 400_000, "--count", int(1000 * seconds), *senders)
-    guesses = ("--rate", 200, "--first", HOT, "--keys", GUESSED, "--wrong", 1, "--count", int(200 * seconds))
-    wrong = start(*guesses, *senders)
+    alone = hot_p99(programs, keystile, 20)
+    senders = start_senders(programs, keystile, clients, seconds, "--expect", "deny")
     # In the first seconds Keystile notices the failing networks and prefixes.
     time.sleep(2)
     first = start(
-        *("--rate", 2, "--first", HOT + GUESSED, "--keys", good, "--count", good, "--in-turn"),
+        *(programs, keystile, "--rate", 2, "--first", HOT + GUESSED, "--keys", good, "--count", good, "--in-turn"),
         *("--clients", "100.64.{}.5", "--latencies"),
     )
-    meanwhile = running.load(programs, keystile.unix, *hot, "--count", int(HOT_RATE * good / 2), check=direct.LEAN)
+    meanwhile = hot_p99(programs, keystile, good / 2)
     report = json.loads(first.communicate()[0])
-    for process in (made_up, wrong):
+    for process in senders:
         answers = json.loads(process.communicate()[0])
         if process.returncode or answers["unexpected"]:
             raise RuntimeError(f"a wrong key got in, or no answer: {answers}")
@@ -67,8 +69,44 @@ def flood(programs, keystile, clients, good):
         "denied": report["unexpected"],
         "p50_us": report["p50_us"],
         "p99_us": report["p99_us"],
-        "hot_p99_ratio": meanwhile["p99_us"] / alone["p99_us"],
+        "hot_p99_ratio": meanwhile / alone,
     }
+
+
+def machine(programs, scratch, good):
+    """What the same senders do to the latencies of a service that has no work, while bcrypt takes one core as in a flood."""
+    seconds = good / 2
+    null = running.Null(programs, scratch)
+    alone = hot_p99(programs, null, 20)
+    senders = start_senders(programs, null, "203.0.113.9,198.51.100.7,192.0.2.3", seconds)
+    words = ["nice", "-n", "7", programs.bcrypt, "--cost", COST, "--count", 10_000_000]
+    bcrypt = subprocess.Popen([str(word) for word in words], stdout=subprocess.DEVNULL)
+    try:
+        meanwhile = hot_p99(programs, null, seconds)
+    finally:
+        for process in (bcrypt, *senders):
+            process.terminate()
+            process.wait()
+        null.stop()
+    return {"hot_p99_ratio": meanwhile / alone}
+
+
+def hot_p99(programs, service, seconds):
+    """The median of the turns."""
+    options = ("--rate", HOT_RATE, "--first", 0, "--keys", HOT, "--count", HOT_RATE * TURN)
+    turns = [running.load(programs, service.unix, *options, check=direct.LEAN) for _ in range(max(1, round(seconds / TURN)))]
+    return statistics.median(turn["p99_us"] for turn in turns)
+
+
+def start_senders(programs, service, clients, seconds, *options):
+    options = ("--clients", clients, "--in-turn", *options)
+    made_up = ("--rate", 1000, "--first", MADE_UP, "--keys", 400_000, "--count", int(1000 * seconds))
+    wrong = ("--rate", 200, "--first", HOT, "--keys", GUESSED, "--wrong", 1, "--count", int(200 * seconds))
+    return [start(programs, service, *sender, *options) for sender in (made_up, wrong)]
+
+
+def start(programs, service, *options):
+    return subprocess.Popen(command(programs, service, *options), stdout=subprocess.PIPE)
 
 
 def alike(programs, results, scratch, extent):

@@ -17,7 +17,7 @@ use anyhow::Context;
 use clap::Parser;
 use keystile::{
     clock::Timestamps,
-    config::{DatabaseOptions, DatabaseUrl},
+    config::{AccountLock, DatabaseOptions, DatabaseUrl},
     credential::{CacheSecret, CacheSecrets, Credential},
     metrics::Metrics,
     proof::ProofKey,
@@ -126,7 +126,7 @@ async fn prove(options: &Options, redis: SocketAddr, secret: CacheSecret) -> any
         },
         &metrics,
     )?;
-    let entries = Envelopes::new(CacheSecrets::one(secret.clone()));
+    let entries = Envelopes::new(CacheSecrets::one(secret.clone()), AccountLock::Deny);
     let socket = TcpStream::connect(redis).context("redis")?;
     let answers = thread::spawn({
         let mut socket = socket.try_clone()?;

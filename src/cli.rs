@@ -7,16 +7,20 @@ use clap::{
     CommandFactory, FromArgMatches, Parser, Subcommand,
     error::{ContextKind, ContextValue},
 };
+use tracing::info;
 
 use crate::{
     config::{InjectOptions, LogFormat, ServeOptions, redacted},
+    credential::brands::KeyBrand,
     serve,
     store::StoreError,
     telemetry,
 };
 
 mod argument;
+mod backup;
 mod database;
+mod doctor;
 mod explain;
 mod import;
 mod inject;
@@ -25,8 +29,11 @@ mod keys;
 mod migrate;
 mod output;
 mod probe;
+mod startup;
 mod users;
 mod wait;
+
+use startup::Startup;
 
 /// API-key authorization service for Envoy.
 #[derive(Debug, Parser)]
@@ -34,6 +41,10 @@ mod wait;
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
+
+    /// The first lines of the log.
+    #[arg(skip)]
+    startup: Startup,
 }
 
 #[derive(Debug, Subcommand)]
@@ -44,8 +55,15 @@ enum Command {
     /// Explain, check by check, why a request with a key would be allowed or denied.
     Explain(Box<explain::Explain>),
 
+    /// Look at every row of the database, and report what will not work as its owner thinks. Changes nothing, and fails if
+    /// something denies or allows requests by mistake.
+    Doctor(doctor::Doctor),
+
     /// Create missing tables, and install the log of changes in the database.
     Migrate(migrate::Migrate),
+
+    /// Copy a SQLite database that is in use into a new file.
+    Backup(backup::Backup),
 
     /// Drop a prefix, or everything, from the memory of every running instance, and wait for their confirmation.
     Invalidate(invalidate::Invalidate),
@@ -68,6 +86,9 @@ enum Command {
 /// Flags whose values may hold secrets. Errors show at most scheme, host and port.
 const SECRET_FLAGS: [&str; 4] = ["--database-url", "--change-feed-url", "--redis-url", "--cache-secret"];
 
+/// A value of this flag that is too long for it may be a whole API key.
+const BRAND_FLAG: &str = "--key-brands";
+
 const DATABASE_HELP: &str = "check --database-url (KEYSTILE_DATABASE_URL): a server has to run at its host and port and \
                              know its user and password; the folder of a SQLite file has to exist and be writable";
 
@@ -76,7 +97,11 @@ impl Cli {
     pub fn read() -> Self {
         let mut command = without_empty_variables(Self::command());
         let parsed = command.try_get_matches_from_mut(std::env::args_os());
-        let cli = parsed.and_then(|matches| Self::from_arg_matches(&matches));
+        let variables = || std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        let cli = parsed.and_then(|matches| {
+            let startup = Startup::new(&Self::command(), &matches, variables());
+            Ok(Self { startup, ..Self::from_arg_matches(&matches)? })
+        });
         cli.unwrap_or_else(|error| without_secrets(error.format(&mut command)).exit())
     }
 }
@@ -96,18 +121,15 @@ fn without_empty_variables(command: clap::Command) -> clap::Command {
 
 /// clap repeats a value that it refuses, and a refused database URL may hold a password.
 fn without_secrets(mut error: clap::Error) -> clap::Error {
-    let is_secret = match error.get(ContextKind::InvalidArg) {
-        Some(ContextValue::String(argument)) => {
-            SECRET_FLAGS.iter().any(|flag| argument.split(' ').next() == Some(flag))
-        }
-        _ => false,
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
     };
-    if is_secret {
-        let shown = match error.get(ContextKind::InvalidValue) {
-            Some(ContextValue::String(value)) => redacted(value),
-            _ => None,
-        };
-        let shown = shown.unwrap_or_else(|| "(not shown)".to_owned());
+    let flag = text(ContextKind::InvalidArg).and_then(|argument| argument.split(' ').next());
+    let value = text(ContextKind::InvalidValue);
+    let may_be_key = flag == Some(BRAND_FLAG) && value.is_some_and(|value| value.len() > KeyBrand::MAX_LEN);
+    if may_be_key || flag.is_some_and(|flag| SECRET_FLAGS.contains(&flag)) {
+        let shown = value.and_then(redacted).unwrap_or_else(|| "(not shown)".to_owned());
         error.insert(ContextKind::InvalidValue, ContextValue::String(shown));
     }
     error
@@ -118,13 +140,15 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
 /// Wrong usage has ended the process with status 2 before, while the arguments were parsed.
 pub async fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
-        Command::Serve(options) => serve(*options).await,
+        Command::Serve(options) => serve(*options, &cli.startup).await,
         Command::Explain(explain) => explain::run(*explain).await,
+        Command::Doctor(args) => doctor::run(args).await,
         Command::Migrate(args) => migrate::run(args).await,
+        Command::Backup(args) => backup::run(args).await,
         Command::Invalidate(args) => invalidate::run(args).await,
         Command::Keys(command) => keys::run(command).await,
         Command::Users(command) => users::run(command).await,
-        Command::Inject(options) => inject::run(*options).await,
+        Command::Inject(options) => inject::run(*options, &cli.startup).await,
         Command::Probe(probe) => probe::run(probe).await,
     };
     match result {
@@ -139,11 +163,14 @@ pub async fn run(cli: Cli) -> ExitCode {
     }
 }
 
-async fn serve(options: ServeOptions) -> anyhow::Result<()> {
+async fn serve(options: ServeOptions, startup: &Startup) -> anyhow::Result<()> {
     let json = options.log_format == LogFormat::Json;
     let started = telemetry::start(&options.log, json);
     started.with_context(|| {
         format!("--log {}: write a level, or directives such as info,keystile=debug", options.log)
     })?;
-    serve::run(options, serve::stop_signal()?).await
+    startup.log();
+    serve::run(options, serve::stop_signal()?).await?;
+    info!("stopped");
+    Ok(())
 }

@@ -6,6 +6,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
+use crate::credential::brands::KeyBrand;
+
 mod durable;
 mod inject;
 mod postgres_url;
@@ -101,7 +103,11 @@ pub struct ServeOptions {
     )]
     pub credential_sources: Vec<CredentialSource>,
 
-    /// Pass the API key on to the upstream instead of stripping it.
+    /// How API keys begin, such as `en_,ks_`. A token of another issuer in a header is then foreign: it stays in the request and is no credential. If the request also has a proven key, the foreign token is stripped. A token that has a brand in another place or spelling is malformed. Default: every token is taken for an API key.
+    #[arg(long, env = "KEYSTILE_KEY_BRANDS", value_delimiter = ',', help_heading = "Checks")]
+    pub key_brands: Vec<KeyBrand>,
+
+    /// Pass the API key on to the upstream instead of stripping it, and a foreign token that came with it.
     #[arg(long, env = "KEYSTILE_FORWARD_CREDENTIAL", default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set, help_heading = "Checks")]
     pub forward_credential: bool,
 
@@ -140,6 +146,10 @@ pub struct ServeOptions {
     /// Format of a denial's body: `problem` (RFC 9457), `openai` (as OpenAI's client libraries read it), `text`.
     #[arg(long, env = "KEYSTILE_DENY_FORMAT", default_value = "problem", help_heading = "Checks")]
     pub deny_format: DenyFormat,
+
+    /// Whether a locked account (`users.account_locked`) stops its API keys: `deny` or `ignore`. With `deny`, anyone who can lock an account by failed logins can stop its keys. With `ignore`, only `is_active` stops them.
+    #[arg(long, env = "KEYSTILE_ACCOUNT_LOCK", default_value = "deny", help_heading = "Checks")]
+    pub account_lock: AccountLock,
 
     /// Deadline of a check. An earlier deadline of Envoy's applies instead.
     #[arg(long, env = "KEYSTILE_TIMEOUT", default_value = "2s", value_parser = duration, help_heading = "Checks")]
@@ -255,6 +265,16 @@ pub enum Mode {
     Enforce,
     /// Allows the request and reports the denial.
     Shadow,
+}
+
+/// Whether a locked account stops its API keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum AccountLock {
+    /// It does, until the lock ends.
+    #[default]
+    Deny,
+    /// It does not.
+    Ignore,
 }
 
 /// Format of a denial's body.

@@ -8,6 +8,7 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+pub mod brands;
 pub mod generate;
 
 /// Fewest bytes a credential may have: it must at least fill its prefix.

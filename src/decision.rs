@@ -84,6 +84,8 @@ pub enum Reason {
     ChatbotNotAllowed,
     /// The key may not be used with this agent.
     AgentNotAllowed,
+    /// The list of extraction templates that the key may be used with cannot be read.
+    ExtractTemplateNotAllowed,
     /// The key's budget is spent.
     BudgetExhausted,
     /// A limit of the key is used up for now.
@@ -158,7 +160,7 @@ impl Tier {
 
 impl Reason {
     /// Every reason, for tables.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::MalformedRequest,
         Self::MissingCredential,
         Self::MalformedCredential,
@@ -173,6 +175,7 @@ impl Reason {
         Self::ScopeMissing,
         Self::ChatbotNotAllowed,
         Self::AgentNotAllowed,
+        Self::ExtractTemplateNotAllowed,
         Self::BudgetExhausted,
         Self::RateLimited,
         Self::TooManyAttempts,
@@ -198,6 +201,7 @@ impl Reason {
             Self::ScopeMissing => "scope_missing",
             Self::ChatbotNotAllowed => "chatbot_not_allowed",
             Self::AgentNotAllowed => "agent_not_allowed",
+            Self::ExtractTemplateNotAllowed => "extract_template_not_allowed",
             Self::BudgetExhausted => "budget_exhausted",
             Self::RateLimited => "rate_limited",
             Self::TooManyAttempts => "too_many_attempts",
@@ -223,7 +227,8 @@ impl Reason {
             | Self::ModelNotAllowed
             | Self::ScopeMissing
             | Self::ChatbotNotAllowed
-            | Self::AgentNotAllowed => 403,
+            | Self::AgentNotAllowed
+            | Self::ExtractTemplateNotAllowed => 403,
             Self::BudgetExhausted => 402,
             Self::RateLimited | Self::TooManyAttempts => 429,
             Self::Overloaded | Self::Unavailable | Self::RouteMisconfigured => 503,
@@ -256,6 +261,7 @@ impl Reason {
             Self::ScopeMissing => "The API key lacks a scope that this endpoint needs.",
             Self::ChatbotNotAllowed => "The API key may not be used with this chatbot.",
             Self::AgentNotAllowed => "The API key may not be used with this agent.",
+            Self::ExtractTemplateNotAllowed => "The API key may not be used with this extraction template.",
             Self::BudgetExhausted => "The budget of the API key is spent.",
             Self::RateLimited => {
                 "The API key has used up its limit for now; try again after the time in Retry-After."

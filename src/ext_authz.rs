@@ -182,7 +182,7 @@ impl<S: KeyStore<EncodedRecord>, L: RateLimiter> Inner<S, L> {
         log(&span, &outcome, attributes);
         match &outcome {
             Outcome::Allow(admission) => Ok(self.allows.write(admission, &request)),
-            Outcome::Deny(denial) => Ok(self.denials.write(denial, attributes)),
+            Outcome::Deny(denial) => Ok(self.denials.write(denial, &request)),
             // Envoy takes a gRPC error with any code for a failure of the service.
             Outcome::Defer(denial) => Err(Status::unavailable(denial.reason.code())),
         }

@@ -182,6 +182,11 @@ impl Metrics {
         self.registry.counter(UNDECODABLE_ROWS, &[])
     }
 
+    /// `keystile_unmatchable_entries_total`.
+    pub fn unmatchable_entries(&self) -> Counter {
+        self.registry.counter(UNMATCHABLE_ENTRIES, &[])
+    }
+
     /// The connections of one listener.
     pub fn connections(&self, listener: &'static str) -> ConnectionMetrics {
         let closed = |reason: &'static str| {

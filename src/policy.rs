@@ -3,7 +3,7 @@
 //! `keystile explain` runs the same list.
 
 use crate::{
-    attributes::{Attributes, route::PathSegment},
+    attributes::{Attributes, body::Models, route::NameSource},
     decision::Reason,
     record::{AllowList, path::NormalPath, rfc3339},
 };
@@ -11,6 +11,7 @@ use crate::{
 mod budget;
 mod facts;
 
+pub use budget::{BudgetBinding, bindings};
 pub use facts::Facts;
 
 /// One condition that can deny a proven key.
@@ -75,11 +76,11 @@ pub const CHECKS: &[Check] = &[
         reason: Reason::ModelNotAllowed,
         passes: model_passes,
         looks_at: |facts| {
-            let model = facts.attributes.body.model();
-            let model = model.map_or_else(|error| format!("none ({error})"), |model| format!("{model:?}"));
+            let models =
+                facts.models().map_or_else(|error| format!("none ({error})"), |models| quoted(&models));
             let left =
                 if facts.route.model_ignored { "; left to the upstream by keystile.model" } else { "" };
-            format!("model: {model}; allowed_models: {}{left}", facts.record.allowed.models)
+            format!("model: {models}; allowed_models: {}{left}", facts.record.allowed.models)
         },
     },
     Check {
@@ -93,16 +94,27 @@ pub const CHECKS: &[Check] = &[
     Check {
         name: "chatbot",
         reason: Reason::ChatbotNotAllowed,
-        passes: |facts| segment_passes(facts, facts.route.chatbot, &facts.record.allowed.chatbots),
+        passes: |facts| name_passes(facts, facts.route.chatbot.as_ref(), &facts.record.allowed.chatbots),
         looks_at: |facts| {
-            segment_seen(facts, facts.route.chatbot, "chatbots", &facts.record.allowed.chatbots)
+            name_seen(facts, facts.route.chatbot.as_ref(), "chatbots", &facts.record.allowed.chatbots)
         },
     },
     Check {
         name: "agent",
         reason: Reason::AgentNotAllowed,
-        passes: |facts| segment_passes(facts, facts.route.agent, &facts.record.allowed.agents),
-        looks_at: |facts| segment_seen(facts, facts.route.agent, "agents", &facts.record.allowed.agents),
+        passes: |facts| name_passes(facts, facts.route.agent.as_ref(), &facts.record.allowed.agents),
+        looks_at: |facts| {
+            name_seen(facts, facts.route.agent.as_ref(), "agents", &facts.record.allowed.agents)
+        },
+    },
+    Check {
+        name: "extract template",
+        reason: Reason::ExtractTemplateNotAllowed,
+        // The template stands where only the upstream can read it. No route setting names it.
+        passes: |facts| name_passes(facts, None, &facts.record.allowed.extract_templates),
+        looks_at: |facts| {
+            name_seen(facts, None, "extract_templates", &facts.record.allowed.extract_templates)
+        },
     },
     Check { name: "budget", reason: Reason::BudgetExhausted, passes: budget::passes, looks_at: budget::seen },
 ];
@@ -137,31 +149,38 @@ fn model_passes(facts: &Facts<'_>) -> bool {
     if !models.restricts() || (facts.route.model_ignored && *models != AllowList::Unreadable) {
         return true;
     }
-    let Ok(model) = facts.attributes.body.model() else { return false };
-    models.allows(|pattern| pattern.matches(&model))
+    // A router may serve the request with any of the models that the body names.
+    facts
+        .models()
+        .is_ok_and(|named| named.iter().all(|model| models.allows(|pattern| pattern.matches(model))))
 }
 
-/// If the route does not name a segment, the upstream enforces the list. An unreadable list denies.
-fn segment_passes(facts: &Facts<'_>, segment: Option<PathSegment>, allowed: &AllowList<String>) -> bool {
-    match (allowed, segment) {
+/// If the route does not say where the name is, the upstream enforces the list. An unreadable list denies.
+fn name_passes(facts: &Facts<'_>, source: Option<&NameSource>, allowed: &AllowList<String>) -> bool {
+    match (allowed, source) {
         (AllowList::Any, _) => true,
         (AllowList::Unreadable, _) => false,
         (AllowList::Only(_), None) => true,
-        (AllowList::Only(entries), Some(segment)) => {
-            segment.of(facts.attributes.path).is_some_and(|name| entries.contains(&name))
-        }
+        (AllowList::Only(entries), Some(source)) => source
+            .find(facts.attributes.path, &facts.attributes.body)
+            .is_ok_and(|name| entries.contains(&name)),
     }
 }
 
-fn segment_seen(
+fn name_seen(
     facts: &Facts<'_>,
-    segment: Option<PathSegment>,
+    source: Option<&NameSource>,
     what: &str,
     allowed: &AllowList<String>,
 ) -> String {
-    let Some(segment) = segment else { return format!("allowed_{what}: {allowed}; left to the upstream") };
-    let name = segment.of(facts.attributes.path).map_or("none".to_owned(), |name| format!("{name:?}"));
-    format!("named by the path: {name}; allowed_{what}: {allowed}")
+    let Some(source) = source else { return format!("allowed_{what}: {allowed}; left to the upstream") };
+    let name = source.find(facts.attributes.path, &facts.attributes.body);
+    let name = name.map_or_else(|error| format!("none ({error})"), |name| format!("{name:?}"));
+    format!("{source}: {name}; allowed_{what}: {allowed}")
+}
+
+fn quoted(models: &Models) -> String {
+    models.iter().map(|model| format!("{model:?}")).collect::<Vec<_>>().join(", ")
 }
 
 fn list(items: &[String]) -> String {

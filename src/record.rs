@@ -10,11 +10,13 @@ mod allowed;
 mod budget;
 pub mod endpoint;
 mod hash;
+pub mod hash_form;
 pub mod loose_path;
 pub mod model;
 pub mod network;
 pub mod path;
 mod period_budget;
+pub mod unmatchable;
 
 pub use allowed::{AllowList, Restrictions};
 pub use budget::Budget;
@@ -57,7 +59,7 @@ pub struct KeyRecord {
     pub tags: Vec<String>,
     /// Free-form JSON for the upstream, in compact form.
     pub permissions: Option<String>,
-    /// The addresses, endpoints, models, chatbots and agents that the key may be used with.
+    /// The addresses, endpoints, models, chatbots, agents and templates that the key may be used with.
     pub allowed: Restrictions,
     /// The rate limits of the key.
     pub limits: Limits,
@@ -113,6 +115,8 @@ pub enum Lock {
     Until(OffsetDateTime),
     /// Locked without an end.
     Closed,
+    /// Locked or not: locks do not stop keys (`KEYSTILE_ACCOUNT_LOCK=ignore`).
+    Ignored,
 }
 
 /// Requests per window. `None` means no limit.
@@ -147,7 +151,7 @@ impl Lock {
     /// Whether the account is locked at `now`.
     pub fn holds(self, now: OffsetDateTime) -> bool {
         match self {
-            Self::Open => false,
+            Self::Open | Self::Ignored => false,
             Self::Until(end) => now < end,
             Self::Closed => true,
         }
@@ -175,6 +179,7 @@ impl fmt::Display for Lock {
             Self::Open => f.write_str("no"),
             Self::Until(end) => write!(f, "until {}", rfc3339(*end)),
             Self::Closed => f.write_str("yes"),
+            Self::Ignored => f.write_str("ignored (KEYSTILE_ACCOUNT_LOCK)"),
         }
     }
 }

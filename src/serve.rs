@@ -4,16 +4,11 @@ use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::SERVICE_NAME;
-use tokio::{
-    net::TcpListener,
-    sync::watch,
-    task::JoinSet,
-    time::{MissedTickBehavior, interval},
-};
+use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::{
     admin::{self, Stats},
@@ -21,7 +16,7 @@ use crate::{
     bounds::{self, Connections, InFlight},
     clock::{self, Timestamps},
     config::{DurableProofs, RateLimit, RedisOptions, ServeOptions},
-    credential::Credential,
+    credential::{Credential, brands::KeyBrands},
     ext_authz::{self, ExtAuthz, ExtAuthzConfig, FieldFilter, RequestConfig, headers, metadata},
     health::Health,
     limiter::{self, Limiter},
@@ -29,7 +24,7 @@ use crate::{
     proof::{MAX_AGE, ProofKey},
     proof_writer::{ProofQueue, proof_writer},
     redis::Redis,
-    revocation::{ChangeFeed, FeedState, Fence},
+    revocation::{ChangeFeed, Fence},
     store::{
         Database, DatabaseWithProofs, LowerTier, Memory, MemoryConfig, RedisTier, RedisTierConfig, UsageTable,
     },
@@ -43,12 +38,11 @@ mod connection;
 mod listener;
 mod other;
 mod stream;
+mod watch;
 
 use cache_secret::{LastingSecrets, cache_secrets};
 use listener::Listener;
-
-/// Interval of the pings to the database and Redis, and of the upkeep of histograms.
-const HOUSEKEEPING: Duration = Duration::from_secs(1);
+use watch::{learn_cost, watch_database, watch_redis};
 
 /// Maximum time to write the last proofs at shutdown. A lost proof costs one bcrypt computation and nothing else.
 const LAST_PROOFS: Duration = Duration::from_secs(1);
@@ -57,9 +51,6 @@ const LAST_PROOFS: Duration = Duration::from_secs(1);
 const GRPC_IDLE: Duration = Duration::from_secs(15 * 60);
 /// The same limit on the admin port: longer than the usual interval between two scrapes.
 const ADMIN_IDLE: Duration = Duration::from_secs(90);
-/// Interval between reads of the costs of all hashes, to notice that they became lower. A higher cost is noticed when
-/// its hash is first used.
-const COST_INTERVAL: Duration = Duration::from_secs(300);
 
 /// Serves until `shutdown` resolves, then drains.
 ///
@@ -72,11 +63,15 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
     let admin_listener = bind_admin(options.admin_listen).await?;
     let listeners = bind_all(&options).await?;
 
-    let database = Database::connect(&options.database, &metrics)?;
+    let database = Database::connect(&options.database, &metrics)?.with_account_lock(options.account_lock);
     let redis = connect_redis(&options.redis, &metrics)?;
     let fence = Arc::new(Fence::new(clock::monotonic()));
     let shared = redis.clone().map(|redis| {
-        let config = RedisTierConfig { record_ttl: options.record_ttl, proof_ttl: options.proof_ttl };
+        let config = RedisTierConfig {
+            record_ttl: options.record_ttl,
+            proof_ttl: options.proof_ttl,
+            account_lock: options.account_lock,
+        };
         RedisTier::new(database.clone(), redis, secrets.clone(), config, Arc::clone(&fence), &metrics)
     });
     let durable = is_lasting && shared.is_none() && options.durable_proofs != DurableProofs::None;
@@ -202,62 +197,6 @@ fn beside_checks(health: &Health) -> anyhow::Result<Routes> {
     Ok(Routes::new(health_service).add_service(reflection.build_v1()?))
 }
 
-async fn watch_database(
-    database: Database,
-    mut feed: watch::Receiver<FeedState>,
-    health: Health,
-    metrics: Metrics,
-) {
-    let mut tick = interval(HOUSEKEEPING);
-    loop {
-        tick.tick().await;
-        let problem = database.ping().await.err().map(|error| error.to_string());
-        if problem.is_none() {
-            // Not ready before the first read of the log. Until the changes are known, records from Redis are not
-            // trusted, and each check would cost one more bcrypt computation. The feed ends only with the process, so
-            // an error here does not matter.
-            let _ = feed.wait_for(|state| state.has_looked).await;
-        }
-        let before = health.state();
-        health.database_answered(problem);
-        let after = health.state();
-        if before != after {
-            info!(state = after.name(), problem = after.database, "database");
-        }
-        metrics.upkeep();
-    }
-}
-
-/// Gives the verifier the cost of the costliest active hash, which refusals imitate.
-async fn learn_cost(database: Database, verifier: Verifier) {
-    let mut tick = interval(COST_INTERVAL);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tick.tick().await;
-        loop {
-            match database.highest_cost().await {
-                Ok(highest) => break verifier.learn_cost(highest),
-                Err(error) => debug!(%error, "the costs of the hashes could not be read"),
-            }
-            tokio::time::sleep(HOUSEKEEPING).await;
-        }
-    }
-}
-
-async fn watch_redis(redis: Redis, health: Health) {
-    let mut tick = interval(HOUSEKEEPING);
-    loop {
-        tick.tick().await;
-        let problem = redis.ping().await.err().map(|error| error.to_string());
-        let before = health.state();
-        health.redis_answered(problem);
-        let after = health.state();
-        if before.redis != after.redis {
-            info!(state = after.name(), problem = after.redis, "redis");
-        }
-    }
-}
-
 async fn bind_all(options: &ServeOptions) -> anyhow::Result<Vec<Listener>> {
     let mut listeners = Vec::with_capacity(options.listen.len());
     for address in &options.listen {
@@ -337,6 +276,7 @@ fn ext_authz_config(options: &ServeOptions) -> anyhow::Result<ExtAuthzConfig> {
     Ok(ExtAuthzConfig {
         request: RequestConfig {
             credential_sources: options.credential_sources.clone(),
+            key_brands: KeyBrands::new(options.key_brands.clone()),
             client_address: options.client_address,
             remove_headers: options.remove_headers,
         },
@@ -356,7 +296,8 @@ fn field_filter(
     names: &[String],
     table: impl Iterator<Item = &'static str> + Clone,
 ) -> anyhow::Result<FieldFilter> {
-    FieldFilter::parse(names, table).map_err(|unknown| {
-        anyhow::anyhow!("{flag}: nothing that Keystile sends is called {unknown:?}; see docs/reference/")
+    FieldFilter::parse(names, table.clone()).map_err(|unknown| {
+        let known = table.collect::<Vec<_>>().join(", ");
+        anyhow::anyhow!("{flag}: Keystile does not send {unknown:?}; the names are: all, none, {known}")
     })
 }

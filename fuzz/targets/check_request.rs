@@ -19,7 +19,7 @@ use keystile::{
     attributes::route::RouteSettings,
     authorizer::Authorizer,
     config::{BcryptCost, ClientAddress, DenyFormat, Mode, OnFailure, RateLimitFields, RemoveHeaders},
-    credential::{CacheSecret, CacheSecrets, MIN_LEN, Prefix},
+    credential::{CacheSecret, CacheSecrets, MIN_LEN, Prefix, brands::KeyBrands},
     decision::Tier,
     ext_authz::{EncodedRecord, ExtAuthz, ExtAuthzConfig, FieldFilter, RequestConfig},
     limiter::Limiter,
@@ -73,6 +73,7 @@ impl Service {
         let config = ExtAuthzConfig {
             request: RequestConfig {
                 credential_sources: sources.map(|source| source.parse().expect("a source")).into(),
+                key_brands: KeyBrands::new(["en_", "ks_"].map(|brand| brand.parse().expect("a brand")).into()),
                 client_address: ClientAddress::Auto,
                 remove_headers: RemoveHeaders::Seen,
             },

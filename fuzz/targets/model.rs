@@ -1,8 +1,8 @@
-//! A model that is read from a body is the one that a whole JSON document has.
+//! Models that are read from a body are those that a whole JSON document has.
 
 #![no_main]
 
-use keystile::attributes::body::Body;
+use keystile::attributes::body::{Body, ModelFields};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
@@ -17,13 +17,22 @@ const NOT_UNDERSTOOD: [&str; 5] = [
 ];
 
 fuzz_target!(|bytes: &[u8]| {
-    let Ok(model) = Body::Whole(bytes.into()).model() else { return };
+    let Ok(models) = Body::Whole(bytes.into()).models(&ModelFields::default()) else { return };
     let text = std::str::from_utf8(bytes).expect("UTF-8");
     match serde_json::from_str::<Value>(text) {
         Ok(document) => {
             let members = document.as_object().expect("an object");
-            assert_eq!(members.get("model").and_then(Value::as_str), Some(&*model));
-            assert_eq!(members.keys().filter(|name| name.eq_ignore_ascii_case("model")).count(), 1);
+            let fields = ["model", "models", "fallbacks"];
+            let read: Vec<_> = models.iter().collect();
+            assert_eq!(members.get("model").and_then(Value::as_str), Some(read[0]));
+            for name in members.keys() {
+                assert!(fields.iter().all(|field| name == field || !name.eq_ignore_ascii_case(field)), "{name}");
+            }
+            for further in fields[1..].iter().filter_map(|field| members.get(*field)) {
+                let mut entries = further.as_array().into_iter().flatten().chain([further].into_iter().filter(|value| value.is_string()));
+                assert!(further.is_null() || further.is_string() || further.is_array(), "{further}");
+                assert!(entries.all(|entry| read[1..].contains(&entry.as_str().expect("a name"))), "{further}");
+            }
         }
         Err(error) => {
             let error = error.to_string();

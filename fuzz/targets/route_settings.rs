@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use keystile::attributes::route::RouteSettings;
+use keystile::attributes::{body::Body, route::RouteSettings};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
@@ -31,9 +31,8 @@ fuzz_target!(|text: &str| {
     assert_eq!(settings.model_ignored, has("keystile.model", "ignore"));
     assert_eq!(settings.shadow == Some(true), has("keystile.mode", "shadow"));
     assert!(!settings.admits_anonymous() || (settings.credential_optional && settings.scopes.is_empty()));
-    for name in
-        [settings.chatbot, settings.agent].into_iter().flatten().filter_map(|segment| segment.of(path))
-    {
+    let sources = [settings.chatbot, settings.agent].into_iter().flatten();
+    for name in sources.filter_map(|source| source.find(path, &Body::Absent).ok()) {
         assert!(
             !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '%']),
             "{name}"

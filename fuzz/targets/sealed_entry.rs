@@ -7,13 +7,14 @@ use std::{sync::LazyLock, time::Duration};
 
 use data_encoding::BASE64URL_NOPAD;
 use keystile::{
+    config::AccountLock,
     credential::{CacheSecret, CacheSecrets, Digest},
     store::envelope::{Envelopes, RedisTimestamps},
 };
 use libfuzzer_sys::fuzz_target;
 use time::{OffsetDateTime, macros::datetime};
 
-static ENVELOPES: LazyLock<Envelopes> = LazyLock::new(|| Envelopes::new(CacheSecrets::one(secret())));
+static ENVELOPES: LazyLock<Envelopes> = LazyLock::new(|| Envelopes::new(CacheSecrets::one(secret()), AccountLock::Deny));
 
 const NAME: &str = "keystile:{ks_sampl}:records";
 const NOW: OffsetDateTime = datetime!(2026-01-02 03:04:05 UTC);

@@ -1,8 +1,12 @@
-//! The model in a JSON body, read in one pass without building a document.
+//! Names in a JSON body: the models, the chatbot, the agent.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, iter};
 
-use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+mod members;
+mod model_fields;
+
+use members::NameValue;
+pub use model_fields::{ModelFields, is_field_name};
 
 /// The body of a request, as Envoy sent it with the check.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -16,37 +20,87 @@ pub enum Body<'a> {
     Whole(Cow<'a, [u8]>),
 }
 
-/// No model can be read from the body with certainty.
+/// The models that a body names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Models {
+    model: String,
+    further: Vec<String>,
+}
+
+/// No name can be read from the body with certainty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NoModel {
+pub enum NoName {
     /// There is no body.
     #[error("Envoy sent no body with the check")]
     Absent,
     /// There is a body, but it cannot be read.
     #[error("the body is partial, or not plain JSON in UTF-8")]
     Unreadable,
-    /// The body is not one JSON object with one `model` that is a string.
-    #[error("the body is not a JSON object with one \"model\", a string")]
-    NotOne,
+    /// The body is not one JSON object that names it.
+    #[error("the body is not a JSON object that names it once, in a form that every server reads alike")]
+    Unclear,
+}
+
+impl Models {
+    /// Each model that the request may be served with.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        iter::once(&self.model).chain(&self.further).map(String::as_str)
+    }
 }
 
 impl Body<'_> {
-    /// The value of `model` in the top-level object.
+    /// The models in these fields of the top-level object. The first field holds one model. The others may be absent,
+    /// `null`, a model or a list of models.
     ///
     /// # Errors
-    /// [`NoModel`] if an upstream could read another model than Keystile: no object, no string, two members of that
+    /// [`NoName`] if an upstream could read another model than Keystile: no object, another value, two members of one
     /// name, bytes after the object, a byte order mark, bytes that are not UTF-8.
-    pub fn model(&self) -> Result<String, NoModel> {
-        match self {
-            Self::Absent => Err(NoModel::Absent),
-            Self::Unreadable => Err(NoModel::Unreadable),
-            Self::Whole(bytes) => {
-                // serde_json does not decode text that it skips, and parsers disagree about where a string with bytes
-                // that are not UTF-8 ends.
-                let text = std::str::from_utf8(bytes).map_err(|_| NoModel::NotOne)?;
-                let Model(model) = serde_json::from_str(text).map_err(|_| NoModel::NotOne)?;
-                Ok(model)
+    pub fn models(&self, fields: &ModelFields) -> Result<Models, NoName> {
+        match fields.custom() {
+            None => self.models_in(&model_fields::DEFAULT),
+            Some(fields) => self.models_in(fields),
+        }
+    }
+
+    /// The text or whole number in this field of the top-level object.
+    ///
+    /// # Errors
+    /// [`NoName`] as for [`Body::models`].
+    pub fn name(&self, field: &str) -> Result<String, NoName> {
+        let mut found = None;
+        let read = members::read(self.text()?, &[field], |_, value| match value {
+            NameValue::Text(name) | NameValue::Number(name) if !name.is_empty() => {
+                found = Some(name);
+                Ok(())
             }
+            _ => Err("no name"),
+        });
+        read.ok().and(found).ok_or(NoName::Unclear)
+    }
+
+    fn models_in<N: AsRef<str>>(&self, fields: &[N]) -> Result<Models, NoName> {
+        let (mut model, mut further) = (None, Vec::new());
+        let read = members::read(self.text()?, fields, |place, value| {
+            match (place, value) {
+                (0, NameValue::Text(name)) => model = Some(name),
+                (1.., NameValue::Null) => {}
+                (1.., NameValue::Text(name)) => further.push(name),
+                (1.., NameValue::List(names)) => further.extend(names),
+                _ => return Err("no models"),
+            }
+            Ok(())
+        });
+        let model = read.ok().and(model).ok_or(NoName::Unclear)?;
+        Ok(Models { model, further })
+    }
+
+    /// serde_json does not decode text that it skips, and parsers disagree about where a string with bytes that are not
+    /// UTF-8 ends. So the whole body must be UTF-8.
+    fn text(&self) -> Result<&str, NoName> {
+        match self {
+            Self::Absent => Err(NoName::Absent),
+            Self::Unreadable => Err(NoName::Unreadable),
+            Self::Whole(bytes) => std::str::from_utf8(bytes).map_err(|_| NoName::Unclear),
         }
     }
 }
@@ -61,147 +115,5 @@ impl fmt::Debug for Body<'_> {
     }
 }
 
-struct Model(String);
-
-impl<'de> Deserialize<'de> for Model {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(ModelVisitor)
-    }
-}
-
-struct ModelVisitor;
-
-impl<'de> Visitor<'de> for ModelVisitor {
-    type Value = Model;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object with one \"model\"")
-    }
-
-    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Model, M::Error> {
-        let mut model = None;
-        while let Some(name) = map.next_key::<Name>()? {
-            match (name, &model) {
-                (Name::Other, _) => drop(map.next_value::<IgnoredAny>()?),
-                (Name::Exact, None) => model = Some(map.next_value()?),
-                (Name::Exact | Name::Folded, _) => return Err(M::Error::custom("two members named model")),
-            }
-        }
-        model.map(Model).ok_or_else(|| M::Error::missing_field("model"))
-    }
-}
-
-/// The name of a member.
-enum Name {
-    Exact,
-    /// Other letter case, such as `Model`: some upstreams (Go's encoding/json) read it as `model`.
-    Folded,
-    Other,
-}
-
-impl<'de> Deserialize<'de> for Name {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(NameVisitor)
-    }
-}
-
-struct NameVisitor;
-
-impl Visitor<'_> for NameVisitor {
-    type Value = Name;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a name")
-    }
-
-    fn visit_str<E: Error>(self, name: &str) -> Result<Name, E> {
-        match name {
-            "model" => Ok(Name::Exact),
-            name if name.eq_ignore_ascii_case("model") => Ok(Name::Folded),
-            _ => Ok(Name::Other),
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn model(body: impl AsRef<[u8]>) -> Result<String, NoModel> {
-        Body::Whole(body.as_ref().into()).model()
-    }
-
-    #[test]
-    fn one_model_is_read() {
-        for body in [
-            r#"{"model":"gpt-4o"}"#,
-            r#" {"messages":[{"model":"x"}],"model":"gpt-4o","stream":true} "#,
-            r#"{"mod\u0065l":"gpt\u002d4o"}"#,
-            r#"{"a":1,"a":2,"model":"gpt-4o"}"#,
-        ] {
-            assert_eq!(model(body).as_deref(), Ok("gpt-4o"), "{body}");
-        }
-    }
-
-    #[test]
-    fn what_an_upstream_could_read_differently_is_refused() {
-        for body in [
-            "",
-            "null",
-            "[]",
-            r#"[{"model":"gpt-4o"}]"#,
-            r#""model""#,
-            "{}",
-            r#"{"Model":"gpt-4o"}"#,
-            r#"{"model":null}"#,
-            r#"{"model":["gpt-4o"]}"#,
-            r#"{"model":4}"#,
-            r#"{"model":"gpt-4o","model":"gpt-4o"}"#,
-            r#"{"model":"gpt-4o","mod\u0065l":"o1"}"#,
-            r#"{"model":"gpt-4o","MODEL":"o1"}"#,
-            r#"{"MODEL":"o1","model":"gpt-4o"}"#,
-            r#"{"model":"gpt-4o"}{"model":"o1"}"#,
-            r#"{"model":"gpt-4o"} x"#,
-            r#"{"model":"gpt-4o",}"#,
-            r#"{"model":"gpt-4o""#,
-            r#"{'model':'gpt-4o'}"#,
-            "\u{feff}{\"model\":\"gpt-4o\"}",
-            "{\"model\":\"gpt\n4o\"}",
-        ] {
-            assert_eq!(model(body), Err(NoModel::NotOne), "{body}");
-        }
-        let utf16: Vec<u8> = r#"{"model":"gpt-4o"}"#.encode_utf16().flat_map(u16::to_le_bytes).collect();
-        assert_eq!(model(utf16), Err(NoModel::NotOne));
-        assert_eq!(model(b"{\"model\":\"gpt\xff\"}"), Err(NoModel::NotOne));
-        assert_eq!(model(b"{\"model\":\"gpt-4o\",\"a\":\"\xff\"}"), Err(NoModel::NotOne));
-        assert_eq!(
-            model(format!("{}1{}", r#"{"a":"#.repeat(100_000), "}".repeat(100_000))),
-            Err(NoModel::NotOne)
-        );
-        assert_eq!(Body::Absent.model(), Err(NoModel::Absent));
-        assert_eq!(Body::Unreadable.model(), Err(NoModel::Unreadable));
-    }
-
-    proptest! {
-        #[test]
-        fn agrees_with_a_whole_document(names in proptest::collection::vec("model|Model|a|b", 0..5), values in proptest::collection::vec("\"[a-z]{0,3}\"|1|null|\\[\\]|\\{\"model\":\"x\"\\}", 5)) {
-            let members: Vec<_> = names.iter().zip(&values).map(|(name, value)| format!("\"{name}\":{value}")).collect();
-            let body = format!("{{{}}}", members.join(","));
-            let named = |wanted: &str| names.iter().zip(&values).filter(|(name, _)| *name == wanted).map(|(_, value)| value.clone()).collect::<Vec<_>>();
-            let expected = match (named("model").as_slice(), named("Model").as_slice()) {
-                ([value], []) => serde_json::from_str(value).map_err(|_| NoModel::NotOne),
-                _ => Err(NoModel::NotOne),
-            };
-            prop_assert_eq!(model(&body), expected, "{}", body);
-        }
-
-        #[test]
-        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            if let Ok(model) = model(&bytes) {
-                let whole: serde_json::Value = serde_json::from_slice(&bytes).expect("it was JSON");
-                prop_assert_eq!(whole["model"].as_str(), Some(&*model));
-            }
-        }
-    }
-}
+mod tests;

@@ -1,10 +1,12 @@
 //! The settings of a request's route: Envoy's per-route `context_extensions`.
 
-use std::{borrow::Cow, num::NonZeroU32};
+use std::num::NonZeroU32;
 
-use percent_encoding::percent_decode_str;
+use super::body::ModelFields;
 
-use crate::record::path::NormalPath;
+mod name_source;
+
+pub use name_source::{NameSource, PathSegment, Unnamed};
 
 /// Settings of one route. A setting that is not present has its default.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,19 +17,17 @@ pub struct RouteSettings {
     pub credential_optional: bool,
     /// `keystile.model`: whether the upstream enforces `allowed_models` instead of Keystile.
     pub model_ignored: bool,
+    /// `keystile.model_fields`: the fields of the body that name models.
+    pub model_fields: ModelFields,
     /// `keystile.mode`: whether a denial is only reported on this route. `None` means the mode of the service.
     pub shadow: Option<bool>,
     /// `keystile.cost`: how much one request counts against the limits.
     pub cost: NonZeroU32,
-    /// `keystile.chatbot`: which segment of the path names the chatbot.
-    pub chatbot: Option<PathSegment>,
-    /// `keystile.agent`: which segment of the path names the agent.
-    pub agent: Option<PathSegment>,
+    /// `keystile.chatbot`: where the request names the chatbot.
+    pub chatbot: Option<NameSource>,
+    /// `keystile.agent`: where the request names the agent.
+    pub agent: Option<NameSource>,
 }
-
-/// `segment:N`: the Nth part of the path between slashes, from 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PathSegment(usize);
 
 /// An invalid setting. It denies every request, because a restriction must not be ignored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +43,7 @@ impl Default for RouteSettings {
             scopes: Vec::new(),
             credential_optional: false,
             model_ignored: false,
+            model_fields: ModelFields::default(),
             shadow: None,
             cost: NonZeroU32::MIN,
             chatbot: None,
@@ -82,23 +83,14 @@ impl RouteSettings {
             "scopes" => self.scopes = value.split_ascii_whitespace().map(str::to_owned).collect(),
             "credential" => self.credential_optional = one_of(value, "required", "optional")?,
             "model" => self.model_ignored = one_of(value, "required", "ignore")?,
+            "model_fields" => self.model_fields = ModelFields::parse(value)?,
             "mode" => self.shadow = Some(one_of(value, "enforce", "shadow")?),
             "cost" => self.cost = value.parse().map_err(|_| "is not a number from 1 to 4294967295")?,
-            "chatbot" => self.chatbot = Some(segment(value)?),
-            "agent" => self.agent = Some(segment(value)?),
+            "chatbot" => self.chatbot = Some(NameSource::parse(value)?),
+            "agent" => self.agent = Some(NameSource::parse(value)?),
             _ => return Err("is unknown"),
         }
         Ok(())
-    }
-}
-
-impl PathSegment {
-    /// That segment of the path, decoded. `None` if the path has no such segment, or if servers could disagree about
-    /// which segment it is.
-    pub fn of(self, path: &str) -> Option<String> {
-        let path = NormalPath::parse(path).ok()?;
-        let segment = path.segments().nth(self.0 - 1).filter(|segment| !segment.is_empty())?;
-        percent_decode_str(segment).decode_utf8().ok().map(Cow::into_owned)
     }
 }
 
@@ -109,14 +101,6 @@ fn one_of(value: &str, first: &str, second: &str) -> Result<bool, &'static str> 
         value if value == second => Ok(true),
         _ => Err("has none of the documented values"),
     }
-}
-
-fn segment(value: &str) -> Result<PathSegment, &'static str> {
-    let number = value.strip_prefix("segment:").and_then(|number| number.parse().ok());
-    number
-        .filter(|number| (1..=64).contains(number))
-        .map(PathSegment)
-        .ok_or("is not segment:N with N from 1 to 64")
 }
 
 #[cfg(test)]
@@ -136,13 +120,18 @@ mod tests {
             ("keystile.mode", "shadow"),
             ("keystile.cost", "5"),
             ("keystile.chatbot", "segment:2"),
+            ("keystile.agent", "body:agent_config_id"),
+            ("keystile.model_fields", "engine"),
             ("other.setting", "x"),
         ])
         .expect("readable");
         assert_eq!(settings.scopes, ["chat", "embed"]);
         assert!(settings.credential_optional && settings.model_ignored);
         assert_eq!((settings.shadow, settings.cost.get()), (Some(true), 5));
-        assert_eq!(settings.chatbot.expect("set").of("/bots/7%20a/chat").as_deref(), Some("7 a"));
+        let source = |source: Option<NameSource>| source.expect("set").to_string();
+        assert_eq!(source(settings.chatbot), "segment 2 of the path");
+        assert_eq!(source(settings.agent), "agent_config_id of the body");
+        assert_eq!(settings.model_fields.first(), "engine");
         assert_eq!(parse(&[]), Ok(RouteSettings::default()));
         assert_eq!(parse(&[("keystile.mode", "enforce")]).expect("readable").shadow, Some(false));
     }
@@ -160,18 +149,12 @@ mod tests {
             ("keystile.cost", "4294967296"),
             ("keystile.chatbot", "2"),
             ("keystile.agent", "segment:0"),
+            ("keystile.agent", "body:agent.id"),
+            ("keystile.model_fields", ""),
+            ("keystile.model_fields", "model,models,Model"),
         ] {
             let error = parse(&[(name, value)]).expect_err("refused");
             assert!(error.contains(name), "{error}");
         }
-    }
-
-    #[test]
-    fn segment_is_absent_where_the_path_is_shorter() {
-        let third = segment("segment:3").expect("a segment");
-        for path in ["", "/", "/a/b", "/a/b/", "a/b/c", "/a?b/c/d", "/a/b/../c/d", "/a/b/c%2fd"] {
-            assert_eq!(third.of(path), None, "{path}");
-        }
-        assert_eq!(third.of("/a/b/c/d?e").as_deref(), Some("c"));
     }
 }

@@ -19,6 +19,16 @@ pub(super) fn open(options: &DatabaseOptions) -> anyhow::Result<Database> {
     Ok(Database::connect(options, &metrics)?)
 }
 
+/// The same, for a command that only reads: it writes nothing, and creates no file.
+///
+/// # Errors
+/// As above.
+pub(super) fn open_read_only(options: &DatabaseOptions) -> anyhow::Result<Database> {
+    telemetry::start_for_commands();
+    let metrics = Metrics::new().context("setting up metrics")?;
+    Ok(Database::connect_read_only(options, &metrics)?)
+}
+
 /// Adds the database's name to its error. A refusal needs none.
 pub(super) fn with_database_name(options: &DatabaseOptions, error: ManagementError) -> anyhow::Error {
     match error {

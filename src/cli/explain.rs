@@ -16,12 +16,12 @@ use super::{
 use crate::{
     attributes::{Attributes, body::Body, route::RouteSettings},
     clock::{self, Timestamps},
-    config::{DatabaseOptions, Mode, RateLimit},
+    config::{AccountLock, DatabaseOptions, Mode, RateLimit},
     credential::Prefix,
     decision::{Proven, Reason, Tier},
     limits::{Charge, Span},
-    policy::{self, CHECKS, Check, Facts},
-    store::{Database, KeyStore, MAX_RECORDS},
+    policy::{self, BudgetBinding, CHECKS, Check, Facts},
+    store::{Database, KeyStore, MAX_RECORDS, UnreadBudget},
 };
 
 /// A key, and a request that is imagined.
@@ -38,9 +38,12 @@ pub(super) struct Explain {
     /// Address of the client. Default: unknown.
     #[arg(long, value_name = "ADDRESS")]
     client: Option<IpAddr>,
-    /// Model that the body names. Without it, the request has no body.
+    /// Model that the body names. Without it and without --body, the request has no body.
     #[arg(long)]
     model: Option<String>,
+    /// Body of the request, such as '{"model": "gpt-4o", "agent_config_id": 7}'.
+    #[arg(long, value_name = "JSON", conflicts_with = "model")]
+    body: Option<String>,
     /// A setting of the route, such as keystile.scopes='chat embed'; repeatable.
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     route: Vec<(String, String)>,
@@ -50,6 +53,9 @@ pub(super) struct Explain {
     /// Mode of the service.
     #[arg(long, env = "KEYSTILE_MODE", default_value = "enforce")]
     mode: Mode,
+    /// Whether a locked account stops its API keys: `deny` or `ignore`.
+    #[arg(long, env = "KEYSTILE_ACCOUNT_LOCK", default_value = "deny")]
+    account_lock: AccountLock,
     /// Where requests are counted.
     #[arg(long, env = "KEYSTILE_RATE_LIMIT", default_value = "off")]
     rate_limit: RateLimit,
@@ -64,6 +70,8 @@ pub(super) struct Explain {
 struct Explanation {
     key_id: i64,
     checks: Vec<CheckOutcome>,
+    /// The rows of `budgets` of the key and of its user.
+    budgets: Vec<BudgetOutcome>,
     /// `allow` or `deny`.
     decision: &'static str,
     /// Whether the denial is only reported.
@@ -81,11 +89,26 @@ struct CheckOutcome {
     code: &'static str,
 }
 
+/// What a row of `budgets` means for the request.
+#[derive(Debug, Serialize)]
+struct BudgetOutcome {
+    budget_id: Option<i64>,
+    /// Whether the row denies the request once it is spent.
+    binds: bool,
+    /// Whether the row denies the request now.
+    denies: bool,
+    why: String,
+    /// What is spent of it. `None` for a row that a check does not read.
+    status: Option<String>,
+}
+
 pub(super) async fn run(explain: Explain) -> anyhow::Result<()> {
     refuse_whole_key(&explain.key)?;
-    let database = open(&explain.database)?;
+    let database = open(&explain.database)?.with_account_lock(explain.account_lock);
     let proven = explain.key(&database).await?;
-    let explanation = explain.explain(proven);
+    let unread = database.unread_budgets(&proven.record).await;
+    let unread = unread.map_err(|error| with_database_name(&explain.database, error))?;
+    let explanation = explain.explain(proven, unread);
     explain.output.explanation(&explanation, &explanation.checks())
 }
 
@@ -109,13 +132,18 @@ impl Explain {
         Ok(Proven { record: Arc::clone(record), tier: Tier::Database, stale: false, limit_status: None })
     }
 
-    fn explain(&self, proven: Proven) -> Explanation {
+    fn body(&self, route: Option<&RouteSettings>) -> Body<'_> {
+        let model = self.model.as_ref().map(|model| {
+            let field = route.map_or("model", |route| route.model_fields.first());
+            json!({ field: model }).to_string()
+        });
+        let text = model.or_else(|| self.body.clone());
+        text.map(|text| Body::Whole(text.into_bytes().into())).unwrap_or_default()
+    }
+
+    fn explain(&self, proven: Proven, unread: Vec<UnreadBudget>) -> Explanation {
         let route =
             RouteSettings::parse(self.route.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-        let body = self
-            .model
-            .as_ref()
-            .map(|model| Body::Whole(json!({ "model": model }).to_string().into_bytes().into()));
         let attributes = Attributes {
             credential: Err(Reason::MissingCredential),
             request_id: "",
@@ -125,21 +153,23 @@ impl Explain {
             client: self.client,
             vouched_client: None,
             is_grpc: false,
-            body: body.unwrap_or_default(),
+            body: self.body(route.as_ref().ok()),
             route,
         };
         let record = Arc::clone(&proven.record);
         let now = self.at.unwrap_or_else(clock::wall);
-        let (checks, reason, shadow) = match &attributes.route {
+        let (checks, budgets, reason, shadow) = match &attributes.route {
             Ok(route) => {
                 let facts = Facts { record: &record, attributes: &attributes, route, now };
                 let charge = Charge { key: record.id, limits: record.limits, cost: route.cost };
                 let limits = checked_limits(&charge, self.rate_limit);
                 let limited = (!limits.passes).then_some(Reason::RateLimited);
                 let checks = CHECKS.iter().map(|check| checked(check, &facts)).chain([limits]).collect();
-                (checks, policy::check(&facts).err().or(limited), route.shadow)
+                let budgets = policy::bindings(&facts).into_iter().map(BudgetOutcome::from);
+                let budgets = budgets.chain(unread.into_iter().map(BudgetOutcome::from)).collect();
+                (checks, budgets, policy::check(&facts).err().or(limited), route.shadow)
             }
-            Err(_) => (Vec::new(), Some(Reason::RouteMisconfigured), None),
+            Err(_) => (Vec::new(), Vec::new(), Some(Reason::RouteMisconfigured), None),
         };
         let service = self.mode == Mode::Shadow;
         let shadowed = reason.is_some_and(|reason| proven.deny(reason).is_shadowed(shadow, service));
@@ -149,6 +179,7 @@ impl Explain {
         Explanation {
             key_id: record.id.0,
             checks,
+            budgets,
             decision: if denied.is_some() { "deny" } else { "allow" },
             shadowed,
             status: denied.map_or(200, Reason::status),
@@ -159,16 +190,43 @@ impl Explain {
 }
 
 impl Explanation {
-    /// What a table shows: one row a check, and the answer.
+    /// What a table shows: one row for each check and budget, and the answer.
     fn checks(&self) -> Vec<[String; 3]> {
         let row = |checked: &CheckOutcome| {
             let verdict = if checked.passes { "pass".to_owned() } else { format!("FAIL: {}", checked.code) };
             [checked.check.to_owned(), verdict, checked.looks_at.clone()]
         };
+        let budgets = self.budgets.iter().map(BudgetOutcome::row);
         let shadowed = if self.shadowed { ", shadowed" } else { "" };
         let code = self.code.map(|code| format!(" {code}")).unwrap_or_default();
         let answer = format!("{}{code}{shadowed}", self.decision);
-        self.checks.iter().map(row).chain([["answer".to_owned(), answer, self.detail.clone()]]).collect()
+        let answer = ["answer".to_owned(), answer, self.detail.clone()];
+        self.checks.iter().map(row).chain(budgets).chain([answer]).collect()
+    }
+}
+
+impl BudgetOutcome {
+    fn row(&self) -> [String; 3] {
+        let id = self.budget_id.map_or_else(|| "?".to_owned(), |id| id.to_string());
+        let verdict = match (self.binds, self.denies) {
+            (_, true) => "binds, denies",
+            (true, false) => "binds",
+            (false, false) => "does not bind",
+        };
+        let status = self.status.iter().map(|status| format!("{status}; ")).collect::<String>();
+        [format!("budget {id}"), verdict.to_owned(), format!("{status}{}", self.why)]
+    }
+}
+
+impl From<BudgetBinding> for BudgetOutcome {
+    fn from(BudgetBinding { id, binds, denies, why, status }: BudgetBinding) -> Self {
+        Self { budget_id: id.map(|id| id.0), binds, denies, why, status: Some(status) }
+    }
+}
+
+impl From<UnreadBudget> for BudgetOutcome {
+    fn from(UnreadBudget { id, why }: UnreadBudget) -> Self {
+        Self { budget_id: id.map(|id| id.0), binds: false, denies: false, why, status: None }
     }
 }
 

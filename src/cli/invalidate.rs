@@ -1,7 +1,7 @@
 //! `keystile invalidate`
 
 use anyhow::Context;
-use clap::Args;
+use clap::{ArgGroup, Args};
 
 use super::{
     argument::refuse_whole_key,
@@ -13,12 +13,13 @@ use crate::{config::DatabaseOptions, credential::Prefix};
 
 /// The cached records that every instance drops.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("what").required(true))]
 pub(super) struct Invalidate {
     /// The first 8 characters of the keys whose records are dropped.
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    #[arg(group = "what")]
     prefix: Option<String>,
     /// Drop everything.
-    #[arg(long)]
+    #[arg(long, group = "what")]
     all: bool,
     #[command(flatten)]
     wait_args: WaitArgs,

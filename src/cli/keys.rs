@@ -121,14 +121,21 @@ async fn revoke(Revoke { key, wait, wait_args, output, database }: Revoke) -> an
     refuse_whole_key(&key)?;
     let opened = open(&database)?;
     let key = opened.revoke_key(&key).await.map_err(|error| with_database_name(&database, error))?;
+    if !wait && output.output == OutputFormat::Json {
+        return json(&key);
+    }
+    let id = key.text("id");
+    if output.output == OutputFormat::Table {
+        print(&format!("revoked key {id} ({}) of {}\n", key.text("key_prefix"), key.text("user_email")))?;
+    }
     if !wait {
-        return output.row(&key);
+        return Ok(());
     }
     let prefix = Prefix::parse(&key.text("key_prefix"));
     let prefix = prefix
         .context("the key is revoked; no credential can have its prefix, so no instance has it in memory")?;
     let waited = wait_for_instances(&opened, Some(prefix), wait_args, output).await;
-    waited.with_context(|| format!("key {} is revoked, but not confirmed everywhere", key.text("id")))
+    waited.with_context(|| format!("key {id} is revoked, but not confirmed everywhere"))
 }
 
 async fn create(args: Box<Create>) -> anyhow::Result<()> {

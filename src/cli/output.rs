@@ -1,13 +1,18 @@
 //! The output of commands: tables for people, JSON for programs.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
-use crate::store::DisplayRow;
+use crate::{clock, store::DisplayRow};
+
+mod words;
+
+pub(super) use words::count;
+use words::relative;
 
 /// How a command answers.
 #[derive(Debug, Clone, Copy, Args)]
@@ -40,10 +45,14 @@ impl Output {
             OutputFormat::Table => {
                 let mut table = empty_table();
                 table.set_header(columns.iter().map(|(title, _)| *title));
+                let now = clock::wall();
                 for row in rows {
-                    table.add_row(columns.iter().map(|(_, name)| printable(&row.text(name))));
+                    table.add_row(columns.iter().map(|(_, name)| {
+                        let text = printable(&row.text(name));
+                        if name.ends_with("_at") { relative(&text, now) } else { text }
+                    }));
                 }
-                print(&format!("{table}\n"))
+                print_table(table)
             }
         }
     }
@@ -57,7 +66,7 @@ impl Output {
                 for (name, value) in row.iter().filter(|(_, value)| !value.is_empty()) {
                     table.add_row([name, &printable(&value)]);
                 }
-                print(&format!("{table}\n"))
+                print_table(table)
             }
         }
     }
@@ -71,6 +80,33 @@ impl Output {
                 table.set_header(["check", "result", "looked at"]);
                 for step in steps {
                     table.add_row(step.iter().map(|cell| printable(cell)));
+                }
+                print_table(table)
+            }
+        }
+    }
+
+    /// Prints a report: rows whose cells may have several lines as a table, everything as JSON. `width` is that of the
+    /// table where there is no terminal.
+    pub(super) fn report<const N: usize>(
+        self,
+        whole: &impl Serialize,
+        titles: [&str; N],
+        rows: &[[String; N]],
+        width: u16,
+    ) -> anyhow::Result<()> {
+        match self.output {
+            OutputFormat::Json => json(whole),
+            OutputFormat::Table if rows.is_empty() => Ok(()),
+            OutputFormat::Table => {
+                let mut table = empty_table();
+                if table.width().is_none() {
+                    table.set_width(width);
+                }
+                table.set_header(titles);
+                for row in rows {
+                    let lines = |cell: &String| cell.lines().map(printable).collect::<Vec<_>>().join("\n");
+                    table.add_row(row.iter().map(lines));
                 }
                 print(&format!("{table}\n"))
             }
@@ -99,11 +135,28 @@ fn note(text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A table without lines. On a terminal it is as wide as that; in a pipe each row is one line.
 fn empty_table() -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_FULL_CONDENSED);
-    table.set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(presets::NOTHING);
+    if let Some((terminal_size::Width(width), _)) = terminal_size::terminal_size_of(io::stdout())
+        && io::stdout().is_terminal()
+    {
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+    } else {
+        table.set_content_arrangement(ContentArrangement::Disabled);
+    }
     table
+}
+
+fn print_table(mut table: Table) -> anyhow::Result<()> {
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    let lines = table.to_string();
+    // Cells are padded to the width of their column, also the last one.
+    let lines: String = lines.lines().map(|line| format!("{}\n", line.trim_end())).collect();
+    print(&lines)
 }
 
 /// Names are other people's text: no escape sequence of theirs reaches a terminal.

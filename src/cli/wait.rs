@@ -6,7 +6,7 @@ use anyhow::bail;
 use clap::Args;
 use serde_json::json;
 
-use super::output::{Output, OutputFormat, json as print_json, print};
+use super::output::{Output, OutputFormat, count, json as print_json, print};
 use crate::{clock, config::duration_or_none, credential::Prefix, store::Database};
 
 /// Deadline of the instances' confirmation.
@@ -36,12 +36,17 @@ pub(super) async fn wait_for_instances(
         OutputFormat::Table if database.is_file() => {
             print("logged; instances read the file four times a second and do not confirm\n")?;
         }
-        OutputFormat::Table if confirmed.dropped.is_empty() && confirmed.silent.is_empty() => {
-            print("logged; no instance listens to this database, so none confirmed\n")?;
-        }
+        OutputFormat::Table if confirmed.dropped.is_empty() => {}
         OutputFormat::Table => {
-            print(&format!("dropped by {} instances within {millis} ms\n", confirmed.dropped.len()))?
+            let instances = count(confirmed.dropped.len() as u64, "instance");
+            print(&format!("dropped by {instances} within {millis} ms\n"))?;
         }
+    }
+    if confirmed.dropped.is_empty() && confirmed.silent.is_empty() && !database.is_file() {
+        bail!(
+            "logged, but no instance listens to this database, so none confirmed; check that the instances use it, \
+             and that their change feed is up"
+        );
     }
     if !confirmed.silent.is_empty() {
         let silent: Vec<_> = confirmed.silent.into_iter().collect();

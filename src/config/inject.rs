@@ -4,12 +4,13 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 
 use super::{LogFormat, Quantity, duration, duration_or_none};
 
 /// The settings of `keystile inject`.
 #[derive(Debug, Clone, Args)]
+#[command(group = ArgGroup::new("certificate").required(true))]
 pub struct InjectOptions {
     /// Image of the sidecars, by tag or digest.
     #[arg(long, env = "KEYSTILE_INJECT_IMAGE", help_heading = "Sidecars")]
@@ -64,7 +65,7 @@ pub struct InjectOptions {
     #[arg(
         long,
         env = "KEYSTILE_INJECT_TLS_CERT",
-        required_unless_present = "self_signed",
+        group = "certificate",
         requires = "tls_key",
         help_heading = "Webhook"
     )]
@@ -83,7 +84,8 @@ pub struct InjectOptions {
         long,
         env = "KEYSTILE_INJECT_SELF_SIGNED",
         value_delimiter = ',',
-        conflicts_with_all = ["tls_cert", "tls_key"],
+        group = "certificate",
+        conflicts_with = "tls_key",
         help_heading = "Webhook"
     )]
     pub self_signed: Option<Vec<String>>,

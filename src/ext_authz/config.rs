@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::field_filter::FieldFilter;
-use crate::config::{
-    ClientAddress, CredentialSource, DenyFormat, Mode, OnFailure, RateLimitFields, RemoveHeaders,
+use crate::{
+    config::{ClientAddress, CredentialSource, DenyFormat, Mode, OnFailure, RateLimitFields, RemoveHeaders},
+    credential::brands::KeyBrands,
 };
 
 /// How checks are read, decided and answered.
@@ -35,6 +36,8 @@ pub struct ExtAuthzConfig {
 pub struct RequestConfig {
     /// Where credentials are looked for.
     pub credential_sources: Vec<CredentialSource>,
+    /// How API keys begin.
+    pub key_brands: KeyBrands,
     /// Where the client's address is taken from.
     pub client_address: ClientAddress,
     /// Which headers with Keystile's names are removed from a request.

@@ -47,7 +47,7 @@ impl<'a> ParsedRequest<'a> {
         config: &'a RequestConfig,
     ) -> Result<Self, MalformedMessage> {
         let CheckRequestView { source, http, extensions } = CheckRequestView::read(message)?;
-        let (credential, removal) = CredentialSearch::run(&http, &config.credential_sources);
+        let (credential, removal) = CredentialSearch::run(&http, config);
         let (client, is_vouched_for) = client(source, metadata, config.client_address);
         let attributes = Attributes {
             credential,

@@ -22,7 +22,7 @@ use tonic::Request;
 use super::*;
 use crate::{
     config::{BcryptCost, ClientAddress, DenyFormat, Mode, OnFailure, RateLimitFields, RemoveHeaders},
-    credential::{CacheSecret, CacheSecrets, Prefix},
+    credential::{CacheSecret, CacheSecrets, Prefix, brands::KeyBrands},
     decision::Tier,
     limiter::Limiter,
     record::fixtures,
@@ -93,6 +93,7 @@ pub(super) fn config() -> ExtAuthzConfig {
             credential_sources: ["bearer", "header:x-api-key"]
                 .map(|source| source.parse().expect("a source"))
                 .into(),
+            key_brands: KeyBrands::default(),
             client_address: ClientAddress::Auto,
             remove_headers: RemoveHeaders::All,
         },

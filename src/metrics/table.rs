@@ -61,6 +61,7 @@ pub(crate) const IN_FLIGHT_BYTES: &str = "keystile_in_flight_bytes";
 pub(crate) const MESSAGES_REFUSED: &str = "keystile_messages_refused_total";
 pub(crate) const TRUNCATED_HEADERS: &str = "keystile_truncated_headers_total";
 pub(crate) const UNDECODABLE_ROWS: &str = "keystile_undecodable_rows_total";
+pub(crate) const UNMATCHABLE_ENTRIES: &str = "keystile_unmatchable_entries_total";
 pub(crate) const BUILD_INFO: &str = "keystile_build_info";
 
 /// All metrics.
@@ -160,6 +161,11 @@ pub const TABLE: &[Metric] = &[
         name: UNDECODABLE_ROWS,
         kind: Kind::Counter,
         help: "Key rows that could not be decoded, or have an invalid list or budget. Only the key of the row is denied.",
+    },
+    Metric {
+        name: UNMATCHABLE_ENTRIES,
+        kind: Kind::Counter,
+        help: "Entries in lists of keys and budgets that match no request, or every request, each time their key was read from the database. keystile doctor finds them.",
     },
     Metric {
         name: CONNECTIONS,

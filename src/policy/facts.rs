@@ -3,7 +3,11 @@
 use time::OffsetDateTime;
 
 use crate::{
-    attributes::{Attributes, route::RouteSettings},
+    attributes::{
+        Attributes,
+        body::{Models, NoName},
+        route::RouteSettings,
+    },
     record::KeyRecord,
 };
 
@@ -18,4 +22,11 @@ pub struct Facts<'a> {
     pub route: &'a RouteSettings,
     /// The time of the decision.
     pub now: OffsetDateTime,
+}
+
+impl Facts<'_> {
+    /// The models that the request's body names, in the fields that the route says.
+    pub(super) fn models(&self) -> Result<Models, NoName> {
+        self.attributes.body.models(&self.route.model_fields)
+    }
 }

@@ -172,6 +172,27 @@ fn models() {
 }
 
 #[test]
+fn every_model_that_a_router_may_use_must_be_allowed() {
+    let request = |case: &mut Case, body: &'static str| {
+        case.record.allowed.models = only(&["a", "b*"]);
+        case.attributes.body = Body::Whole(body.as_bytes().into());
+    };
+    for (allowed, denied) in [
+        (r#"{"model":"a","models":["b1","a"]}"#, r#"{"model":"a","models":["b1","c"]}"#),
+        (r#"{"model":"a","fallbacks":["b1"]}"#, r#"{"model":"a","fallbacks":["c"]}"#),
+        (r#"{"model":"a","fallbacks":null}"#, r#"{"model":"a","fallbacks":[{"a":["b1"]}]}"#),
+        (r#"{"model":"a","routes":["c"]}"#, r#"{"model":"c","models":["a"]}"#),
+    ] {
+        pair(Reason::ModelNotAllowed, |case| request(case, allowed), |case| request(case, denied));
+    }
+    let fields = |case: &mut Case, fields: &str| {
+        request(case, r#"{"engine":"a","routes":["c"]}"#);
+        case.route = route(&[("keystile.model_fields", fields)]);
+    };
+    pair(Reason::ModelNotAllowed, |case| fields(case, "engine"), |case| fields(case, "engine,routes"));
+}
+
+#[test]
 fn scopes() {
     pair(
         Reason::ScopeMissing,
@@ -207,6 +228,46 @@ fn chatbots_and_agents() {
         case.route = route(&[("keystile.agent", "segment:3")]);
     };
     pair(Reason::AgentNotAllowed, |case| by_path(case, "7"), |case| by_path(case, "8"));
+}
+
+#[test]
+fn agents_in_the_body() {
+    let request = |case: &mut Case, body: &'static str| {
+        case.record.allowed.agents = only(&["clerk", "7"]);
+        case.attributes.body = Body::Whole(body.as_bytes().into());
+        case.route = route(&[("keystile.agent", "body:agent_config_id")]);
+    };
+    for (allowed, denied) in [
+        (r#"{"agent_config_id":7}"#, r#"{"agent_config_id":8}"#),
+        (r#"{"agent_config_id":"7"}"#, r#"{"agent_config_id":7.0}"#),
+        (r#"{"agent_config_id":"clerk"}"#, r#"{"agent_config_id":null}"#),
+        (r#"{"a":1,"agent_config_id":7}"#, "{}"),
+        (r#"{"agent_config_id":7}"#, r#"{"agent_config_id":7,"agent_config_id":8}"#),
+    ] {
+        pair(Reason::AgentNotAllowed, |case| request(case, allowed), |case| request(case, denied));
+    }
+    let unseen = |case: &mut Case| {
+        request(case, "{}");
+        case.attributes.body = Body::Absent;
+    };
+    assert_eq!(verdict(unseen), Err(Reason::AgentNotAllowed));
+}
+
+#[test]
+fn extract_templates_are_left_to_the_upstream_unless_they_cannot_be_read() {
+    let templates =
+        |list: AllowList<String>| move |case: &mut Case| case.record.allowed.extract_templates = list;
+    pair(Reason::ExtractTemplateNotAllowed, templates(only(&["invoice"])), templates(AllowList::Unreadable));
+}
+
+#[test]
+fn ignored_lock_stops_no_key() {
+    assert_eq!(verdict(|case| case.record.user.lock = Lock::Ignored), Ok(()));
+    let inactive = |case: &mut Case| {
+        case.record.user.lock = Lock::Ignored;
+        case.record.user.is_active = false;
+    };
+    assert_eq!(verdict(inactive), Err(Reason::UserInactive));
 }
 
 #[test]

@@ -17,6 +17,8 @@ pub struct Restrictions {
     pub chatbots: AllowList<String>,
     /// `allowed_agents`.
     pub agents: AllowList<String>,
+    /// `allowed_extract_templates`.
+    pub extract_templates: AllowList<String>,
 }
 
 /// One list that restricts a key, parsed when the record is read.
@@ -69,6 +71,7 @@ impl Restrictions {
             ("allowed_ips", self.ips.is_unreadable()),
             ("allowed_chatbots", self.chatbots.is_unreadable()),
             ("allowed_agents", self.agents.is_unreadable()),
+            ("allowed_extract_templates", self.extract_templates.is_unreadable()),
         ]
         .into_iter()
         .filter(|(_, unreadable)| *unreadable)

@@ -31,6 +31,12 @@ impl Budget {
 }
 
 impl Budget {
+    /// Whether the type is neither a total nor a known period, so that the budget counts as a total.
+    pub fn has_unknown_type(&self) -> bool {
+        let is_total = |kind: &String| kind.trim().eq_ignore_ascii_case("total");
+        self.kind.as_ref().is_some_and(|kind| !is_total(kind)) && !self.has_period()
+    }
+
     fn has_period(&self) -> bool {
         let Some(kind) = &self.kind else { return false };
         PERIODS.iter().any(|period| period.eq_ignore_ascii_case(kind.trim()))

@@ -92,8 +92,16 @@ impl PeriodBudget {
         }
     }
 
+    /// Why the budget denies no request at `now`, however much was spent.
+    pub fn why_it_never_denies(&self, now: OffsetDateTime) -> Option<&'static str> {
+        if !self.is_hard {
+            return Some("enforce_hard_limit is false");
+        }
+        (self.phase(now) == Phase::Over).then_some("its period is over, and auto_renew is false")
+    }
+
     /// Describes the budget at `now`, for explanations.
-    pub fn seen_at(&self, now: OffsetDateTime) -> String {
+    pub fn status_at(&self, now: OffsetDateTime) -> String {
         BudgetStatus { budget: self, phase: self.phase(now) }.to_string()
     }
 }
@@ -105,11 +113,12 @@ struct BudgetStatus<'a> {
 
 impl fmt::Display for BudgetStatus<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let PeriodBudget { id, limit_cents, used_cents, start, end, is_hard, models, endpoints, .. } =
-            self.budget;
-        write!(f, "budget {}: ", id.0)?;
+        let PeriodBudget { limit_cents, used_cents, start, end, models, endpoints, .. } = self.budget;
         match self.phase {
             Phase::Ahead => write!(f, "begins at {start}")?,
+            Phase::Running if *end == Expiry::Never => {
+                write!(f, "spent: {used_cents} of {limit_cents} cents")?
+            }
             Phase::Running => write!(f, "spent: {used_cents} of {limit_cents} cents until {end}")?,
             Phase::Renewed => write!(f, "spent: 0 of {limit_cents} cents, renewed at {end}")?,
             Phase::Over => write!(f, "over at {end}")?,
@@ -119,15 +128,6 @@ impl fmt::Display for BudgetStatus<'_> {
                 write!(f, ", {what} {}", only.join(" "))?;
             }
         }
-        f.write_str(if *is_hard { "" } else { ", no hard limit" })
-    }
-}
-
-impl fmt::Display for UnreadableBudget {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.id {
-            Some(BudgetId(id)) => write!(f, "budget {id}: {} is not {}", self.column, self.expected),
-            None => write!(f, "a budget: {} is not {}", self.column, self.expected),
-        }
+        Ok(())
     }
 }

@@ -11,6 +11,7 @@ use std::{
 
 use fred::{
     clients::Client,
+    error::ErrorKind,
     interfaces::ClientLike,
     types::{
         Builder, ConnectHandle,
@@ -118,6 +119,7 @@ impl Connector {
     /// Makes one attempt. Also returns the address that was tried first.
     async fn attempt(&self) -> Result<(Arc<Connection>, Router, Option<SocketAddr>), RedisError> {
         let (config, first) = self.resolved().await?;
+        let has_tls = config.tls.is_some();
         let client = Builder::from_config(config)
             .set_connection_config(self.connection.clone())
             .set_performance_config(self.performance.clone())
@@ -130,6 +132,12 @@ impl Connector {
             }
             Err(error) => {
                 first.into_iter().for_each(|address| self.failures.add(address, clock::monotonic()));
+                if has_tls && *error.kind() == ErrorKind::Timeout {
+                    // A server without TLS waits for the rest of what it takes for a command.
+                    let silent =
+                        "no answer to the TLS handshake in time; a server without TLS needs redis://";
+                    return Err(RedisError::Unavailable(silent.into()));
+                }
                 Err(error.into())
             }
         }

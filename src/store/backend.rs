@@ -1,13 +1,13 @@
 //! The two kinds of database. This is the one place that tells them apart.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use super::{
     StoreError,
     postgres::{self, Confirmations, PostgresPool, PostgresStatements},
     schema::Schema,
-    sqlite::{SQLITE_POLL, SqliteFile, SqliteStatements},
-    statement::{Deadline, Progress, Rows, Statement, TransactionOutcome},
+    sqlite::{FileAccess, SQLITE_POLL, SqliteFile, SqliteStatements},
+    statement::{Access, Deadline, Progress, Rows, Statement, TransactionOutcome},
     statements::Statements,
 };
 use crate::{
@@ -25,11 +25,15 @@ pub(crate) enum Backend {
 
 impl Backend {
     /// Does not connect. The database need not be up, nor the file exist.
-    pub(crate) fn new(options: &DatabaseOptions, resolver: &Arc<dyn Resolver>) -> Result<Self, StoreError> {
+    pub(crate) fn new(
+        options: &DatabaseOptions,
+        resolver: &Arc<dyn Resolver>,
+        access: Access,
+    ) -> Result<Self, StoreError> {
         let (timeout, connections) = (options.database_timeout, options.database_connections);
         let url = match &options.database_url {
             DatabaseUrl::Sqlite(path) => {
-                return Ok(Self::Sqlite(SqliteFile::new(path, timeout, connections)));
+                return Ok(Self::Sqlite(SqliteFile::new(path, timeout, connections, access)));
             }
             DatabaseUrl::Postgres(url) => url,
         };
@@ -40,7 +44,7 @@ impl Backend {
             }
             None => None,
         };
-        PostgresPool::new(url, feed_url, resolver, timeout, connections).map(Self::Postgres)
+        PostgresPool::new(url, feed_url, resolver, timeout, connections, access).map(Self::Postgres)
     }
 
     /// The name in metrics.
@@ -69,6 +73,14 @@ impl Backend {
         match self {
             Self::Postgres(_) => String::new(),
             Self::Sqlite(file) => file.identity(),
+        }
+    }
+
+    /// Who can use the file. None for a server, and where there is no file.
+    pub(crate) fn file_access(&self) -> Option<FileAccess> {
+        match self {
+            Self::Postgres(_) => None,
+            Self::Sqlite(file) => file.access(),
         }
     }
 
@@ -130,6 +142,16 @@ impl Backend {
     /// Runs the statements in one transaction.
     pub(crate) async fn execute_all(&self, statements: Vec<Statement>) -> Result<(), StoreError> {
         self.transaction(statements, false, Box::new(|_| ())).await?.into_result()
+    }
+
+    /// Copies a SQLite database into a new file.
+    pub(crate) async fn backup(&self, to: &Path) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(_) => {
+                Err(StoreError::Unfit("a Postgres database is copied by its own tools".into()))
+            }
+            Self::Sqlite(file) => file.backup(to).await,
+        }
     }
 
     /// Creates the tables of an empty SQLite file. A Postgres database is migrated by its operator.

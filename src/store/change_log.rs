@@ -114,6 +114,16 @@ impl Database {
         }
     }
 
+    /// The evidence that the log of these tables is complete, without its entries.
+    pub(super) async fn log_evidence(&self, schema: &Schema) -> Result<Evidence, StoreError> {
+        let statement = self.statements().read_log(schema, &watched_tables(schema), None, 0);
+        let rows = self.backend().query(Deadline::Operator, statement).await?;
+        match rows.first().map(Vec::as_slice) {
+            Some([_, Some(evidence), ..]) => parse_evidence(evidence),
+            _ => Err(no_evidence()),
+        }
+    }
+
     /// Reads the log of these tables.
     pub(super) async fn read_log(
         &self,
@@ -130,10 +140,9 @@ impl Database {
         let evidence = rows.iter().position(|values| values.first().is_some_and(is_evidence));
         let evidence = evidence.map(|at| rows.swap_remove(at));
         let Some([_, Some(evidence), position, Some(log), ..]) = evidence.as_deref() else {
-            return Err(StoreError::Unfit("the log of changes returned no evidence".into()));
+            return Err(no_evidence());
         };
-        let mut evidence: Evidence = serde_json::from_str(evidence)
-            .map_err(|error| StoreError::Unfit(format!("evidence of the log: {error}").into()))?;
+        let mut evidence = parse_evidence(evidence)?;
         evidence.identity.push_str(&identity);
         let position = position.as_deref().and_then(|text| schema.log_position(text)).map(Arc::new);
         let mut is_cut = rows.len() > MAX_ENTRIES;
@@ -186,6 +195,15 @@ impl Database {
         }
         Ok(())
     }
+}
+
+fn parse_evidence(json: &str) -> Result<Evidence, StoreError> {
+    serde_json::from_str(json)
+        .map_err(|error| StoreError::Unfit(format!("evidence of the log: {error}").into()))
+}
+
+fn no_evidence() -> StoreError {
+    StoreError::Unfit("the log of changes returned no evidence".into())
 }
 
 impl From<StoreError> for LogError {

@@ -1,6 +1,6 @@
 //! The lowest tier: a SQLite or Postgres database.
 
-use std::{sync::Arc, time::Instant};
+use std::{path::Path, sync::Arc, time::Instant};
 
 use metrics::Counter;
 use parking_lot::Mutex;
@@ -13,13 +13,13 @@ use super::{
     decode::{self, DecodeError},
     look_up,
     schema::Schema,
-    statement::{Deadline, Rows, Statement},
+    statement::{Access, Deadline, Rows, Statement},
     statements::Statements,
 };
 use crate::{
     addresses::{Resolver, SystemResolver},
     clock::{self, Timestamps},
-    config::DatabaseOptions,
+    config::{AccountLock, DatabaseOptions},
     credential::Prefix,
     decision::Tier,
     metrics::Metrics,
@@ -29,12 +29,14 @@ use crate::{
 };
 
 pub(super) mod calls;
+mod unmatchable_entries;
 
 use calls::{Calls, Operation};
+use unmatchable_entries::UnmatchableEntries;
 
 /// The database of the keys. Cheap to clone.
 #[derive(Clone)]
-pub struct Database(Arc<Inner>);
+pub struct Database(Arc<Inner>, AccountLock);
 
 struct Inner {
     backend: Backend,
@@ -42,6 +44,7 @@ struct Inner {
     calls: Calls,
     probes: Singleflight<(), Result<(), StoreError>>,
     undecodable: Counter,
+    unmatchable: UnmatchableEntries,
 }
 
 /// The tables as they were last read, and the look-up for them.
@@ -70,16 +73,41 @@ impl Database {
         metrics: &Metrics,
         resolver: &Arc<dyn Resolver>,
     ) -> Result<Self, StoreError> {
+        Self::new(options, metrics, Backend::new(options, resolver, Access::ReadWrite)?)
+    }
+
+    /// The same, for reading only: nothing is written, and no file is created.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn connect_read_only(options: &DatabaseOptions, metrics: &Metrics) -> Result<Self, StoreError> {
+        let resolver = Arc::new(SystemResolver) as Arc<dyn Resolver>;
+        Self::new(options, metrics, Backend::new(options, &resolver, Access::ReadOnly)?)
+    }
+
+    fn new(options: &DatabaseOptions, metrics: &Metrics, backend: Backend) -> Result<Self, StoreError> {
         let (timeout, connections) = (options.database_timeout, options.database_connections);
-        let backend = Backend::new(options, resolver)?;
         let calls = Calls::new(backend.name(), timeout, connections, metrics);
-        Ok(Self(Arc::new(Inner {
+        let inner = Inner {
             backend,
             tables: Mutex::default(),
             calls,
             probes: Singleflight::default(),
             undecodable: metrics.undecodable_rows(),
-        })))
+            unmatchable: UnmatchableEntries::new(metrics),
+        };
+        Ok(Self(Arc::new(inner), AccountLock::default()))
+    }
+
+    /// The same database, whose records follow this setting.
+    #[must_use]
+    pub fn with_account_lock(self, locks: AccountLock) -> Self {
+        Self(self.0, locks)
+    }
+
+    /// Whether locked accounts stop their keys.
+    pub(super) fn account_lock(&self) -> AccountLock {
+        self.1
     }
 
     /// Returns once the database answers a look-up of a prefix that no key has.
@@ -107,6 +135,14 @@ impl Database {
     /// Free capacity for further calls, and open connections.
     pub fn room(&self) -> (usize, u32) {
         (self.0.calls.free_capacity(), self.backend().connections())
+    }
+
+    /// Copies a SQLite database into a new file that only its owner can read.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it is no SQLite database, or the file exists or cannot be written.
+    pub async fn backup(&self, to: &Path) -> Result<(), StoreError> {
+        self.backend().backup(to).await
     }
 
     /// Reads the tables again before their next use: they were migrated.
@@ -212,7 +248,7 @@ impl Database {
 
     /// The records of this prefix that can be decoded, and the rows that they are in.
     fn decode(&self, prefix: Prefix, rows: Rows) -> (Vec<Arc<KeyRecord>>, Vec<Row>) {
-        let decoded = rows.into_iter().filter_map(|row| match decode::decode(&row) {
+        let decoded = rows.into_iter().filter_map(|row| match decode::decode(&row, self.1) {
             // The change log has another prefix for this row, so its changes would be missed.
             Ok(record) if record.prefix != prefix => None,
             Ok(record) => {
@@ -226,6 +262,7 @@ impl Database {
                     let (key_id, budget_id) = (record.id.0, id.map(|id| id.0));
                     warn!(key_id, budget_id, column, expected, "budget cannot be decoded: the key is denied");
                 }
+                self.0.unmatchable.report(&record);
                 Some((Arc::new(record), row))
             }
             Err(DecodeError { key, table, column, expected }) => {

@@ -1,6 +1,7 @@
 //! Decodes a row of texts into a key record. Pure.
 
 use crate::{
+    config::AccountLock,
     credential::Prefix,
     record::{
         Budget, Expiry, KeyHash, KeyId, KeyRecord, Limits, Lock, Restrictions, User, UserId,
@@ -11,12 +12,13 @@ use crate::{
 use super::{Row, SqlValue};
 
 pub(crate) mod budgets;
+pub(crate) mod lenient;
 pub(crate) mod timestamp;
 pub(crate) mod value;
 
 use value::Expectation;
 
-const HASH: (&str, &str) = ("api_keys", "key_hash");
+pub(crate) const HASH: (&str, &str) = ("api_keys", "key_hash");
 
 /// What a decision needs, in the order in which it is selected.
 pub(crate) const COLUMNS: &[(&str, &str)] = &[
@@ -35,6 +37,7 @@ pub(crate) const COLUMNS: &[(&str, &str)] = &[
     ("api_keys", "allowed_ips"),
     ("api_keys", "allowed_chatbots"),
     ("api_keys", "allowed_agents"),
+    ("api_keys", "allowed_extract_templates"),
     ("api_keys", "rate_limit_per_minute"),
     ("api_keys", "rate_limit_per_hour"),
     ("api_keys", "rate_limit_per_day"),
@@ -67,13 +70,13 @@ pub(crate) struct DecodeError {
 }
 
 /// Decodes the values of one row, in the order of [`COLUMNS`].
-pub(crate) fn decode(values: &[SqlValue]) -> Result<KeyRecord, DecodeError> {
-    decode_with(values, |text| text.parse().map_err(|_| "an accepted bcrypt hash"))
+pub(crate) fn decode(values: &[SqlValue], locks: AccountLock) -> Result<KeyRecord, DecodeError> {
+    decode_with(values, locks, |text| text.parse().map_err(|_| "an accepted bcrypt hash"))
 }
 
 /// Decodes a row that [`redact`] returned.
-pub(crate) fn decode_redacted(values: &[SqlValue]) -> Result<KeyRecord, DecodeError> {
-    decode_with(values, |text| KeyHash::parse_redacted(text).map_err(|_| "a redacted hash"))
+pub(crate) fn decode_redacted(values: &[SqlValue], locks: AccountLock) -> Result<KeyRecord, DecodeError> {
+    decode_with(values, locks, |text| KeyHash::parse_redacted(text).map_err(|_| "a redacted hash"))
 }
 
 /// The row, with its hash reduced to the tag that finds a proof.
@@ -99,6 +102,7 @@ pub(crate) fn list_problem(values: &[SqlValue], column: &str) -> String {
 
 fn decode_with(
     values: &[SqlValue],
+    locks: AccountLock,
     hash: impl Fn(&str) -> Result<KeyHash, Expectation>,
 ) -> Result<KeyRecord, DecodeError> {
     let (key, user) = (RowReader { values, table: "api_keys" }, RowReader { values, table: "users" });
@@ -112,7 +116,7 @@ fn decode_with(
         // Any value, even a future or unreadable time, marks the key as deleted.
         is_deleted: key.value("deleted_at").is_some(),
         expiry: key.read("expires_at", timestamp::expiry)?.unwrap_or(Expiry::Never),
-        user: decode_user(&user)?,
+        user: decode_user(&user, locks)?,
         scopes: key.read("scopes", value::list)?.unwrap_or_default(),
         tags: key.read("tags", value::list)?.unwrap_or_default(),
         permissions: key.read("permissions", value::json)?.flatten().map(|json| json.to_string()),
@@ -122,6 +126,7 @@ fn decode_with(
             ips: value::allow_list(key.value("allowed_ips")),
             chatbots: value::allowed_names(key.value("allowed_chatbots")),
             agents: value::allowed_names(key.value("allowed_agents")),
+            extract_templates: value::allowed_names(key.value("allowed_extract_templates")),
         },
         limits: Limits {
             minute: key.read("rate_limit_per_minute", value::count)?,
@@ -138,7 +143,7 @@ fn decode_with(
     })
 }
 
-fn decode_user(user: &RowReader<'_>) -> Result<User, DecodeError> {
+fn decode_user(user: &RowReader<'_>, locks: AccountLock) -> Result<User, DecodeError> {
     Ok(User {
         id: UserId(user.required("id", value::integer)?),
         name: user.text("username"),
@@ -146,10 +151,14 @@ fn decode_user(user: &RowReader<'_>) -> Result<User, DecodeError> {
         role: user.text("role"),
         is_active: user.read("is_active", value::boolean)?.unwrap_or(false),
         is_superuser: user.read("is_superuser", value::boolean)?.unwrap_or(false),
-        lock: decode_lock(
-            user.read("account_locked", value::boolean)?,
-            user.read("account_locked_until", timestamp::expiry)?,
-        ),
+        lock: match locks {
+            AccountLock::Deny => decode_lock(
+                user.read("account_locked", value::boolean)?,
+                user.read("account_locked_until", timestamp::expiry)?,
+            ),
+            // What restricts nothing need not be readable.
+            AccountLock::Ignore => Lock::Ignored,
+        },
     })
 }
 

@@ -14,8 +14,10 @@ pub(crate) trait Dialect: Send + Sync {
     /// A column's value as an integer. A value that is none must not fail the statement.
     fn as_integer(&self, column: &str, kind: &str) -> String;
 
-    /// A condition: the column's text is the same, byte for byte, as the parameter of this number. The column's type or
-    /// collation may consider other texts equal.
+    /// A column's text, compared byte for byte. The column's type or collation may consider other texts equal.
+    fn bytewise(&self, column: &str) -> String;
+
+    /// A condition: the column's text is the same, byte for byte, as the parameter of this number.
     fn is_exactly(&self, column: &str, param: usize) -> String;
 
     /// A condition: the column is one of these numbers. Returned with the value of parameter 1, which the condition uses.

@@ -12,16 +12,28 @@ use super::{
 };
 use crate::clock;
 
+mod budgets;
 mod columns;
 mod display_row;
 mod import;
 mod keys;
 mod users;
 
+pub use budgets::UnreadBudget;
 pub use display_row::DisplayRow;
 pub use import::{ImportError, ImportRow};
 pub use keys::NewKey;
 pub use users::NewUser;
+
+/// Whether operators manage this column.
+pub(super) fn knows_column(table: &str, column: &str) -> bool {
+    let columns = match table {
+        "api_keys" => columns::API_KEYS,
+        "users" => columns::USERS,
+        _ => return false,
+    };
+    columns.iter().any(|known| known.name == column)
+}
 
 /// Why an operation failed.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -124,6 +124,8 @@ impl Database {
     }
 
     async fn prefix_is_indexed(&self) -> Result<bool, StoreError> {
-        Ok(!self.backend().query(Deadline::Operator, self.statements().prefix_index()).await?.is_empty())
+        let schema = self.backend().read_schema(Deadline::Operator).await?;
+        let index = self.statements().index_on(&schema, "api_keys", "key_prefix");
+        Ok(!self.backend().query(Deadline::Operator, index).await?.is_empty())
     }
 }

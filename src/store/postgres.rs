@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+mod access;
 mod change_log;
 mod connection;
 mod connector;

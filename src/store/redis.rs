@@ -20,6 +20,7 @@ use tracing::{debug, warn};
 use super::{KeyStore, Lookup, StoreError};
 use crate::{
     clock::Timestamps,
+    config::AccountLock,
     credential::{CacheSecrets, Digest, Prefix},
     decision::Tier,
     metrics::{CacheLookups, Metrics},
@@ -38,13 +39,15 @@ use envelope::{Envelopes, InvalidEntry, RedisTimestamps};
 /// Shares the answers of the next tier between instances. Cheap to clone.
 pub struct RedisTier<S>(Arc<Inner<S>>);
 
-/// The TTLs of [`RedisTier`].
+/// The settings of [`RedisTier`].
 #[derive(Debug, Clone, Copy)]
 pub struct RedisTierConfig {
-    /// Records.
+    /// How long records are shared.
     pub record_ttl: Duration,
-    /// Proofs.
+    /// How long proofs are shared.
     pub proof_ttl: Duration,
+    /// Whether a locked account stops its keys.
+    pub account_lock: AccountLock,
 }
 
 /// Maximum number of concurrent writes. Further writes are dropped: another instance will make them.
@@ -77,7 +80,7 @@ impl<S: KeyStore> RedisTier<S> {
         Self(Arc::new(Inner {
             next,
             commands: Commands::new(redis, metrics),
-            envelopes: Envelopes::new(secrets),
+            envelopes: Envelopes::new(secrets, config.account_lock),
             config: RedisTierConfig { record_ttl, ..config },
             fence,
             writes: Arc::new(Semaphore::new(WRITES)),

@@ -1,6 +1,6 @@
 //! The tables of a database as they are: names, columns, types. All SQL on these tables is built from it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use sha2::{Digest as _, Sha256};
 
@@ -43,9 +43,11 @@ pub(crate) const PROOFS: &str = "keystile_proofs";
 pub(crate) const PROOF_COLUMNS: [&str; 4] = ["key_id", "tag", "proven_at", "seal"];
 
 /// The columns that `budgets` must have. A table without them belongs to another application.
-const BUDGET_COLUMNS: [&str; 5] = ["id", "user_id", "api_key_id", "limit_cents", "current_usage_cents"];
+pub(crate) const BUDGET_COLUMNS: [&str; 5] =
+    ["id", "user_id", "api_key_id", "limit_cents", "current_usage_cents"];
 
-const REQUIRED: &[(&str, &[&str])] =
+/// The tables and columns that Keystile needs.
+pub(crate) const REQUIRED: &[(&str, &[&str])] =
     &[("api_keys", &["id", "key_hash", "key_prefix", "user_id"]), ("users", &["id"])];
 
 impl Schema {
@@ -92,8 +94,7 @@ impl Schema {
                     .into(),
                 ));
             }
-            let missing: Vec<_> =
-                required.iter().copied().filter(|column| !self.has(table, column)).collect();
+            let missing = self.missing(table, required);
             if !missing.is_empty() {
                 return Err(StoreError::Unfit(
                     format!("the table {table} is not Keystile's: it lacks {}", missing.join(", ")).into(),
@@ -113,6 +114,17 @@ impl Schema {
 
     pub(crate) fn has_all(&self, table: &str, columns: &[&str]) -> bool {
         columns.iter().all(|column| self.has(table, column))
+    }
+
+    /// The columns of a table, by name in lower case.
+    pub(crate) fn columns(&self, table: &str) -> BTreeSet<&str> {
+        let columns = self.tables.get(table).into_iter().flat_map(HashMap::keys);
+        columns.map(String::as_str).collect()
+    }
+
+    /// Which of these columns a table lacks.
+    pub(crate) fn missing(&self, table: &str, columns: &[&'static str]) -> Vec<&'static str> {
+        columns.iter().copied().filter(|column| !self.has(table, column)).collect()
     }
 
     /// The type of a column, if there is one.
@@ -211,7 +223,7 @@ impl Schema {
     }
 
     /// An expression for one column as text, under the name that its table has in every statement.
-    pub(crate) fn column(&self, table: &'static str, column: &'static str) -> String {
+    pub(crate) fn column(&self, table: &str, column: &str) -> String {
         let (alias, table, column) = match (table, column) {
             ("budgets", _) => ("b", table, column),
             ("users", "role") if self.has_roles() => ("r", "roles", "name"),

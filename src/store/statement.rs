@@ -25,6 +25,14 @@ pub(crate) enum Deadline {
     Operator,
 }
 
+/// What a connection may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    ReadWrite,
+    /// Nothing is written, and no file is created.
+    ReadOnly,
+}
+
 /// How a transaction ended.
 pub(crate) enum TransactionOutcome {
     /// Every statement returned a row, where rows were needed.

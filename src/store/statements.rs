@@ -52,8 +52,12 @@ pub(crate) trait Statements: Dialect {
     /// Creates the table of proofs where it is missing.
     fn create_proofs(&self) -> Vec<Statement>;
 
-    /// Selects a row if an index begins with `api_keys.key_prefix` and covers all rows.
-    fn prefix_index(&self) -> Statement;
+    /// Selects a row if an index begins with this column and covers all rows. A view is taken to have one.
+    fn index_on(&self, schema: &Schema, table: &str, column: &str) -> Statement;
+
+    /// Selects what is unusual about the role's rights, as rows of kind, table, right and columns. None where there are no
+    /// roles.
+    fn access(&self, schema: &Schema) -> Option<Statement>;
 
     /// Moves the sequence of key ids past ids that were given explicitly. None where the database does so itself.
     fn advance_key_ids(&self) -> Option<Statement>;

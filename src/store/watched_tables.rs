@@ -44,39 +44,52 @@ pub(crate) enum EntryKind {
 /// Columns that change with every request.
 const TOTALS: &[&str] = &["total_cost", "current_usage_cents"];
 
-/// The tables that this database's decisions read.
-pub(crate) fn watched_tables(schema: &Schema) -> Vec<WatchedTable> {
+/// The columns that decisions read, by table, as far as this database has them.
+pub(crate) fn read_columns(schema: &Schema) -> Vec<(&'static str, Vec<&'static str>)> {
     let read = |table: &'static str| {
         decode::COLUMNS.iter().filter(move |(of, _)| *of == table).map(|(_, column)| *column)
     };
-    let watch = |name, columns: &mut dyn Iterator<Item = &'static str>, spent, entry_kind| {
-        let columns = columns.filter(|column| !TOTALS.contains(column));
-        let columns = columns.filter_map(|column| {
-            let spelling = schema.spelling(name, column)?.to_owned();
-            Some(WatchedColumn { name: column, spelling, sql: schema.name(name, column) })
-        });
-        WatchedTable { name, columns: columns.collect(), spent, entry_kind }
-    };
+    let mut tables: Vec<(_, Vec<_>)> = vec![
+        ("api_keys", read("api_keys").chain(["user_id", "created_at"]).collect()),
+        ("users", read("users").chain(["role_id"]).collect()),
+    ];
+    if schema.has_roles() {
+        tables.push(("roles", vec!["id", "name"]));
+    }
+    if schema.has_budgets() {
+        tables.push(("budgets", ["user_id", "api_key_id"].into_iter().chain(budgets::COLUMNS).collect()));
+    }
+    for (table, columns) in &mut tables {
+        columns.retain(|column| schema.has(table, column));
+    }
+    tables
+}
+
+/// The tables that this database's decisions read.
+pub(crate) fn watched_tables(schema: &Schema) -> Vec<WatchedTable> {
     let spent = |table, total: &str, limit: &str| {
         let (total, limit) = (schema.name(table, total), schema.name(table, limit));
         format!("COALESCE({{row}}.{total}, 0) >= {{row}}.{limit}")
     };
-    let of_key = schema
-        .has_all("api_keys", &["total_cost", "budget_limit_cents"])
-        .then(|| spent("api_keys", "total_cost", "budget_limit_cents"));
-    let mut tables = vec![
-        watch("api_keys", &mut read("api_keys").chain(["user_id", "created_at"]), of_key, EntryKind::Key),
-        watch("users", &mut read("users").chain(["role_id"]), None, EntryKind::User),
-    ];
-    if schema.has_roles() {
-        tables.push(watch("roles", &mut ["id", "name"].into_iter(), None, EntryKind::AllKeys));
-    }
-    if schema.has_budgets() {
-        let columns = &mut ["user_id", "api_key_id"].into_iter().chain(budgets::COLUMNS);
-        let of_budget = Some(spent("budgets", "current_usage_cents", "limit_cents"));
-        tables.push(watch("budgets", columns, of_budget, EntryKind::Budget));
-    }
-    tables
+    let watch = |(name, columns): (&'static str, Vec<&'static str>)| {
+        let columns = columns.into_iter().filter(|column| !TOTALS.contains(column));
+        let columns = columns.filter_map(|column| {
+            let spelling = schema.spelling(name, column)?.to_owned();
+            Some(WatchedColumn { name: column, spelling, sql: schema.name(name, column) })
+        });
+        let (spent, entry_kind) = match name {
+            "api_keys" => {
+                let has_total = schema.has_all(name, &["total_cost", "budget_limit_cents"]);
+                let spent = has_total.then(|| spent(name, "total_cost", "budget_limit_cents"));
+                (spent, EntryKind::Key)
+            }
+            "users" => (None, EntryKind::User),
+            "budgets" => (Some(spent(name, "current_usage_cents", "limit_cents")), EntryKind::Budget),
+            _ => (None, EntryKind::AllKeys),
+        };
+        WatchedTable { name, columns: columns.collect(), spent, entry_kind }
+    };
+    read_columns(schema).into_iter().map(watch).collect()
 }
 
 impl WatchedTable {

@@ -1,7 +1,5 @@
 //! What denied callers get to read, in the language that they speak, through real Envoy.
 
-use std::{path::Path, process::Command};
-
 use reqwest::Method;
 use serde_json::{Value, json};
 use tonic::{Code, Request, Status, transport::Channel};
@@ -9,7 +7,6 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::harness::{
     envoy::{Gateway, VERSIONS},
-    process::program,
     service::Setup,
 };
 
@@ -110,47 +107,4 @@ async fn grpc(gateway: &Gateway, key: Option<&str>) -> Status {
         request.metadata_mut().insert("x-api-key", key.parse().unwrap());
     }
     HealthClient::new(channel).check(request).await.unwrap_err()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn openais_own_client_raises_its_own_errors() {
-    let (gateway, _) = gateway(VERSIONS[1], "openai").await;
-    let setup = &gateway.keystile.setup;
-    let key = |options: &[&str]| setup.create_key("ada", options).credential;
-    for (key, expected) in [
-        (key(&["--allowed-model", "gpt-*"]), json!({"status": 200})),
-        (
-            "ks_nobodysKey".to_owned(),
-            json!({"error": "AuthenticationError", "status": 401, "code": "invalid_credential",
-                   "type": "authentication_error", "message": "The API key is not valid."}),
-        ),
-        (
-            key(&["--allowed-model", "claude-*"]),
-            json!({"error": "PermissionDeniedError", "status": 403, "code": "model_not_allowed",
-                   "type": "permission_error", "message": "The API key may not be used with this model."}),
-        ),
-        (
-            key(&["--budget-limit-cents", "0"]),
-            json!({"error": "APIStatusError", "status": 402, "code": "budget_exhausted",
-                   "type": "insufficient_quota", "message": "The budget of the API key is spent."}),
-        ),
-    ] {
-        let answer = openai(&format!("{}/v1", gateway.url), &key);
-        assert_eq!(answer, expected);
-    }
-}
-
-/// What OpenAI's Python package makes of the answer to a chat completion.
-fn openai(url: &str, key: &str) -> Value {
-    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let package = project.join(".tools/openai-3.54.0");
-    assert!(package.exists(), "{} is not there: run tools/fetch-openai", package.display());
-    let output = Command::new(program("python3", []))
-        .arg(project.join("tests/integration/openai_client.py"))
-        .args([url, key])
-        .env("PYTHONPATH", package)
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
 }

@@ -98,7 +98,7 @@ async fn key_is_created_with_all_that_was_asked_for_and_found_by_itself() {
         create_user(&place);
         let settings = "--name ci --description d --expires-at 90d --scope chat --scope embed --tag t \
             --allowed-model m --allowed-endpoint /v1 --allowed-ip 10.0.0.0/8 --allowed-chatbot 7 \
-            --allowed-agent a --rate-limit-per-minute 1 --rate-limit-per-hour 2 --rate-limit-per-day 3 \
+            --allowed-agent a --allowed-extract-template e --rate-limit-per-minute 1 --rate-limit-per-hour 2 --rate-limit-per-day 3 \
             --budget-limit-cents 500 --budget-type monthly --brand acme";
         let key = create_key(&place, &settings.split_whitespace().collect::<Vec<_>>());
         let credential = text(&key, "credential");
@@ -108,7 +108,7 @@ async fn key_is_created_with_all_that_was_asked_for_and_found_by_itself() {
         assert_eq!(key["rate_limit_per_day"], 3);
         assert!(key["total_requests"] == 0 && key["is_active"] == true);
         assert!(key["expires_at"].is_string());
-        for column in ["agents", "models", "endpoints", "ips", "chatbots"] {
+        for column in ["agents", "extract_templates", "models", "endpoints", "ips", "chatbots"] {
             assert_eq!(key[format!("allowed_{column}")].as_array().map(Vec::len), Some(1), "{column}");
         }
         let hash = place.value("SELECT key_hash FROM api_keys").await.expect("a hash");
@@ -243,7 +243,7 @@ fn wrong_usage_ends_with_status_2_and_names_flag_value_and_mend() {
 #[test]
 fn unreachable_database_is_an_error_without_its_password() {
     let nowhere = format!("postgres://nobody:hunter2@127.0.0.1:{}/none", free_port());
-    for arguments in [&["migrate"][..], &["users", "list"], &["keys", "list"]] {
+    for arguments in [&["migrate"][..], &["users", "list"], &["keys", "list"], &["doctor"]] {
         let said = keystile(arguments, &nowhere, "").failed(1);
         assert!(said.contains("127.0.0.1") && said.contains("/none") && said.contains("refused"), "{said}");
         assert!(!said.contains("hunter2"), "{said}");

@@ -39,6 +39,17 @@ fn refused_url_shows_scheme_host_and_port_and_no_secret() {
     }
 }
 
+#[test]
+fn refused_brand_is_repeated_unless_it_may_be_a_whole_key() {
+    let refused = |brands| keystile(&["serve", "--key-brands", brands], "sqlite:unused.db", "").failed(2);
+    for (brands, shown) in [("e", "'e'"), ("en_,", "''"), ("en_, ks_", "' ks_'"), ("en%5f", "'en%5f'")] {
+        names(&refused(brands), &["--key-brands", shown, "such as en_"]);
+    }
+    let said = refused("en_0123456789abcdef0123456789abcdef");
+    names(&said, &["--key-brands", "(not shown)", "such as en_"]);
+    assert!(!said.contains("0123"), "{said}");
+}
+
 #[tokio::test]
 async fn unknown_id_prefix_or_user_is_repeated() {
     let place = Place::sqlite().await;
@@ -147,4 +158,23 @@ fn empty_tls_variable_is_an_error() {
     let output = command.env("KEYSTILE_INJECT_TLS_CERT", "").output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     names(&String::from_utf8_lossy(&output.stderr), &["--tls-cert"]);
+}
+
+#[tokio::test]
+async fn unknown_header_name_is_refused_with_the_names_that_exist() {
+    let place = Place::sqlite().await;
+    let error = keystile(&["serve", "--upstream-headers", "x-auth-usr-id"], &place.url(), "").failed(1);
+    names(&error, &["--upstream-headers", "x-auth-usr-id", "x-auth-user-id", "none"]);
+}
+
+#[test]
+fn injector_without_a_certificate_names_both_ways_to_give_one() {
+    let error = keystile(&["inject", "--image", "k"], "", "").failed(2);
+    names(&error, &["--tls-cert", "--self-signed"]);
+}
+
+#[tokio::test]
+async fn invalidate_without_arguments_names_both_ways() {
+    let place = Place::sqlite().await;
+    names(&keystile(&["invalidate"], &place.url(), "").failed(2), &["--all", "PREFIX"]);
 }

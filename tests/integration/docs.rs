@@ -12,6 +12,7 @@ use keystile::{
     ext_authz::{headers, metadata},
     metrics::{self, Kind},
     revocation::Cause,
+    store::FindingKind,
 };
 
 mod command_line;
@@ -75,6 +76,19 @@ fn every_metric_is_listed() {
         format!("| `{}` | {kind} | {} |", metric.name, escaped(metric.help))
     });
     compare("docs/reference/metrics.md", &table("| metric | kind | meaning |\n|---|---|---|", rows));
+}
+
+#[test]
+fn every_finding_of_the_doctor_is_listed() {
+    let rows = FindingKind::ALL.iter().map(|kind| {
+        let severities: Vec<_> = kind.severities().iter().map(ToString::to_string).collect();
+        let (meaning, fix) = (escaped(kind.meaning()), escaped(kind.fix()));
+        format!("| `{}` | {} | {meaning} | {fix} |", kind.code(), severities.join(", "))
+    });
+    compare(
+        "docs/operations/doctor.md",
+        &table("| code | severity | meaning | fix |\n|---|---|---|---|", rows),
+    );
 }
 
 #[test]

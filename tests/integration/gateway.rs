@@ -1,6 +1,6 @@
 //! A request goes through real Envoy to an upstream that is told who it is, or does not get there.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use keystile::ext_authz::headers;
 use reqwest::{Method, Response};
@@ -36,8 +36,8 @@ async fn code(answer: Response) -> (u16, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_configuration_lets_good_keys_through_and_no_others() {
     for version in VERSIONS {
-        for config in ["uds.yaml", "tcp.yaml", "body.yaml", "routes.yaml"] {
-            let (setup, key) = setup(&["--scope", "chat", "--rate-limit-per-minute", "60"]);
+        for config in ["uds.yaml", "tcp.yaml", "body.yaml", "routes.yaml", "openai.yaml"] {
+            let (setup, key) = setup(&["--scope", "models.list", "--rate-limit-per-minute", "60"]);
             let gateway = Gateway::start(version, config, setup, &[]).await;
             let what = format!("Envoy {version}, {config}");
 
@@ -56,7 +56,7 @@ async fn every_configuration_lets_good_keys_through_and_no_others() {
                 ("x-auth-user-name", "ada"),
                 ("x-auth-user-email", "ada@example.com"),
                 ("x-auth-key-prefix", &key.credential[..8]),
-                ("x-auth-scopes", "chat"),
+                ("x-auth-scopes", "models.list"),
                 ("x-ratelimit-limit-minute", "60"),
             ] {
                 assert_eq!(seen.headers.get(name).map(String::as_str), Some(value), "{what}: {name}");
@@ -213,6 +213,44 @@ async fn envoy_answers_503_when_keystile_is_gone() {
         let mut gateway = Gateway::start(version, "uds.yaml", setup, &[]).await;
         assert_eq!(gateway.status(&key.credential).await, 200);
         gateway.keystile.process.kill();
-        assert_eq!(gateway.status(&key.credential).await, 503);
+        let answer = gateway.get("/v1").header("x-api-key", &key.credential).send().await.unwrap();
+        assert_eq!(answer.status(), 503);
+        assert_eq!(answer.headers()["content-type"], "application/problem+json");
+        let problem: Value = answer.json().await.unwrap();
+        assert_eq!((&problem["code"], &problem["status"]), (&"unavailable".into(), &503.into()), "{problem}");
+        assert!(problem["request_id"].as_str().is_some_and(|id| id.len() == 36), "{problem}");
+    }
+}
+
+/// The body of Keystile's own denials is not replaced.
+#[tokio::test(flavor = "multi_thread")]
+async fn denials_reach_the_client_as_keystile_wrote_them() {
+    let (setup, _) = setup(&[]);
+    let gateway = Gateway::start(VERSIONS[1], "uds.yaml", setup, &[("KEYSTILE_DENY_FORMAT", "openai")]).await;
+    let answer = gateway.get("/v1").header("x-api-key", "ks_nobodysKey").send().await.unwrap();
+    let error: Value = answer.json().await.unwrap();
+    assert_eq!(error["error"]["code"], "invalid_credential", "{error}");
+}
+
+/// Under journald, stdout is a socket, which a program cannot open by its path.
+#[tokio::test(flavor = "multi_thread")]
+async fn envoy_starts_with_a_socket_as_stdout() {
+    for config in [
+        "body.yaml",
+        "global-ratelimit.yaml",
+        "local-ratelimit.yaml",
+        "openai.yaml",
+        "routes.yaml",
+        "tcp.yaml",
+        "uds.yaml",
+    ] {
+        let (setup, key) = setup(&[]);
+        let keystile = setup.start(&[]).await;
+        let gateway = Gateway::with_socket_as_stdout(VERSIONS[1], config, keystile).await;
+        gateway.status(&key.credential).await;
+        until("the access log has the request", Duration::from_secs(5), async || {
+            gateway.log().contains("/v1/models")
+        })
+        .await;
     }
 }

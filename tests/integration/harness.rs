@@ -15,6 +15,7 @@ pub mod place;
 pub mod postgres;
 pub mod process;
 pub mod promise;
+pub mod provider;
 pub mod proxy;
 pub mod python;
 pub mod ratelimit;

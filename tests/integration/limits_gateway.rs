@@ -1,7 +1,8 @@
 //! Limits through real Envoys: who is let through, and what upstream and client are told.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
+use keystile::clock::Timestamps;
 use reqwest::{Client, Response};
 use serde_json::Value;
 use tokio::task::JoinSet;
@@ -159,7 +160,7 @@ async fn three(redis: &Redis, charge: &str, limit: &str) -> (Vec<Gateway>, Key) 
 }
 
 /// The statuses of a thousand requests, as many at the same time as the machine has clients for.
-async fn thousand(gateways: &[Gateway], key: &Key) -> Vec<(u16, Option<String>)> {
+async fn thousand(gateways: &[Gateway], key: &Key) -> Vec<(u16, Option<String>, String)> {
     let clients: Vec<_> = gateways.iter().map(|_| Client::new()).collect();
     let mut requests = JoinSet::new();
     for number in 0..1_000 {
@@ -168,7 +169,8 @@ async fn thousand(gateways: &[Gateway], key: &Key) -> Vec<(u16, Option<String>)>
             clients[at].get(format!("{}/v1", gateways[at].url)).header("x-api-key", &key.credential);
         requests.spawn(async move {
             let answer = request.send().await.unwrap();
-            (answer.status().as_u16(), header(&answer, "retry-after"))
+            let (status, retry_after) = (answer.status().as_u16(), header(&answer, "retry-after"));
+            (status, retry_after, answer.text().await.unwrap_or_default())
         });
     }
     requests.join_all().await
@@ -180,9 +182,24 @@ async fn exactly_a_hundred_of_a_thousand_pass_three_envoys() {
         let redis = Redis::start();
         let (gateways, key) = three(&redis, charge, "100").await;
         seconds_left(20).await;
+        let started = Timestamps::now().wall;
         let answers = thousand(&gateways, &key).await;
-        let count = |status| answers.iter().filter(|answer| answer.0 == status).count();
-        assert_eq!((count(200), count(429)), (100, 900), "{charge}");
+        let ended = Timestamps::now().wall;
+        assert_eq!(
+            started.minute(),
+            ended.minute(),
+            "the machine was too slow for this test: {started} {ended}"
+        );
+        let mut statuses = BTreeMap::new();
+        for (status, ..) in &answers {
+            *statuses.entry(*status).or_insert(0) += 1;
+        }
+        let others: Vec<_> = answers.iter().filter(|answer| ![200, 429].contains(&answer.0)).collect();
+        assert_eq!(
+            statuses,
+            BTreeMap::from([(200, 100), (429, 900)]),
+            "{charge}, {started}, {ended}: {others:?}"
+        );
         assert_eq!(
             gateways.iter().map(|gateway| gateway.upstream.requests()).sum::<usize>(),
             100,

@@ -13,6 +13,8 @@ use crate::harness::{
     upstream::Seen,
 };
 
+mod databases;
+
 const NEWEST: &str = VERSIONS[1];
 
 /// A key made with these options sends a request (`POST` where there is a body), and is let through
@@ -20,6 +22,9 @@ const NEWEST: &str = VERSIONS[1];
 type Case = (&'static [&'static str], &'static str, &'static str, u16, &'static str);
 
 const GPT: &str = r#"{"messages": [], "model": "gpt-4o"}"#;
+const MORE: &str = r#"{"model": "gpt-4o", "models": ["gpt-5"]}"#;
+const FALLBACK: &str = r#"{"model": "gpt-4o", "fallbacks": ["gpt-5", "claude"]}"#;
+const ENGINE: &str = r#"{"engine": "gpt-4o", "model": "claude", "fallbacks": ["gpt-5"]}"#;
 
 /// Pairs: what a limit lets through, and what it does not.
 const CASES: &[Case] = &[
@@ -42,6 +47,26 @@ const CASES: &[Case] = &[
     (&["--allowed-chatbot", "helper"], "/v1/bots", "", 403, "chatbot_not_allowed"),
     (&["--allowed-agent", "clerk"], "/v1/agents/clerk", "", 200, "allow"),
     (&["--allowed-agent", "clerk"], "/v1/agents/boss", "", 403, "agent_not_allowed"),
+    // A router may use every model that the body names.
+    (&["--allowed-model", "gpt-*"], "/v1/chat/completions", MORE, 200, "allow"),
+    (&["--allowed-model", "gpt-4o"], "/v1/chat/completions", MORE, 403, "model_not_allowed"),
+    (&["--allowed-model", "gpt-*"], "/v1/chat/completions", FALLBACK, 403, "model_not_allowed"),
+    (&["--allowed-model", "gpt-*"], "/v1/engines/run", ENGINE, 200, "allow"),
+    (&["--allowed-model", "gpt-4o"], "/v1/engines/run", ENGINE, 403, "model_not_allowed"),
+    (&["--allowed-model", "gpt-*"], "/v1/engines/run", GPT, 403, "model_not_allowed"),
+    (&["--allowed-agent", "7"], "/v1/runs", r#"{"agent_config_id": 7}"#, 200, "allow"),
+    (&["--allowed-agent", "7"], "/v1/runs", r#"{"agent_config_id": "7"}"#, 200, "allow"),
+    (&["--allowed-agent", "7"], "/v1/runs", r#"{"agent_config_id": 8}"#, 403, "agent_not_allowed"),
+    (&["--allowed-agent", "7"], "/V1/Runs/x", r#"{"agent_config_id": 8}"#, 403, "agent_not_allowed"),
+    (
+        &["--allowed-agent", "7"],
+        "/v1/runs",
+        r#"{"agent_config_id": 7, "agent_config_id": 8}"#,
+        403,
+        "agent_not_allowed",
+    ),
+    (&["--allowed-agent", "7"], "/v1/runs", "{}", 403, "agent_not_allowed"),
+    (&["--allowed-agent", "7"], "/v1/runs", "", 403, "agent_not_allowed"),
     (&["--budget-limit-cents", "100", "--budget-type", "total"], "/v1", "", 200, "allow"),
     (&["--budget-limit-cents", "0", "--budget-type", "total"], "/v1", "", 402, "budget_exhausted"),
     // Shadow mode of a route, and of a key.

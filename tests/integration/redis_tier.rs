@@ -7,6 +7,7 @@ use std::{
 
 use keystile::{
     clock::Timestamps,
+    config::AccountLock,
     credential::{CacheSecret, CacheSecrets},
     decision::Tier,
     revocation::Fence,
@@ -73,6 +74,24 @@ async fn until_shared(fleet: &Fleet, redis: &Redis, key: &Key) {
 
 fn name(key: &Key, kind: &str) -> String {
     format!("keystile:{{{}}}:{kind}", &key.credential[..8])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_instance_follows_its_own_setting_of_account_locks() {
+    let redis = Redis::start();
+    let url = redis.url();
+    let with_lock = |setting| [&settings(&url)[..], &[("KEYSTILE_ACCOUNT_LOCK", setting)]].concat();
+    let mut fleet = Fleet::start(1, &with_lock("ignore")).await;
+    let key = fleet.key(&[]);
+    fleet.schema.execute("UPDATE users SET account_locked = true").await;
+    until_shared(&fleet, &redis, &key).await;
+    assert_eq!(fleet.status(0, &key).await, 200);
+    for (instance, setting, expected) in [(1, "deny", 401), (2, "ignore", 200)] {
+        fleet.add(&fleet.schema.url(), &with_lock(setting)).await;
+        let answer = ask(&fleet.channels[instance], &key.credential).await;
+        assert_eq!(status(&answer), expected, "{setting}");
+        assert!(format!("{answer:?}").contains("\"redis\""), "the record is from Redis: {answer:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -257,7 +276,11 @@ async fn secret_is_rotated_without_a_gap() {
 fn tier(place: &Place, redis: &Redis) -> RedisTier<Database> {
     let client =
         keystile::redis::Redis::connect(&redis.url().parse().unwrap(), 2 * SECOND, &place.metrics).unwrap();
-    let config = RedisTierConfig { record_ttl: 300 * SECOND, proof_ttl: 300 * SECOND };
+    let config = RedisTierConfig {
+        record_ttl: 300 * SECOND,
+        proof_ttl: 300 * SECOND,
+        account_lock: AccountLock::Deny,
+    };
     let secrets = CacheSecrets::new([CacheSecret::new(SECRET.as_bytes())]).unwrap();
     RedisTier::new(
         place.database(),

@@ -2,6 +2,7 @@
 
 use keystile::{
     clock::Timestamps,
+    config::AccountLock,
     record::{AllowList, Expiry, KeyRecord, Lock},
     revocation::{ChangeLog, LogRead, Reading, Since, verify},
     store::{KeyStore, LogInstallation, MAX_ENTRIES, MAX_RECORDS},
@@ -52,13 +53,14 @@ mod types;
 mod newer {
     use super::{
         change_of_more_than_one_reading_gets_is_told_as_such, first_reading_of_the_log_has_every_change,
-        locks_and_agents_are_read, log_is_whole_with_every_trigger_and_no_fewer,
+        ignored_lock_is_not_read, locks_and_agents_are_read, log_is_whole_with_every_trigger_and_no_fewer,
         role_is_read_from_its_column,
     };
     contract! {
         sqlite postgres: [
             log_is_whole_with_every_trigger_and_no_fewer
             locks_and_agents_are_read
+            ignored_lock_is_not_read
             role_is_read_from_its_column
             first_reading_of_the_log_has_every_change
             change_of_more_than_one_reading_gets_is_told_as_such
@@ -317,15 +319,34 @@ async fn calls_are_measured(place: &Place) {
 
 async fn locks_and_agents_are_read(place: &Place) {
     place.user().await;
-    place.key("1", &[("allowed_agents", Some(r#"["a"]"#))]).await;
+    let lists = [
+        ("allowed_agents", Some(r#"["a", 7]"#)),
+        ("allowed_chatbots", Some("[8]")),
+        ("allowed_extract_templates", Some(r#"["invoice"]"#)),
+    ];
+    place.key("1", &lists).await;
     let record = only_record(place).await;
-    assert_eq!((record.allowed.agents, record.user.lock), (AllowList::Only(vec!["a".into()]), Lock::Open));
+    assert_eq!(record.allowed.agents, AllowList::Only(vec!["a".into(), "7".into()]));
+    assert_eq!(record.allowed.chatbots, AllowList::Only(vec!["8".into()]));
+    assert_eq!(record.allowed.extract_templates, AllowList::Only(vec!["invoice".into()]));
+    assert_eq!(record.user.lock, Lock::Open);
     place
         .execute("UPDATE users SET account_locked = '1', account_locked_until = '2030-01-02 03:04:05'")
         .await;
     assert_eq!(only_record(place).await.user.lock, Lock::Until(datetime!(2030-01-02 03:04:05 UTC)));
     place.execute("UPDATE users SET account_locked_until = NULL").await;
     assert_eq!(only_record(place).await.user.lock, Lock::Closed);
+}
+
+async fn ignored_lock_is_not_read(place: &Place) {
+    place.user().await;
+    place.key("1", &[]).await;
+    place.execute("UPDATE users SET account_locked = '1', account_locked_until = NULL").await;
+    for (setting, lock) in [(AccountLock::Deny, Lock::Closed), (AccountLock::Ignore, Lock::Ignored)] {
+        let database = place.database().with_account_lock(setting);
+        let found = database.records(prefix(), Timestamps::now()).await.expect("answers");
+        assert_eq!(found.records[0].user.lock, lock);
+    }
 }
 
 async fn role_is_read_from_its_column(place: &Place) {
@@ -351,6 +372,7 @@ async fn absent_columns_read_as_null(place: &Place) {
     }
     let record = only_record(place).await;
     assert_eq!((record.allowed.agents, record.user.lock), (AllowList::Any, Lock::Open));
+    assert_eq!(record.allowed.extract_templates, AllowList::Any);
     assert_eq!((record.name, record.expiry), (None, Expiry::Never));
 }
 

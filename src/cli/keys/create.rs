@@ -49,6 +49,9 @@ pub(crate) struct Create {
     /// Allowed agent; repeatable.
     #[arg(long = "allowed-agent", value_name = "AGENT", value_parser = NonEmptyStringValueParser::new(), help_heading = "Restrictions")]
     agents: Vec<String>,
+    /// Allowed extraction template; repeatable. Enforced by the upstream.
+    #[arg(long = "allowed-extract-template", value_name = "TEMPLATE", value_parser = NonEmptyStringValueParser::new(), help_heading = "Restrictions")]
+    extract_templates: Vec<String>,
     /// Maximum number of requests in a minute; 0 denies every request.
     #[arg(long, value_name = "COUNT", allow_negative_numbers = true, value_parser = count, help_heading = "Restrictions")]
     rate_limit_per_minute: Option<u64>,
@@ -92,6 +95,7 @@ impl Create {
             ips: self.ips.clone(),
             chatbots: self.chatbots.clone(),
             agents: self.agents.clone(),
+            extract_templates: self.extract_templates.clone(),
             limits: Limits {
                 minute: self.rate_limit_per_minute,
                 hour: self.rate_limit_per_hour,

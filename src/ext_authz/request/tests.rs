@@ -15,7 +15,10 @@ use prost::Message;
 
 use super::*;
 use crate::{
-    config::RemoveHeaders, credential::Credential, decision::Reason, ext_authz::response::headers::TABLE,
+    config::RemoveHeaders,
+    credential::{Credential, brands::KeyBrands},
+    decision::Reason,
+    ext_authz::response::headers::TABLE,
 };
 
 const KEY: &str = "ks_abcdefghijkl";
@@ -47,6 +50,7 @@ fn raw(headers: &[(&str, &str)]) -> HttpRequest {
 fn config() -> RequestConfig {
     RequestConfig {
         credential_sources: vec![],
+        key_brands: KeyBrands::default(),
         client_address: ClientAddress::Auto,
         remove_headers: RemoveHeaders::All,
     }
@@ -87,6 +91,14 @@ fn default_sources_are_bearer_and_x_api_key() {
         &[("x-api-key", KEY), ("authorization", "Bearer ks_abcdefghijkl")],
         &[("x-api-key", KEY), ("x-api-key", KEY)],
         &[("x-api-key", KEY), ("authorization", "Basic dXNlcjpwYXNz")],
+        &[("x-api-key", "Bearer ks_abcdefghijkl")],
+        &[("x-api-key", " beareR\tks_abcdefghijkl ")],
+        &[("x-api-key", "Bearer ks_abcdefghijkl"), ("authorization", "Bearer ks_abcdefghijkl")],
+        // SDKs with an empty variable send the one, or the other.
+        &[("x-api-key", ""), ("authorization", "Bearer ks_abcdefghijkl")],
+        &[("x-api-key", KEY), ("authorization", "Bearer ")],
+        &[("x-api-key", KEY), ("authorization", "")],
+        &[("x-api-key", ""), ("x-api-key", KEY)],
     ] {
         assert_eq!(found_in(headers).as_deref(), Ok(KEY), "{headers:?}");
     }
@@ -100,11 +112,17 @@ fn what_is_not_one_good_credential_is_refused() {
         (&[("authorization", "Basic dXNlcjpwYXNz")], MissingCredential),
         (&[("authorization", "Bearerks_abcdefghijkl")], MissingCredential),
         (&[("authorization", "")], MissingCredential),
-        (&[("authorization", "Bearer")], MalformedCredential),
-        (&[("authorization", "Bearer ")], MalformedCredential),
+        (&[("authorization", "Bearer")], MissingCredential),
+        (&[("authorization", "Bearer ")], MissingCredential),
         (&[("authorization", "Bearer ks_abc defghij")], MalformedCredential),
         (&[("authorization", "Bearer ks_abcdefghijkl,Bearer ks_abcdefghijkl")], MalformedCredential),
-        (&[("x-api-key", "")], MalformedCredential),
+        (&[("authorization", "Bearer Bearer ks_abcdefghijkl")], MalformedCredential),
+        (&[("x-api-key", "")], MissingCredential),
+        (&[("x-api-key", " \t ")], MissingCredential),
+        (&[("x-api-key", "Bearer")], MissingCredential),
+        (&[("x-api-key", ""), ("authorization", "Bearer ")], MissingCredential),
+        (&[("x-api-key", "Basic ks_abcdefghijkl")], MalformedCredential),
+        (&[("x-api-key", "Bearer Bearer ks_abcdefghijkl")], MalformedCredential),
         (&[("x-api-key", "ks_abcd")], MalformedCredential),
         (&[("x-api-key", "ks_abcdefghijkl,ks_abcdefghijkl")], MalformedCredential),
         (&[("x-api-key", "ks_abcdefg\u{e9}")], MalformedCredential),
@@ -172,9 +190,14 @@ fn query_values_are_decoded_and_names_are_not() {
     assert_eq!(at("/?a=b&key=ks%5Fabcdefghijkl&c").as_deref(), Ok(KEY));
     assert_eq!(at("/?key=ks_abcdefghijkl&key=ks_abcdefghijkl").as_deref(), Ok(KEY));
     assert_eq!(at("/?key=ks_abcdefghijkl&key=ks_zzzzzzzzzzzz"), Err(Reason::AmbiguousCredential));
-    assert_eq!(at("/?k%65y=ks_abcdefghijkl"), Err(Reason::MissingCredential));
+    // Envoy could not remove it, and an upstream could read it.
+    assert_eq!(at("/?k%65y=ks_abcdefghijkl"), Err(Reason::MalformedCredential));
+    assert_eq!(at("/?key=ks_abcdefghijkl&%6bey=ks_abcdefghijkl"), Err(Reason::MalformedCredential));
+    assert_eq!(at("/?k%65ys=ks_abcdefghijkl&k%65y="), Err(Reason::MissingCredential));
     assert_eq!(at("/?key=%ff%fe_abcdefg"), Err(Reason::MalformedCredential));
-    assert_eq!(at("/?key="), Err(Reason::MalformedCredential));
+    assert_eq!(at("/?key="), Err(Reason::MissingCredential));
+    assert_eq!(at("/?key=&key=ks_abcdefghijkl").as_deref(), Ok(KEY));
+    assert_eq!(at("/?key=Bearer%20ks_abcdefghijkl"), Err(Reason::MalformedCredential));
     assert_eq!(at(""), Err(Reason::MissingCredential));
 }
 
@@ -193,8 +216,25 @@ fn credential_is_removed_from_where_it_was() {
     assert_eq!(removal(cookies, "cookie:key").cookie.as_deref(), Some("a=1; b=2; keys=3"));
     let alone = raw(&[("cookie", "key=\"ks_abcdefghijkl\"")]);
     assert_eq!(removal(alone, "cookie:key").cookie.as_deref(), Some(""));
+    let blanks = raw(&[("cookie", "a=1; key\t= ks_abcdefghijkl ;keys =2")]);
+    assert_eq!(found(blanks.clone(), "cookie:key").as_deref(), Ok(KEY));
+    assert_eq!(removal(blanks, "cookie:key").cookie.as_deref(), Some("a=1; keys =2"));
     let two = raw(&[("cookie", "a=ks_abcdefghijkl; b=ks_abcdefghijkl; c=3")]);
     assert_eq!(removal(two, "cookie:a,cookie:b").cookie.as_deref(), Some("c=3"));
+}
+
+#[test]
+fn empty_value_is_no_credential_and_stays() {
+    let path = "/?key=".to_owned();
+    for cookie in ["a=1; key=", "a=1; key=\"\""] {
+        let headers = [("x-api-key", ""), ("authorization", "Bearer"), ("cookie", cookie)];
+        let http = HttpRequest { path: path.clone(), ..raw(&headers) };
+        let parsed = parsed(http, "bearer,header:x-api-key,query:key,cookie:key");
+        assert_eq!(parsed.attributes.credential.err(), Some(Reason::MissingCredential));
+        assert_eq!(parsed.removal, CredentialRemoval::default());
+    }
+    let one_of_two = parsed(raw(&[("cookie", "key=; key=ks_abcdefghijkl")]), "cookie:key");
+    assert_eq!(one_of_two.removal.cookie.as_deref(), Some("key="));
 }
 
 #[test]
@@ -339,3 +379,5 @@ proptest! {
         prop_assert_eq!(found_in(&[("authorization", &format!("Bearer {key}"))]), Ok(key));
     }
 }
+
+mod foreign;

@@ -1,6 +1,8 @@
 //! Responses that let a request pass: each header of the table is set, or removed where a client may have sent it, and
 //! the credential is taken out.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 use super::{
@@ -12,7 +14,7 @@ use super::{
 };
 use crate::{
     config::{RateLimitFields, RemoveHeaders},
-    decision::Reason,
+    decision::{Proven, Reason, Tier},
     ext_authz::{
         config::ExtAuthzConfig,
         encoded_record::{EncodedRecord, HeaderSet, RecordHeaders},
@@ -24,7 +26,7 @@ use crate::{
     },
     limits::LimitStatus,
     metrics::Metrics,
-    record::StoredRecord,
+    record::{KeyRecord, StoredRecord},
 };
 
 /// Writes the responses that let requests pass.
@@ -90,9 +92,9 @@ impl AllowResponses {
         };
         let proven = admission.proven();
         let limit_status = proven.and_then(|proven| proven.limit_status.as_ref());
-        let record_metadata = proven.map_or(&[][..], |proven| proven.record.metadata(&self.metadata));
-        let record = proven.map_or(&self.no_record, |proven| self.record_headers(&proven.record));
-        let facts = CheckFacts::new(proven, request.attributes.route.as_ref().err());
+        let record_metadata = proven.map_or(Cow::Borrowed(&[][..]), |proven| self.record_metadata(proven));
+        let record = proven.map_or(Cow::Borrowed(&self.no_record), |proven| self.record_headers(proven));
+        let facts = CheckFacts::new(proven, request);
 
         let no_limits = if limit_status.is_some() { &[][..] } else { &self.no_limits };
         let ok_length = part.ok.len() + record.encoded.len() + no_limits.len();
@@ -100,7 +102,7 @@ impl AllowResponses {
         let length = part.response.len() + record_metadata.len() + ok_length + REQUEST_PART + limits_length;
         framed(length, |response| {
             response.extend_from_slice(&part.response);
-            response.extend_from_slice(record_metadata);
+            response.extend_from_slice(&record_metadata);
             metadata::put_check(response, &facts, &self.metadata);
             put_message_of(response, OK_RESPONSE, ok_length, |ok| {
                 ok.extend_from_slice(&part.ok);
@@ -113,20 +115,32 @@ impl AllowResponses {
                     self.put_spoofed(ok, seen, record.set, limit_status);
                 }
                 if !self.forward_credential {
-                    put_removal(ok, &request.removal);
+                    put_removal(ok, &request.removal, proven.is_some());
                 }
             });
         })
     }
 
-    /// The headers about a record, encoded at their first use.
-    fn record_headers<'a>(&self, record: &'a EncodedRecord) -> &'a RecordHeaders {
-        record.headers.get_or_init(|| {
-            let key = record.record();
+    /// The metadata about a record. It is kept from the second use on: many keys are used once.
+    fn record_metadata<'a>(&self, proven: &'a Proven<EncodedRecord>) -> Cow<'a, [u8]> {
+        if proven.tier == Tier::Memory {
+            return Cow::Borrowed(proven.record.metadata(&self.metadata));
+        }
+        Cow::Owned(encode_metadata(proven.record.record(), &self.metadata))
+    }
+
+    /// The headers about a record, kept from the second use on.
+    fn record_headers<'a>(&self, proven: &'a Proven<EncodedRecord>) -> Cow<'a, RecordHeaders> {
+        let encode = || {
+            let key = proven.record.record();
             let RecordValues { values, truncated } = RecordValues::new(key, &self.upstream_headers);
             self.truncation.note(&truncated, key);
             RecordHeaders::new(&values, self.remove_headers)
-        })
+        };
+        if proven.tier == Tier::Memory {
+            return Cow::Borrowed(proven.record.headers.get_or_init(encode));
+        }
+        Cow::Owned(encode())
     }
 
     /// Writes the state of the key's limits, for the upstream and for the client.
@@ -171,12 +185,14 @@ impl AllowResponses {
 impl EncodedRecord {
     /// The metadata about the record, encoded at its first use.
     pub(super) fn metadata(&self, sent: &FieldFilter) -> &[u8] {
-        self.metadata.get_or_init(|| {
-            let mut encoded = Vec::new();
-            metadata::put_record(&mut encoded, self.record(), sent);
-            encoded.into()
-        })
+        self.metadata.get_or_init(|| encode_metadata(self.record(), sent).into())
     }
+}
+
+fn encode_metadata(record: &KeyRecord, sent: &FieldFilter) -> Vec<u8> {
+    let mut encoded = Vec::new();
+    metadata::put_record(&mut encoded, record, sent);
+    encoded
 }
 
 impl AdmissionPart {
@@ -237,9 +253,10 @@ fn put_absent(ok: &mut Vec<u8>, name: &str, remove: RemoveHeaders) {
     }
 }
 
-/// Writes what takes the credential out of the request.
-fn put_removal(ok: &mut Vec<u8>, removal: &CredentialRemoval<'_>) {
-    for name in &removal.headers {
+/// Writes what takes the credential out of the request, and with a proven key every foreign token.
+fn put_removal(ok: &mut Vec<u8>, removal: &CredentialRemoval<'_>, is_proven: bool) {
+    let foreign_headers = if is_proven { &removal.foreign_headers[..] } else { &[] };
+    for name in removal.headers.iter().chain(foreign_headers) {
         put_bytes(ok, HEADERS_TO_REMOVE, name.as_bytes());
     }
     for name in &removal.query_parameters {

@@ -11,7 +11,6 @@ use super::{
     rate_limit,
 };
 use crate::{
-    attributes::Attributes,
     config::{DenyFormat, RateLimitFields},
     decision::{self, Reason},
     ext_authz::{
@@ -20,6 +19,7 @@ use crate::{
         grpc::frame::framed,
         outcome::{Denial, PerReason},
         proto::writer::{put_int, put_message, put_message_of},
+        request::ParsedRequest,
     },
     limits::whole_seconds,
 };
@@ -68,13 +68,14 @@ impl DenyResponses {
     }
 
     /// The response that denies this request.
-    pub(crate) fn write(&self, denial: &Denial, attributes: &Attributes<'_>) -> Bytes {
+    pub(crate) fn write(&self, denial: &Denial, request: &ParsedRequest<'_>) -> Bytes {
+        let attributes = &request.attributes;
         let parts = if attributes.is_grpc { &self.grpc } else { &self.http };
         let part = &parts[denial.reason];
         let proven = denial.proven.as_ref();
         let limit_status = proven.and_then(|proven| proven.limit_status.as_ref());
         let record_metadata = proven.map_or(&[][..], |proven| proven.record.metadata(&self.metadata));
-        let facts = CheckFacts::new(proven, attributes.route.as_ref().err());
+        let facts = CheckFacts::new(proven, request);
 
         let id = attributes.printable_request_id();
         let request_length = REQUEST_PART + id.len() + rate_limit::expected_length(limit_status);

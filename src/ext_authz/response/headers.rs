@@ -74,6 +74,11 @@ pub const TABLE: &[UpstreamHeader] = &[
     of_record("x-auth-allowed-agents", "list; absent means unrestricted", |key| {
         value::allowed(&key.allowed.agents)
     }),
+    of_record(
+        "x-auth-allowed-extract-templates",
+        "list, where the column exists; absent means unrestricted",
+        |key| value::allowed(&key.allowed.extract_templates),
+    ),
     of_record("x-auth-budget-unlimited", "`true` or `false`", |key| value::number(key.budget.unlimited)),
     of_record("x-auth-budget-limit-cents", "`budget_limit_cents`", |key| {
         value::number(key.budget.limit_cents)

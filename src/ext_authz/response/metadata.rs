@@ -6,7 +6,9 @@ use super::struct_writer::StructWriter;
 use crate::{
     attributes::route::InvalidRouteSetting,
     decision::Tier,
-    ext_authz::{field_filter::FieldFilter, outcome::Proven, proto::writer::put_message},
+    ext_authz::{
+        field_filter::FieldFilter, outcome::Proven, proto::writer::put_message, request::ParsedRequest,
+    },
     limits::{LimitStatus, WindowStatus},
     record::{KeyRecord, Limits, User},
 };
@@ -47,6 +49,7 @@ pub(super) struct CheckFacts<'a> {
     is_stale: bool,
     limit_status: Option<&'a LimitStatus>,
     route_error: Option<&'a InvalidRouteSetting>,
+    has_foreign_credential: bool,
 }
 
 /// Every field, in the order in which they are documented.
@@ -69,6 +72,15 @@ pub const TABLE: &[Field] = &[
             fields.text(name, &error.to_string());
         }
     }),
+    of_check(
+        "foreign_credential",
+        "`true` when a header has a token that is not an API key (`KEYSTILE_KEY_BRANDS`). Keystile has not verified it",
+        |name, facts, fields| {
+            if facts.has_foreign_credential {
+                fields.boolean(name, true);
+            }
+        },
+    ),
     of_check(
         "stale",
         "`true` when the key's time was up and the database did not answer",
@@ -132,12 +144,13 @@ pub const TABLE: &[Field] = &[
 ];
 
 impl<'a> CheckFacts<'a> {
-    pub(super) fn new(proven: Option<&'a Proven>, route_error: Option<&'a InvalidRouteSetting>) -> Self {
+    pub(super) fn new(proven: Option<&'a Proven>, request: &'a ParsedRequest<'_>) -> Self {
         Self {
             tier: proven.map(|proven| proven.tier),
             is_stale: proven.is_some_and(|proven| proven.stale),
             limit_status: proven.and_then(|proven| proven.limit_status.as_ref()),
-            route_error,
+            route_error: request.attributes.route.as_ref().err(),
+            has_foreign_credential: !request.removal.foreign_headers.is_empty(),
         }
     }
 }

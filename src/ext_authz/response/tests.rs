@@ -61,7 +61,12 @@ fn attributes<'a>(request_id: &'a str, is_grpc: bool, route: &'a str) -> Attribu
 }
 
 fn request<'a>(removal: CredentialRemoval<'a>, spoofed: SpoofedHeaders) -> ParsedRequest<'a> {
-    ParsedRequest { attributes: attributes("r-1", false, "other"), removal, spoofed }
+    ParsedRequest { removal, spoofed, ..plain(attributes("r-1", false, "other")) }
+}
+
+/// A request with nothing to remove.
+fn plain(attributes: Attributes<'_>) -> ParsedRequest<'_> {
+    ParsedRequest { attributes, removal: CredentialRemoval::default(), spoofed: SpoofedHeaders::Any }
 }
 
 fn allows(config: &ExtAuthzConfig) -> AllowResponses {
@@ -145,6 +150,7 @@ fn check_headers(
     let mut parameters = Vec::new();
     if !config.forward_credential {
         removed.extend(&request.removal.headers);
+        removed.extend(request.removal.foreign_headers.iter().filter(|_| proven.is_some()));
         parameters.clone_from(&request.removal.query_parameters);
         match request.removal.cookie.as_deref() {
             Some("") => _ = removed.insert("cookie"),
@@ -163,7 +169,7 @@ fn filter(name: &str, names: &'static [&'static str]) -> FieldFilter {
     FieldFilter::parse(&[name.to_owned()], names.iter().copied()).expect("a name")
 }
 
-fn removals() -> [CredentialRemoval<'static>; 5] {
+fn removals() -> [CredentialRemoval<'static>; 7] {
     [
         CredentialRemoval::default(),
         CredentialRemoval { headers: vec!["authorization", "x-api-key"], ..CredentialRemoval::default() },
@@ -174,6 +180,12 @@ fn removals() -> [CredentialRemoval<'static>; 5] {
             ..CredentialRemoval::default()
         },
         CredentialRemoval { cookie: Some(String::new()), ..CredentialRemoval::default() },
+        CredentialRemoval { foreign_headers: vec!["authorization"], ..CredentialRemoval::default() },
+        CredentialRemoval {
+            headers: vec!["x-api-key"],
+            foreign_headers: vec!["authorization", "x-goog-api-key"],
+            ..CredentialRemoval::default()
+        },
     ]
 }
 
@@ -246,7 +258,7 @@ fn client_reads_the_same_limits_as_the_upstream() {
         let (_, ok) = allowed(&allows(&config).write(&Admission::Key(proven.clone()), &request));
         let mut client = by_name(&ok.response_headers_to_add);
         let denial = proven.limit(limit_status(3), 5);
-        let (_, _, denied) = denied(&DenyResponses::new(&config).write(&denial, &request.attributes));
+        let (_, _, denied) = denied(&DenyResponses::new(&config).write(&denial, &request));
         let of_denial = by_name(&denied.headers);
         assert!(client.iter().all(|(name, value)| of_denial.get(name) == Some(value)));
         assert_eq!(of_denial["retry-after"], "7");
@@ -306,18 +318,34 @@ fn metadata_says_how_it_was_decided_and_on_which_key() {
     assert_eq!(written(Admission::Shadow(denial())), merged(shadow.clone(), of_record()));
 
     let enforced = merged(merged(shadow, of_record()), json!({"decision": "deny"}));
-    let attributes = attributes("r-1", false, "other");
-    assert_eq!(denied(&denials.write(&denial(), &attributes)).1, Some(enforced));
+    assert_eq!(denied(&denials.write(&denial(), &request)).1, Some(enforced));
+}
+
+#[test]
+fn metadata_says_that_a_token_is_foreign_also_where_it_is_stripped_or_denied() {
+    let config = config();
+    let removal =
+        CredentialRemoval { foreign_headers: vec!["authorization"], ..CredentialRemoval::default() };
+    let request = request(removal, SpoofedHeaders::Any);
+    for admission in [Admission::Key(proven()), Admission::Anonymous] {
+        let (metadata, _) = allowed(&allows(&config).write(&admission, &request));
+        assert_eq!(metadata["foreign_credential"], true);
+    }
+    let denial = Denial::from(Reason::MissingCredential);
+    let (_, metadata, _) = denied(&DenyResponses::new(&config).write(&denial, &request));
+    let code = "missing_credential";
+    let expected = json!({"decision": "deny", "result": code, "reason": code, "foreign_credential": true});
+    assert_eq!(metadata, Some(expected));
 }
 
 #[test]
 fn metadata_names_what_is_wrong_with_a_route() {
-    let attributes = attributes("r-1", false, "keystile.unknown");
-    let error = attributes.route.as_ref().expect_err("unknown").to_string();
+    let request = plain(attributes("r-1", false, "keystile.unknown"));
+    let error = request.attributes.route.as_ref().expect_err("unknown").to_string();
     let denial = Denial::from(Reason::RouteMisconfigured);
     let code = "route_misconfigured";
     let expected = json!({"decision": "deny", "result": code, "reason": code, "route_error": error});
-    let (_, metadata, _) = denied(&DenyResponses::new(&config()).write(&denial, &attributes));
+    let (_, metadata, _) = denied(&DenyResponses::new(&config()).write(&denial, &request));
     assert_eq!(metadata, Some(expected));
 }
 
@@ -343,7 +371,8 @@ fn each_denial_has_its_status_headers_and_body() {
         for reason in Reason::ALL {
             for id in ["r-1", "", r#"a"b\c"#] {
                 let denial = Denial::from(reason);
-                let (grpc, _, denied_http) = denied(&denials.write(&denial, &attributes(id, false, "other")));
+                let request = |is_grpc| plain(attributes(id, is_grpc, "other"));
+                let (grpc, _, denied_http) = denied(&denials.write(&denial, &request(false)));
                 assert_ne!(grpc, 0);
                 assert_eq!(denied_http.status.expect("a status").code, i32::from(reason.status()));
                 assert_eq!(denied_http.body, body::write(format, reason, id));
@@ -352,7 +381,7 @@ fn each_denial_has_its_status_headers_and_body() {
                 assert_eq!(headers.contains_key("www-authenticate"), reason.status() == 401);
                 assert_eq!(headers.contains_key("retry-after"), denial.retry_after.is_some());
 
-                let (_, _, of_grpc) = denied(&denials.write(&denial, &attributes(id, true, "other")));
+                let (_, _, of_grpc) = denied(&denials.write(&denial, &request(true)));
                 assert_eq!(of_grpc.body, body::write(DenyFormat::Text, reason, id).trim_end());
                 assert_eq!(by_name(&of_grpc.headers)["grpc-status"], grpc.to_string());
             }

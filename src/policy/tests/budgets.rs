@@ -190,30 +190,141 @@ fn budget_of_some_endpoints_is_about_these_alone() {
     }
 }
 
+/// What becomes of an otherwise spent budget, changed, and a request.
+fn binding(change: impl FnOnce(&mut PeriodBudget), request: impl FnOnce(&mut Case)) -> BudgetBinding {
+    let case = Case::new(|case| {
+        with(change)(case);
+        request(case);
+    });
+    let mut all = bindings(&case.facts());
+    let binding = all.pop().expect("one budget has one binding");
+    assert_eq!(binding.denies, check(&case.facts()) == DENIED, "{binding:?}");
+    binding
+}
+
 #[test]
-fn explanation_names_each_budget_and_where_it_stands() {
-    let seen = |change: &dyn Fn(&mut PeriodBudget)| {
-        let case = Case::new(with(change));
-        let check = CHECKS.iter().find(|check| check.name == "budget").expect("there is one");
-        (check.looks_at)(&case.facts())
-    };
+fn explanation_says_where_a_budget_stands() {
     let at = crate::record::rfc3339(NOW);
-    let base = "spent: 12.5 of 5000 cents, total; budget 3: ";
-    for (change, expected) in [
-        (&(|_: &mut PeriodBudget| ()) as &dyn Fn(&mut PeriodBudget), "spent: 100 of 100 cents until "),
-        (&|budget| budget.start = Expiry::Never, "begins at never"),
-        (&|budget| budget.end = Expiry::At(NOW), &format!("spent: 0 of 100 cents, renewed at {at}")),
+    for (change, status, why) in [
         (
-            &|budget| (budget.end, budget.renews, budget.is_hard) = (Expiry::At(NOW), false, false),
-            &format!("over at {at}, no hard limit"),
+            &(|_: &mut PeriodBudget| ()) as &dyn Fn(&mut PeriodBudget),
+            "spent: 100 of 100 cents until ",
+            "it is for every path; it is for every model",
+        ),
+        (&|budget| budget.start = Expiry::Never, "begins at never", "it is for every path"),
+        (
+            &|budget| budget.end = Expiry::At(NOW),
+            &format!("spent: 0 of 100 cents, renewed at {at}"),
+            "it is for every path",
+        ),
+        (
+            &|budget| (budget.end, budget.renews) = (Expiry::At(NOW), false),
+            &format!("over at {at}"),
+            "its period is over, and auto_renew is false",
+        ),
+        (
+            &|budget| (budget.is_hard, budget.end) = (false, Expiry::Never),
+            "spent: 100 of 100 cents",
+            "enforce_hard_limit is false",
         ),
         (
             &|budget| (budget.start, budget.models) = (Expiry::Never, vec!["o1".into()]),
-            "begins at never, models o1, not for this request",
+            "begins at never, models o1",
+            "the request names none of its allowed_models",
         ),
     ] {
-        let seen = seen(change);
-        assert!(seen.starts_with(&format!("{base}{expected}")), "{seen}");
+        let binding = binding(change, |_| ());
+        assert!(binding.status.starts_with(status) && !binding.status.contains("until never"), "{binding:?}");
+        assert!(binding.why.starts_with(why), "{binding:?}");
+        assert_eq!(binding.binds, why.starts_with("it is"), "{binding:?}");
+    }
+}
+
+#[test]
+fn explanation_says_why_a_budget_binds_a_request_or_does_not() {
+    let endpoints =
+        |entry: &'static str| move |budget: &mut PeriodBudget| budget.endpoints = vec![entry.into()];
+    let models = |entry: &'static str| move |budget: &mut PeriodBudget| budget.models = vec![entry.into()];
+    let path = |path: &'static str| move |case: &mut Case| case.attributes.path = path;
+    let ends = binding(endpoints("chat/completions"), path("/api/v1/llm/chat/completions"));
+    assert_eq!(
+        (ends.binds, ends.why.as_str()),
+        (true, r#"the path matches "chat/completions"; it is for every model"#)
+    );
+    for (binding, binds, why) in [
+        (binding(endpoints("chat/completions"), path("/v1/embeddings")), false, "the path matches none"),
+        (
+            binding(endpoints("/chat/completions"), path("/v1/chat/completions")),
+            false,
+            "the path matches none",
+        ),
+        (binding(endpoints("/v1/chat"), path("/v1/chat;x")), true, "servers read the path in different ways"),
+        (binding(endpoints("POST /v1"), path("/v2")), true, r#""POST /v1" is not a path"#),
+        (
+            binding(models("gpt-4o"), |_| ()),
+            true,
+            r#"it is for every path; the request names the model "gpt-4o""#,
+        ),
+        (binding(models("o1"), |_| ()), false, "the request names none"),
+        (
+            binding(models("o1"), |case| case.attributes.body = Body::Absent),
+            true,
+            "it is for every path; the request could name any model: Envoy sent no body",
+        ),
+        (
+            binding(models("gpt-4o"), |case| case.route = route(&[("keystile.model", "ignore")])),
+            false,
+            "keystile.model leaves models to the upstream",
+        ),
+    ] {
+        assert!(binding.binds == binds && binding.why.starts_with(why), "{why}: {binding:?}");
+    }
+    let unreadable = Case::new(|case| {
+        let budget = UnreadableBudget { id: None, column: "limit_cents", expected: "a whole number" };
+        case.record.period_budgets.unreadable.push(budget);
+    });
+    let binding = bindings(&unreadable.facts()).remove(0);
+    assert!(binding.binds && binding.denies && binding.why.contains("limit_cents is not a whole number"));
+}
+
+#[test]
+fn explanation_of_the_check_names_the_budgets_that_bind() {
+    let seen = |change: &dyn Fn(&mut Case)| {
+        let check = CHECKS.iter().find(|check| check.name == "budget").expect("there is one");
+        (check.looks_at)(&Case::new(change).facts())
+    };
+    let own = "spent: 12.5 of 5000 cents, total; budgets of a period: ";
+    assert_eq!(seen(&|_| ()), format!("{own}none"));
+    assert_eq!(seen(&with_each(&[true])), format!("{own}3"));
+    assert_eq!(seen(&with_each(&[true, false, true])), format!("{own}3, 5"));
+    assert_eq!(seen(&with_each(&[false])), format!("{own}none that binds this request"));
+}
+
+/// Budgets 3, 4 and so on, each with a hard limit or without.
+fn with_each(hard: &'static [bool]) -> impl Fn(&mut Case) {
+    move |case| {
+        let budgets = hard.iter().zip(3..).map(|(hard, id)| PeriodBudget {
+            id: BudgetId(id),
+            is_hard: *hard,
+            ..spent()
+        });
+        case.record.period_budgets.rows.extend(budgets);
+    }
+}
+
+#[test]
+fn budget_of_some_models_is_about_a_router_that_may_use_them() {
+    let body = |text: &'static str| {
+        move |case: &mut Case| case.attributes.body = Body::Whole(text.as_bytes().into())
+    };
+    for (text, expected) in [
+        (r#"{"model":"a","models":["b"]}"#, Ok(())),
+        (r#"{"model":"a","models":["b","O1"]}"#, DENIED),
+        (r#"{"model":"a","fallbacks":["o1"]}"#, DENIED),
+        (r#"{"model":"a","fallbacks":[{"a":["b"]}]}"#, DENIED),
+        (r#"{"model":"a","routes":["o1"]}"#, Ok(())),
+    ] {
+        assert_eq!(verdict_of(&["o1"], &[], body(text)), expected, "{text}");
     }
 }
 

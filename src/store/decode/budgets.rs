@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     record::{BudgetId, Expiry, PeriodBudget, PeriodBudgets, UnreadableBudget},
-    store::SqlValue,
+    store::{Row, SqlValue},
 };
 
 /// The columns of a budget, in the order in which they are selected.
@@ -41,6 +41,24 @@ pub(super) fn decode(json: Option<&str>) -> PeriodBudgets {
     budgets.rows.sort_by_key(|budget| budget.id);
     budgets.unreadable.sort_by_key(|budget| budget.id);
     budgets
+}
+
+/// Decodes one budget, and returns every value that cannot be decoded. Without a budget, the row is inactive.
+pub(crate) fn decode_leniently(mut values: Row) -> (Option<PeriodBudget>, Vec<UnreadableBudget>) {
+    let mut problems = Vec::new();
+    // Each turn replaces one value.
+    for _ in 0..=COLUMNS.len() {
+        let problem = match (BudgetReader { values: &values }).decode() {
+            Ok(budget) => return (budget, problems),
+            Err(problem) => problem,
+        };
+        let placeholder = matches!(problem.column, "id" | "limit_cents").then(|| "1".to_owned());
+        if let Some(at) = COLUMNS.iter().position(|column| *column == problem.column) {
+            values[at] = placeholder;
+        }
+        problems.push(problem);
+    }
+    (None, problems)
 }
 
 struct BudgetReader<'a> {

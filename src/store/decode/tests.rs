@@ -8,7 +8,7 @@ use crate::record::AllowList;
 mod arbitrary_text;
 
 fn decoded(changes: &[(&str, Option<&str>)]) -> KeyRecord {
-    decode(&row_with(changes)).expect("decodes")
+    decode(&row_with(changes), AccountLock::Deny).expect("decodes")
 }
 
 #[test]
@@ -51,6 +51,7 @@ fn every_column_arrives_in_its_field() {
         ("allowed_ips", Some(r#"["10.0.0.0/8"]"#)),
         ("allowed_chatbots", Some(r#"["c"]"#)),
         ("allowed_agents", Some("{}")),
+        ("allowed_extract_templates", Some(r#"["invoice", 7]"#)),
         ("rate_limit_per_minute", Some("1")),
         ("rate_limit_per_hour", Some("0")),
         ("rate_limit_per_day", Some("3")),
@@ -76,6 +77,7 @@ fn every_column_arrives_in_its_field() {
         ips: only("10.0.0.0/8"),
         chatbots: only("c"),
         agents: AllowList::Unreadable,
+        extract_templates: AllowList::Only(vec!["invoice".into(), "7".into()]),
     };
     assert_eq!(record.allowed, lists);
     assert_eq!(record.limits, Limits { minute: Some(1), hour: Some(0), day: Some(3) });
@@ -115,7 +117,7 @@ fn malformed_value_denies_the_whole_row_and_names_its_column() {
         ("users.account_locked", Some("?")),
         ("users.account_locked_until", Some("later")),
     ] {
-        let error = decode(&row_with(&[(name, value)])).expect_err(name);
+        let error = decode(&row_with(&[(name, value)]), AccountLock::Deny).expect_err(name);
         let full = if error.table == "users" { "users." } else { "" };
         assert_eq!(format!("{full}{}", error.column), name);
         assert_eq!(error.key.as_deref(), if name == "id" { None } else { Some("7") });
@@ -137,5 +139,24 @@ fn lock_is_open_closed_or_timed() {
     ] {
         let record = decoded(&[("users.account_locked", locked), ("users.account_locked_until", until)]);
         assert_eq!(record.user.lock, lock, "{locked:?} {until:?}");
+    }
+}
+
+#[test]
+fn ignored_lock_need_not_be_readable() {
+    for (locked, until) in [
+        (None, None),
+        (Some("1"), None),
+        (Some("1"), Some("2999-01-01 00:00:00")),
+        (Some("?"), Some("later")),
+    ] {
+        let row = row_with(&[("users.account_locked", locked), ("users.account_locked_until", until)]);
+        let record = decode(&row, AccountLock::Ignore).expect("decodes");
+        assert_eq!(record.user.lock, Lock::Ignored, "{locked:?} {until:?}");
+        assert_eq!(
+            decode_redacted(&redact(row, &record.hash), AccountLock::Ignore)
+                .map(|redacted| redacted.user.lock),
+            Ok(Lock::Ignored)
+        );
     }
 }

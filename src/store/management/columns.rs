@@ -79,6 +79,7 @@ pub(super) const API_KEYS: &[Column] = &[
     column("allowed_ips", ColumnKind::Networks),
     column("allowed_chatbots", ColumnKind::Names),
     column("allowed_agents", ColumnKind::Names),
+    column("allowed_extract_templates", ColumnKind::Names),
     column("rate_limit_per_minute", ColumnKind::Count),
     column("rate_limit_per_hour", ColumnKind::Count),
     column("rate_limit_per_day", ColumnKind::Count),

@@ -43,6 +43,8 @@ pub struct NewKey {
     pub chatbots: Vec<String>,
     /// `allowed_agents`.
     pub agents: Vec<String>,
+    /// `allowed_extract_templates`.
+    pub extract_templates: Vec<String>,
     /// Its rate limits.
     pub limits: Limits,
     /// Its budget, in cents.
@@ -221,6 +223,7 @@ impl Database {
             ("allowed_ips", list(&new.ips)),
             ("allowed_chatbots", list(&new.chatbots)),
             ("allowed_agents", list(&new.agents)),
+            ("allowed_extract_templates", list(&new.extract_templates)),
             ("rate_limit_per_minute", number(new.limits.minute)),
             ("rate_limit_per_hour", number(new.limits.hour)),
             ("rate_limit_per_day", number(new.limits.day)),

@@ -34,6 +34,7 @@ CREATE TABLE IF NOT EXISTS api_keys (
     allowed_ips json,
     allowed_chatbots json,
     allowed_agents json,
+    allowed_extract_templates json,
     is_unlimited boolean DEFAULT true,
     budget_limit_cents bigint,
     budget_type varchar(32),

@@ -34,6 +34,7 @@ CREATE TABLE IF NOT EXISTS api_keys (
     allowed_ips text,
     allowed_chatbots text,
     allowed_agents text,
+    allowed_extract_templates text,
     is_unlimited boolean DEFAULT true,
     budget_limit_cents integer,
     budget_type text,

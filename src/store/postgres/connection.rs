@@ -22,7 +22,7 @@ use crate::{
     clock,
     store::{
         SqlValue, StoreError,
-        statement::{Rows, Statement},
+        statement::{Access, Rows, Statement},
     },
 };
 
@@ -35,6 +35,7 @@ pub(super) struct PostgresConnection {
     /// Since when a statement waits for its answer.
     waiting_since: Option<Instant>,
     limit: Duration,
+    access: Access,
 }
 
 /// A client, and the server that it is connected to.
@@ -69,6 +70,7 @@ pub(super) struct ConnectionManager {
     pub(super) generation: Arc<AtomicU64>,
     pub(super) failures: watch::Sender<Option<StoreError>>,
     pub(super) timeout: Duration,
+    pub(super) access: Access,
 }
 
 /// Timeout of a request to cancel a statement.
@@ -89,6 +91,7 @@ impl ManageConnection for ConnectionManager {
                 state: ConnectionState::Idle,
                 waiting_since: None,
                 limit: self.timeout,
+                access: self.access,
             }),
             Err(error) => {
                 self.failures.send_replace(Some(error.clone()));
@@ -122,7 +125,10 @@ impl ConnectionManager {
 impl PostgresConnection {
     pub(super) async fn query(&mut self, statement: &Statement) -> Result<Rows, tokio_postgres::Error> {
         (self.state, self.waiting_since) = (ConnectionState::Busy, Some(clock::monotonic()));
-        let rows = query(&self.client, statement).await;
+        let rows = match self.access {
+            Access::ReadWrite => query(&self.client, statement).await,
+            Access::ReadOnly => query_read_only(&self.client, statement).await,
+        };
         (self.state, self.waiting_since) = (ConnectionState::Idle, None);
         rows
     }
@@ -149,6 +155,17 @@ impl Drop for PostgresConnection {
             runtime.spawn(async move { timeout(CANCEL, cancel.cancel_query(tls)).await });
         }
     }
+}
+
+/// In a transaction that the server allows no write in. It takes three round trips.
+async fn query_read_only(
+    client: &ServerClient,
+    statement: &Statement,
+) -> Result<Rows, tokio_postgres::Error> {
+    client.batch_execute("BEGIN READ ONLY").await?;
+    let rows = query(client, statement).await;
+    client.batch_execute("ROLLBACK").await?;
+    rows
 }
 
 /// Without preparing the statement: one round trip, which also works behind a pooler.

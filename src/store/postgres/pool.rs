@@ -23,7 +23,7 @@ use crate::{
     config::PostgresUrl,
     store::{
         StoreError,
-        statement::{Deadline, Progress, Rows, Statement, TransactionOutcome, first_value},
+        statement::{Access, Deadline, Progress, Rows, Statement, TransactionOutcome, first_value},
     },
     usage::WriteOutcome,
 };
@@ -61,6 +61,7 @@ impl PostgresPool {
         resolver: &Arc<dyn Resolver>,
         deadline: Duration,
         connections: u32,
+        access: Access,
     ) -> Result<Self, StoreError> {
         let connector = |flag, url| {
             let settings = Settings::read(flag, url).map_err(|error| StoreError::Unfit(error.into()))?;
@@ -81,6 +82,7 @@ impl PostgresPool {
                 generation: Arc::clone(&generation),
                 failures: sender,
                 timeout: deadline,
+                access,
             });
         Ok(Self { pool, feed, generation, failures, timeout: deadline })
     }

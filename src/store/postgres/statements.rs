@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::change_log;
+use super::{access, change_log};
 use crate::{
     revocation::{Since, Snapshot},
     store::{
@@ -36,9 +36,10 @@ const CREATE_PROOFS: &str = include_str!("../migrations/proofs.postgres.sql");
 /// Serialises concurrent migrations. The number is arbitrary, and used by Keystile only.
 pub(super) const MIGRATION_LOCK: &str = "SELECT CAST(pg_advisory_xact_lock(5353872341) AS text)";
 
-const PREFIX_INDEX: &str = "SELECT 'found' FROM pg_index i
+const INDEX: &str = "SELECT 'found' FROM pg_index i
     JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-    WHERE i.indrelid = to_regclass('api_keys') AND a.attname = 'key_prefix' AND i.indpred IS NULL";
+    WHERE i.indrelid = to_regclass($1::text) AND a.attname = $2::text AND i.indpred IS NULL AND i.indisvalid
+    UNION ALL SELECT 'found' FROM pg_class WHERE oid = to_regclass($1::text) AND relkind IN ('v', 'f')";
 
 /// A sequence must not return ids that were given explicitly. It moves past them, never back, even if the transaction
 /// is rolled back.
@@ -80,8 +81,12 @@ impl Dialect for PostgresStatements {
         format!("CASE WHEN {text} ~ '^-?[0-9]{{1,18}}$' THEN CAST({text} AS bigint) END")
     }
 
+    fn bytewise(&self, column: &str) -> String {
+        format!("CAST({column} AS text) COLLATE \"C\"")
+    }
+
     fn is_exactly(&self, column: &str, param: usize) -> String {
-        format!("CAST({column} AS text) COLLATE \"C\" = ${param}::text")
+        format!("{} = ${param}::text", self.bytewise(column))
     }
 
     fn is_one_of(&self, column: &str, kind: &str, numbers: &[i64]) -> (String, String) {
@@ -202,8 +207,14 @@ impl Statements for PostgresStatements {
         [MIGRATION_LOCK, CREATE_PROOFS].map(Statement::plain).to_vec()
     }
 
-    fn prefix_index(&self) -> Statement {
-        Statement::plain(PREFIX_INDEX)
+    fn index_on(&self, schema: &Schema, table: &str, column: &str) -> Statement {
+        let relation = schema.relation(table).to_owned();
+        let column = schema.spelling(table, column).unwrap_or(column).to_owned();
+        Statement::new(INDEX, [Some(relation), Some(column)])
+    }
+
+    fn access(&self, schema: &Schema) -> Option<Statement> {
+        Some(Statement::plain(access::access(schema)))
     }
 
     fn advance_key_ids(&self) -> Option<Statement> {

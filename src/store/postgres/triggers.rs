@@ -69,7 +69,7 @@ pub(super) fn notify(location: &LogLocation<'_>, notifies: bool) -> Vec<String> 
 }
 
 /// The statements that make the function of one table.
-pub(super) fn table_function(location: &LogLocation<'_>, table: &WatchedTable) -> [String; 2] {
+pub(super) fn table_function(location: &LogLocation<'_>, table: &WatchedTable) -> [String; 3] {
     function(location, table.name, &row_changed(location, table))
 }
 
@@ -111,13 +111,24 @@ pub(super) fn table_triggers(
 
 /// A trigger function. It writes the log with the rights of its owner, not of the role that changes the table. Other
 /// roles cannot use it: a trigger on one of their own tables could otherwise write the log.
-fn function(location: &LogLocation<'_>, name: &str, body: &str) -> [String; 2] {
+fn function(location: &LogLocation<'_>, name: &str, body: &str) -> [String; 3] {
     let LogLocation { schema, .. } = location;
+    // A function that is replaced keeps its owner, who may have no right to the log.
+    let give_to_owner_of_log = format!(
+        "DO $give$ DECLARE log_owner name; BEGIN
+            SELECT r.rolname INTO log_owner FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner,
+                pg_proc p WHERE c.oid = '{schema}.keystile_changes'::regclass
+                AND p.oid = '{schema}.keystile_log_{name}()'::regprocedure AND p.proowner <> c.relowner;
+            IF log_owner IS NOT NULL THEN
+                EXECUTE format('ALTER FUNCTION {schema}.keystile_log_{name}() OWNER TO %I', log_owner);
+            END IF; END $give$"
+    );
     [
         format!(
             "CREATE OR REPLACE FUNCTION {schema}.keystile_log_{name}() RETURNS trigger LANGUAGE plpgsql
             SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body${body}$body$"
         ),
+        give_to_owner_of_log,
         format!("REVOKE ALL ON FUNCTION {schema}.keystile_log_{name}() FROM PUBLIC"),
     ]
 }

@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
 
 use crate::{
+    config::AccountLock,
     credential::{CacheSecrets, Digest},
     decision::Tier,
     proof::{MAX_AGE as MAX_PROOF_AGE, Proof, ProofKey},
@@ -85,15 +86,17 @@ struct ProofContent {
 /// Seals and opens entries.
 pub struct Envelopes {
     secrets: CacheSecrets,
+    account_lock: AccountLock,
     columns: String,
 }
 
 impl Envelopes {
-    /// Seals with the newest of these secrets, and opens entries of any of them.
-    pub fn new(secrets: CacheSecrets) -> Self {
+    /// Seals with the newest of these secrets, and opens entries of any of them. Entries hold the rows as the database
+    /// has them, so that each instance follows its own setting.
+    pub fn new(secrets: CacheSecrets, account_lock: AccountLock) -> Self {
         let columns =
             decode::COLUMNS.iter().map(|(table, column)| format!("{table}.{column} ")).collect::<String>();
-        Self { secrets, columns: HEXLOWER.encode(&Sha256::digest(columns)[..4]) }
+        Self { secrets, account_lock, columns: HEXLOWER.encode(&Sha256::digest(columns)[..4]) }
     }
 
     /// The entry of this name for an answer.
@@ -131,7 +134,7 @@ impl Envelopes {
         if age >= oldest {
             return Err(InvalidEntry::Age);
         }
-        let records = rows.iter().map(|row| decode::decode_redacted(row).map(Arc::new));
+        let records = rows.iter().map(|row| decode::decode_redacted(row, self.account_lock).map(Arc::new));
         let records = records.collect::<Result<Vec<_>, _>>().map_err(|_| InvalidEntry::Content)?;
         let seen = seen.map(|seen| seen.parse::<LogPosition>().map(Arc::new));
         let seen = seen.transpose().map_err(|_| InvalidEntry::Content)?;

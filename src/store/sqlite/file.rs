@@ -16,9 +16,13 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, params_from_iter, types::ValueRef};
 use tokio::sync::Semaphore;
 
+use super::{
+    file_access::FileAccess,
+    read_only::{self, UnlockedFile},
+};
 use crate::store::{
     SqlValue, StoreError,
-    statement::{Deadline, Progress, Rows, Statement, TransactionOutcome},
+    statement::{Access, Deadline, Progress, Rows, Statement, TransactionOutcome},
 };
 
 /// A database file. Cheap to clone.
@@ -28,17 +32,22 @@ pub(crate) struct SqliteFile(Arc<Inner>);
 struct Inner {
     path: PathBuf,
     timeout: Duration,
+    access: Access,
     idle: Mutex<Vec<OpenFile>>,
     /// Set once the file was opened. From then on, a missing file is an error, and is not created again.
     was_opened: AtomicBool,
     /// Bounds the threads that a slow disk can block.
     permits: Arc<Semaphore>,
+    /// Held while the tables of an empty file are created.
+    creation: tokio::sync::Mutex<()>,
 }
 
 /// A connection, and the file that it has open.
 struct OpenFile {
     connection: Connection,
     file: FileId,
+    /// The state of the file, if it is read without locks.
+    unlocked: Option<UnlockedFile>,
 }
 
 /// A file, independent of its name: another file may have been renamed to its path.
@@ -50,13 +59,15 @@ struct FileId {
 }
 
 impl SqliteFile {
-    pub(crate) fn new(path: &Path, timeout: Duration, connections: u32) -> Self {
+    pub(crate) fn new(path: &Path, timeout: Duration, connections: u32, access: Access) -> Self {
         Self(Arc::new(Inner {
             path: path.to_owned(),
             timeout,
+            access,
             idle: Mutex::default(),
             was_opened: AtomicBool::new(false),
             permits: Arc::new(Semaphore::new(connections as usize)),
+            creation: tokio::sync::Mutex::default(),
         }))
     }
 
@@ -102,6 +113,16 @@ impl SqliteFile {
         file_at(&self.0.path).map_or_else(|_| String::new(), |file| format!("{file:?}"))
     }
 
+    /// Who can use the file. None while there is none.
+    pub(crate) fn access(&self) -> Option<FileAccess> {
+        FileAccess::of(&self.0.path).ok()
+    }
+
+    /// Waits until no other task creates the tables.
+    pub(super) async fn creation(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.0.creation.lock().await
+    }
+
     /// Closes the connections.
     pub(crate) fn reconnect(&self) {
         self.0.idle.lock().clear();
@@ -113,7 +134,7 @@ impl SqliteFile {
         u32::try_from(idle.len()).unwrap_or(u32::MAX)
     }
 
-    async fn run<T: Send + 'static>(
+    pub(super) async fn run<T: Send + 'static>(
         &self,
         deadline: Deadline,
         work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -144,6 +165,12 @@ impl Inner {
         let mut open = self.idle().map_or_else(|| self.open(), Ok)?;
         // A connection that failed is closed, since its state is unknown.
         let result = work(&mut open.connection).map_err(|error| self.explain(&error))?;
+        if open.unlocked.is_some() && open.unlocked != UnlockedFile::at(&self.path) {
+            return Err(StoreError::Unavailable(
+                format!("another process opened sqlite:{} during a read; try again", self.path.display())
+                    .into(),
+            ));
+        }
         self.idle.lock().push(open);
         Ok(result)
     }
@@ -161,20 +188,25 @@ impl Inner {
         let unavailable = |what: &str, error: std::io::Error| {
             StoreError::Unavailable(format!("cannot {what} sqlite:{}: {error}", self.path.display()).into())
         };
-        if !self.was_opened.load(Ordering::Relaxed) {
+        if self.access == Access::ReadWrite && !self.was_opened.load(Ordering::Relaxed) {
             create_private(&self.path).map_err(|error| unavailable("create", error))?;
         }
         let file = file_at(&self.path).map_err(|error| unavailable("open", error))?;
-        let connection = self.connect().map_err(|error| self.explain(&error))?;
+        let (connection, unlocked) = self.connect().map_err(|error| self.explain(&error))?;
         // Another file may have been renamed to the path in between.
         if file_at(&self.path).map_err(|error| unavailable("open", error))? != file {
             return Err(StoreError::Unavailable("its file was replaced while it was opened".into()));
         }
         self.was_opened.store(true, Ordering::Relaxed);
-        Ok(OpenFile { connection, file })
+        Ok(OpenFile { connection, file, unlocked })
     }
 
-    fn connect(&self) -> rusqlite::Result<Connection> {
+    fn connect(&self) -> rusqlite::Result<(Connection, Option<UnlockedFile>)> {
+        if self.access == Access::ReadOnly {
+            let (connection, unlocked) = read_only::open(&self.path)?;
+            connection.busy_timeout(self.timeout)?;
+            return Ok((connection, unlocked));
+        }
         // Not URI: a file name is a file name. Not CREATE: the file is there, with its mode.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&self.path, flags)?;
@@ -185,7 +217,7 @@ impl Inner {
             // Readers then never wait for a writer. A file that cannot be switched still works.
             let _ = connection.pragma_update(None, "journal_mode", "wal");
         }
-        Ok(connection)
+        Ok((connection, None))
     }
 
     fn explain(&self, error: &rusqlite::Error) -> StoreError {
@@ -220,12 +252,18 @@ fn file_at(path: &Path) -> std::io::Result<FileId> {
     Ok(FileId { device: metadata.dev(), inode: metadata.ino(), created: metadata.created().ok() })
 }
 
-/// Creates the file with a mode that only its owner can read. SQLite gives `-wal` and `-shm` the same mode.
+/// Creates the file if it does not exist, with a mode that only its owner can read. SQLite gives `-wal` and `-shm` the
+/// same mode.
 fn create_private(path: &Path) -> std::io::Result<()> {
-    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+    match create_new_private(path) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Creates a file with a mode that only its owner can read. It must not exist.
+pub(super) fn create_new_private(path: &Path) -> std::io::Result<()> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop)
 }
 
 fn run(connection: &Connection, statement: &Statement) -> rusqlite::Result<Rows> {

@@ -12,6 +12,8 @@ use crate::store::{
 impl SqliteFile {
     /// Creates all tables if the file is empty.
     pub(crate) async fn create_if_empty(&self) -> Result<(), StoreError> {
+        // At the first start the change feed and the look-ups find the empty file at the same time.
+        let _creation = self.creation().await;
         let count = Statement::plain("SELECT CAST(count(*) AS TEXT) FROM sqlite_schema");
         let count = first_value(self.query(Deadline::Operator, count).await?);
         if count.as_deref() != Some("0") {

@@ -30,8 +30,11 @@ const TABLES: &str = include_str!("../migrations/sqlite.sql");
 const CREATE_PROOFS: &str = include_str!("../migrations/proofs.sqlite.sql");
 
 /// The names of tables and columns in SQLite are case-insensitive.
-const PREFIX_INDEX: &str = "SELECT 'found' FROM pragma_index_list('api_keys') l
-    JOIN pragma_index_info(l.name) i WHERE i.seqno = 0 AND lower(i.name) = 'key_prefix' AND l.partial = 0";
+const INDEX: &str = "SELECT 'found' FROM pragma_index_list(?1) l
+    JOIN pragma_index_info(l.name) i WHERE i.seqno = 0 AND lower(i.name) = ?2 AND l.partial = 0
+    -- The row number has no index of its own.
+    UNION ALL SELECT 'found' FROM pragma_table_info(?1) WHERE lower(name) = ?2 AND pk = 1
+    UNION ALL SELECT 'found' FROM sqlite_schema WHERE type = 'view' AND lower(name) = ?1";
 
 impl Dialect for SqliteStatements {
     /// Names are case-insensitive.
@@ -47,8 +50,12 @@ impl Dialect for SqliteStatements {
         column.to_owned()
     }
 
+    fn bytewise(&self, column: &str) -> String {
+        format!("CAST({column} AS TEXT) COLLATE BINARY")
+    }
+
     fn is_exactly(&self, column: &str, param: usize) -> String {
-        format!("CAST({column} AS TEXT) COLLATE BINARY = ?{param}")
+        format!("{} = ?{param}", self.bytewise(column))
     }
 
     fn is_one_of(&self, column: &str, _: &str, numbers: &[i64]) -> (String, String) {
@@ -155,8 +162,12 @@ impl Statements for SqliteStatements {
         vec![Statement::plain(CREATE_PROOFS)]
     }
 
-    fn prefix_index(&self) -> Statement {
-        Statement::plain(PREFIX_INDEX)
+    fn index_on(&self, _: &Schema, table: &str, column: &str) -> Statement {
+        Statement::new(INDEX, [table, column].map(|name| Some(name.to_owned())))
+    }
+
+    fn access(&self, _: &Schema) -> Option<Statement> {
+        None
     }
 
     fn advance_key_ids(&self) -> Option<Statement> {

@@ -288,6 +288,29 @@ async fn trigger_that_is_disabled_or_dropped_is_noticed() {
     }
 }
 
+/// A trigger's function writes the log with the rights of the log's owner, whoever changes a key.
+#[tokio::test(flavor = "multi_thread")]
+async fn function_that_writes_the_log_without_its_owners_rights_is_noticed() {
+    let functions = |change: &str| {
+        format!(
+            "DO $$ DECLARE f regprocedure; BEGIN
+                FOR f IN SELECT oid FROM pg_proc WHERE proname LIKE 'keystile%' LOOP
+                    EXECUTE format('ALTER FUNCTION %s {change}', f); END LOOP; END $$"
+        )
+    };
+    let server = Cluster::start();
+    let [key] = keys::<1>(&server.url());
+    let instance = warm(&server.url(), std::slice::from_ref(&key)).await;
+    server.execute("CREATE ROLE guest; GRANT CREATE ON SCHEMA public TO guest").await;
+    for harm in ["SECURITY INVOKER", "OWNER TO guest"] {
+        server.execute(&functions(harm)).await;
+        expect_cause(&instance, TRIGGERS).await;
+        migrate(&server.url());
+        instance.wait_until_up().await;
+    }
+    denied_after(&server, &revoke(&key), &instance, &key).await;
+}
+
 /// A change that a trigger could not log leaves its trace in a sequence.
 #[tokio::test(flavor = "multi_thread")]
 async fn log_without_its_count_of_lost_changes_is_noticed() {

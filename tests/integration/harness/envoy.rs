@@ -31,7 +31,45 @@ impl Gateway {
 
     /// Puts Envoy before a Keystile that runs, with further texts of its configuration replaced.
     pub async fn before(version: &str, config: &str, keystile: Keystile, edits: &[(&str, &str)]) -> Self {
-        let upstream = Upstream::start().await;
+        Self::between(version, config, keystile, Upstream::start().await, edits).await
+    }
+
+    /// The same, with an upstream of the test's choice.
+    pub async fn between(
+        version: &str,
+        config: &str,
+        keystile: Keystile,
+        upstream: Upstream,
+        edits: &[(&str, &str)],
+    ) -> Self {
+        Self::spawn(version, config, keystile, upstream, edits, &[]).await
+    }
+
+    /// The same, with a socket as Envoy's stdout, as under journald.
+    pub async fn with_socket_as_stdout(version: &str, config: &str, keystile: Keystile) -> Self {
+        const WRAPPER: &str = "
+import signal, socket, subprocess, sys
+ours, envoys = socket.socketpair()
+envoy = subprocess.Popen(sys.argv[1:], stdout=envoys)
+envoys.close()
+signal.signal(signal.SIGTERM, lambda *_: envoy.terminate())
+while line := ours.recv(65536):
+    sys.stdout.buffer.write(line)
+    sys.stdout.flush()
+sys.exit(envoy.wait())
+";
+        Self::spawn(version, config, keystile, Upstream::start().await, &[], &["python3", "-c", WRAPPER])
+            .await
+    }
+
+    async fn spawn(
+        version: &str,
+        config: &str,
+        keystile: Keystile,
+        upstream: Upstream,
+        edits: &[(&str, &str)],
+        wrapper: &[&str],
+    ) -> Self {
         let folder = scratch("envoy");
         let (ingress, admin) = (free_port(), free_port());
         let text = std::fs::read_to_string(project().join("envoy").join(config)).unwrap();
@@ -45,7 +83,8 @@ impl Gateway {
             .0;
         let path = folder.join("envoy.yaml");
         std::fs::write(&path, text).unwrap();
-        let command = [&binary(version), "-c", path.to_str().unwrap()];
+        let binary = binary(version);
+        let command = [wrapper, &[&binary, "-c", path.to_str().unwrap()]].concat();
         let options = ["--use-dynamic-base-id", "--concurrency", "2", "--log-level", "warning"];
         let flush = ["--file-flush-interval-msec", "50"];
         let envoy = Guarded::spawn(folder.clone(), "TERM", &[&command[..], &options, &flush].concat());

@@ -1,4 +1,4 @@
-//! The service behind Envoy: answers with what it was sent.
+//! The service behind Envoy: answers with what it was sent, or as a test wants.
 
 use std::{
     collections::BTreeMap,
@@ -13,11 +13,12 @@ use axum::{
     Json, Router,
     extract::Request,
     http::{HeaderMap, Uri},
+    response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, task::AbortHandle};
 
-/// An echo server, stopped when it is dropped.
+/// A server that counts requests, stopped when it is dropped.
 pub struct Upstream {
     pub address: SocketAddr,
     requests: Arc<AtomicUsize>,
@@ -33,18 +34,29 @@ pub struct Seen {
 
 impl Upstream {
     pub async fn start() -> Self {
+        Self::with(|request: Request| async move {
+            let seen = seen(request.uri(), request.headers());
+            // To its end, as a real service would: an answer before that ends the connection.
+            axum::body::to_bytes(request.into_body(), usize::MAX).await.unwrap();
+            Json(seen).into_response()
+        })
+        .await
+    }
+
+    /// A server with answers of its own.
+    pub async fn with<F>(answer: impl Fn(Request) -> F + Clone + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Response> + Send,
+    {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let requests = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&requests);
-        let echo = Router::new().fallback(|request: Request| async move {
+        let service = Router::new().fallback(move |request: Request| {
             counter.fetch_add(1, Ordering::Relaxed);
-            let seen = seen(request.uri(), request.headers());
-            // To its end, as a real service would: an answer before that ends the connection.
-            axum::body::to_bytes(request.into_body(), usize::MAX).await.unwrap();
-            Json(seen)
+            answer(request)
         });
-        let task = tokio::spawn(async move { axum::serve(listener, echo).await }).abort_handle();
+        let task = tokio::spawn(async move { axum::serve(listener, service).await }).abort_handle();
         Self { address, requests, task }
     }
 

@@ -11,19 +11,21 @@ use crate::harness::tools::{self, helm, kustomize, python, read, repository, yam
 /// Overlays that the oldest supported Kubernetes takes, and those for newer ones alone.
 const OVERLAYS: [&str; 3] = ["cert-manager", "self-signed", "monitoring"];
 const NEWER: [(&str, &str); 2] = [("policy/validating", "1.30"), ("policy", "1.37")];
-const EXAMPLES: [&str; 8] = [
+const EXAMPLES: [&str; 10] = [
     "settings",
     "deployment",
     "networkpolicy",
     "job",
     "istio",
+    "istio-jwt",
     "envoy-gateway",
+    "envoy-gateway-jwt",
     "gateway-api",
     "shared-service",
 ];
 
 /// Kinds that are not Kubernetes' own, and have no schema in the validator.
-const FOREIGN: [&str; 16] = [
+const FOREIGN: [&str; 17] = [
     "AuthorizationPolicy",
     "Backend",
     "Certificate",
@@ -38,6 +40,7 @@ const FOREIGN: [&str; 16] = [
     "PodMonitor",
     "PrometheusRule",
     "ReferenceGrant",
+    "RequestAuthentication",
     "SecurityPolicy",
     "ServiceEntry",
 ];

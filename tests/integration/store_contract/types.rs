@@ -157,6 +157,11 @@ const POSTGRES: &[Case] = &[
     ),
     ("allowed_agents", ARRAYS, &[("ARRAY['7']", "7")]),
     (
+        "allowed_extract_templates",
+        JSON,
+        &[("'[\"invoice\", 7]'", "invoice, 7"), ("'{}'", "unreadable, so none"), ("NULL", "any")],
+    ),
+    (
         "rate_limit_per_minute",
         WHOLE,
         &[("'60'", "60"), ("'0'", "0"), ("NULL", "none"), ("'-1'", "undecodable")],
@@ -289,6 +294,7 @@ fn shown(column: &str, record: &KeyRecord) -> String {
         "allowed_ips" => record.allowed.ips.to_string(),
         "allowed_chatbots" => record.allowed.chatbots.to_string(),
         "allowed_agents" => record.allowed.agents.to_string(),
+        "allowed_extract_templates" => record.allowed.extract_templates.to_string(),
         "rate_limit_per_minute" => none(record.limits.minute.map(|limit| limit.to_string())),
         "rate_limit_per_day" => none(record.limits.day.map(|limit| limit.to_string())),
         "budget_limit_cents" => none(record.budget.limit_cents.map(|limit| limit.to_string())),

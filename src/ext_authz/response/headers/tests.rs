@@ -99,6 +99,22 @@ fn value_over_4_kib_is_named_and_never_omitted() {
 }
 
 #[test]
+fn unreadable_list_is_sent_as_one_that_names_nothing() {
+    let unreadable = |record: &mut KeyRecord| {
+        record.allowed.models = AllowList::Unreadable;
+        record.allowed.chatbots = AllowList::Unreadable;
+        record.allowed.agents = AllowList::Unreadable;
+        record.allowed.extract_templates = AllowList::Unreadable;
+    };
+    for list in ["models", "chatbots", "agents", "extract-templates"] {
+        assert_eq!(value(&format!("x-auth-allowed-{list}"), unreadable).as_deref(), Some("!unreadable"));
+    }
+    let same_text =
+        |record: &mut KeyRecord| record.allowed.agents = AllowList::Only(vec!["!unreadable".into()]);
+    assert_eq!(value("x-auth-allowed-agents", same_text).as_deref(), Some("%21unreadable"));
+}
+
+#[test]
 fn text_that_reads_as_truncated_is_encoded() {
     let values = values(
         |record| {

@@ -10,6 +10,9 @@ use crate::record::{AllowList, Expiry};
 /// The value in place of one that is too long. It names nothing: an absent list would mean no restriction.
 pub const TRUNCATED: &str = "!truncated";
 
+/// The value in place of a list that cannot be read, where shadow mode lets the request pass. It names nothing.
+const UNREADABLE: &str = "!unreadable";
+
 /// Characters outside printable ASCII, and `%`, which are encoded.
 const VALUE: &AsciiSet = &CONTROLS.add(b'%');
 /// In a list, the comma is the separator.
@@ -29,7 +32,14 @@ pub(super) fn list<T: ToString>(items: &[T]) -> Option<String> {
 }
 
 pub(super) fn allowed<T: ToString>(allowed: &AllowList<T>) -> Option<String> {
-    list(allowed.entries())
+    match allowed {
+        AllowList::Any => None,
+        // Many programs take an empty header for an absent one. Two empty names restrict as one does.
+        AllowList::Only(entries) => {
+            list(entries).map(|list| if list.is_empty() { ",".to_owned() } else { list })
+        }
+        AllowList::Unreadable => Some(UNREADABLE.to_owned()),
+    }
 }
 
 pub(super) fn expiry(expiry: Expiry) -> Option<String> {
@@ -47,9 +57,10 @@ fn encoded(value: &str, set: &'static AsciiSet) -> String {
         Some(start) if !inner.is_empty() => (start, value.len() - start - inner.len()),
         _ => (value.len(), 0),
     };
-    // It must not look like a value that was too long.
+    // It must not look like one of the values that stand for another.
     let inner: Cow<'_, str> = match inner {
         TRUNCATED => "%21truncated".into(),
+        UNREADABLE => "%21unreadable".into(),
         inner => percent_encode(inner.as_bytes(), set).into(),
     };
     format!("{}{inner}{}", "%20".repeat(before), "%20".repeat(after))

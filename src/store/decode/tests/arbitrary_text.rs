@@ -19,7 +19,7 @@ const NOW: OffsetDateTime = datetime!(2026-01-02 03:04:05 UTC);
 
 /// Whether the policy allows a request with the key of this row.
 fn is_allowed(values: &[SqlValue]) -> bool {
-    let Ok(record) = decode(values) else { return false };
+    let Ok(record) = decode(values, AccountLock::Deny) else { return false };
     let settings = [("keystile.chatbot", "segment:1"), ("keystile.agent", "segment:2")];
     let route = RouteSettings::parse(settings).expect("readable");
     let attributes = Attributes {
@@ -72,6 +72,7 @@ const COLUMNS_THAT_RESTRICT: &[&str] = &[
     "allowed_ips",
     "allowed_chatbots",
     "allowed_agents",
+    "allowed_extract_templates",
     "is_unlimited",
     "budget_limit_cents",
     "budget_type",
@@ -110,7 +111,7 @@ fn opens(column: &str, text: &str) -> bool {
     match column {
         "is_active" | "users.is_active" | "is_unlimited" => is_true,
         "expires_at" => is_future,
-        "allowed_chatbots" | "allowed_agents" => {
+        "allowed_chatbots" | "allowed_agents" | "allowed_extract_templates" => {
             is_open_list || is_list_of(|entry| entry.is_string() || entry.is_i64())
         }
         column if column.starts_with("allowed_") => is_open_list || is_list_of(Value::is_string),
@@ -200,7 +201,7 @@ proptest! {
     fn unreadable_limit_is_not_lost(
         column in proptest::sample::select(&["rate_limit_per_minute", "rate_limit_per_hour", "rate_limit_per_day"][..]), text in arbitrary_text(),
     ) {
-        if let Ok(record) = decode(&row_with(&[(column, Some(&text))])) {
+        if let Ok(record) = decode(&row_with(&[(column, Some(&text))]), AccountLock::Deny) {
             prop_assert!(!record.limits.is_empty(), "{} = {:?}", column, text);
         }
     }

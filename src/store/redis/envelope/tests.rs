@@ -15,14 +15,15 @@ fn at(time: OffsetDateTime) -> RedisTimestamps {
 }
 
 fn envelopes(secrets: &[&[u8]]) -> Envelopes {
-    Envelopes::new(CacheSecrets::new(secrets.iter().map(|secret| CacheSecret::new(secret))).expect("some"))
+    let secrets = CacheSecrets::new(secrets.iter().map(|secret| CacheSecret::new(secret))).expect("some");
+    Envelopes::new(secrets, AccountLock::Deny)
 }
 
 fn lookup() -> Lookup {
     let mut row = decode::fixtures::row_with(&[("name", Some("build")), ("scopes", Some(r#"["chat"]"#))]);
     // The log position follows the columns.
     row.push(Some("5/7:9:8".into()));
-    let record = decode::decode(&row).expect("decodes");
+    let record = decode::decode(&row, AccountLock::Deny).expect("decodes");
     let seen = Some(Arc::new("5/7:9:8".parse().expect("a position")));
     Lookup { seen, rows: Arc::from([row]), ..Lookup::fresh([Arc::new(record)], Tier::Database) }
 }

@@ -1,0 +1,61 @@
+//! Numbers and times in words.
+
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+const MINUTE: u64 = 60;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+const YEAR: u64 = 365 * DAY;
+
+/// From this year on, a time stands for "never".
+const NEVER: i32 = 9999;
+
+/// A time such as `3 days ago` or `in 5 hours`. A text that is no RFC 3339 time is returned as it is.
+pub(super) fn relative(text: &str, now: OffsetDateTime) -> String {
+    let Ok(time) = OffsetDateTime::parse(text, &Rfc3339) else { return text.to_owned() };
+    if time.year() >= NEVER {
+        return "never".to_owned();
+    }
+    let seconds = (now - time).whole_seconds();
+    let (count, unit) = match seconds.unsigned_abs() {
+        0..MINUTE => return "now".to_owned(),
+        minutes @ MINUTE..HOUR => (minutes / MINUTE, "minute"),
+        hours @ HOUR..DAY => (hours / HOUR, "hour"),
+        // Up to two years in days, since an expiry is often given so.
+        days if days < 2 * YEAR => (days / DAY, "day"),
+        years => (years / YEAR, "year"),
+    };
+    let amount = self::count(count, unit);
+    if seconds > 0 { format!("{amount} ago") } else { format!("in {amount}") }
+}
+
+/// A number with its noun: `1 instance`, `3 instances`.
+pub(crate) fn count(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    #[test]
+    fn times_are_shown_relative_to_now() {
+        let now = datetime!(2026-06-01 12:00:00 UTC);
+        for (text, shown) in [
+            ("2026-06-01T11:59:30Z", "now"),
+            ("2026-06-01T12:00:30.5Z", "now"),
+            ("2026-06-01T11:58:59Z", "1 minute ago"),
+            ("2026-06-01T15:00:00Z", "in 3 hours"),
+            ("2026-05-29T14:00:00+02:00", "3 days ago"),
+            ("2027-06-01T12:00:00Z", "in 365 days"),
+            ("2020-06-01T12:00:00Z", "6 years ago"),
+            ("9999-12-31T23:59:59Z", "never"),
+            ("soon", "soon"),
+            ("", ""),
+        ] {
+            assert_eq!(relative(text, now), shown, "{text}");
+        }
+    }
+}
