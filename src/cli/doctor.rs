@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{
     database::{open_read_only, with_database_name},
-    output::Output,
+    output::{Output, count},
 };
 use crate::{
     clock,
@@ -66,7 +66,9 @@ pub(super) async fn run(args: Doctor) -> anyhow::Result<()> {
     let rows: Vec<_> = report.report.findings.iter().map(row).collect();
     output.report(&report, ["severity", "code", "where", "finding"], &rows, WIDTH)?;
     let Report { errors, warnings, notes, .. } = report.report;
-    let summary = format!("{errors} errors, {warnings} warnings and {notes} notes in {keys} keys");
+    let [errors_found, warnings, notes] =
+        [(errors, "error"), (warnings, "warning"), (notes, "note")].map(|(n, noun)| count(n as u64, noun));
+    let summary = format!("{errors_found}, {warnings} and {notes} in {}", count(keys, "key"));
     if errors > 0 {
         bail!("{summary}: each error denies or allows requests by mistake");
     }

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 use serde::Serialize;
 use serde_json::json;
@@ -10,7 +10,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
     argument::refuse_whole_key,
-    database::{open, with_database_name},
+    database::{open_read_only, with_database_name},
     output::Output,
 };
 use crate::{
@@ -59,6 +59,9 @@ pub(super) struct Explain {
     /// Where requests are counted.
     #[arg(long, env = "KEYSTILE_RATE_LIMIT", default_value = "off")]
     rate_limit: RateLimit,
+    /// Exit with status 1 if the request would be denied.
+    #[arg(long)]
+    exit_status: bool,
     #[command(flatten)]
     output: Output,
     #[command(flatten)]
@@ -104,12 +107,16 @@ struct BudgetOutcome {
 
 pub(super) async fn run(explain: Explain) -> anyhow::Result<()> {
     refuse_whole_key(&explain.key)?;
-    let database = open(&explain.database)?.with_account_lock(explain.account_lock);
+    let database = open_read_only(&explain.database)?.with_account_lock(explain.account_lock);
     let proven = explain.key(&database).await?;
     let unread = database.unread_budgets(&proven.record).await;
     let unread = unread.map_err(|error| with_database_name(&explain.database, error))?;
     let explanation = explain.explain(proven, unread);
-    explain.output.explanation(&explanation, &explanation.checks())
+    explain.output.explanation(&explanation, &explanation.checks())?;
+    if explain.exit_status && explanation.decision == "deny" {
+        bail!("the request would be denied");
+    }
+    Ok(())
 }
 
 impl Explain {

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::{
     argument::refuse_whole_key,
-    database::{open, with_database_name},
+    database::{open, open_read_only, with_database_name},
     import::{self, Import},
     output::{Output, OutputFormat, json, print},
     wait::{WaitArgs, wait_for_instances},
@@ -93,7 +93,7 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Create(args) => create(args).await,
         Command::List(List { user, all, output, database }) => {
-            let keys = open(&database)?.list_keys(user.as_deref(), all).await;
+            let keys = open_read_only(&database)?.list_keys(user.as_deref(), all).await;
             let keys = keys.map_err(|error| with_database_name(&database, error))?;
             let none =
                 if all { "no keys" } else { "no active keys; --all lists revoked and deleted ones too" };
@@ -102,7 +102,7 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
         Command::Show(args) if args.key == "-" => identify(args).await,
         Command::Show(Show { key, output, database }) => {
             refuse_whole_key(&key)?;
-            let keys = open(&database)?
+            let keys = open_read_only(&database)?
                 .find_keys(&key)
                 .await
                 .map_err(|error| with_database_name(&database, error))?;
@@ -167,7 +167,7 @@ async fn identify(Show { output, database, .. }: Show) -> anyhow::Result<()> {
     if !is_ours && credential.expose().len() == generate::LEN {
         bail!("the key on stdin has a typo: its checksum does not hold; copy it again");
     }
-    let opened = open(&database)?;
+    let opened = open_read_only(&database)?;
     let key = opened.identify(&credential).await.map_err(|error| with_database_name(&database, error))?;
     match key {
         Some(key) => output.row(&key),

@@ -108,7 +108,7 @@ impl Output {
                     let lines = |cell: &String| cell.lines().map(printable).collect::<Vec<_>>().join("\n");
                     table.add_row(row.iter().map(lines));
                 }
-                print(&format!("{table}\n"))
+                print_table(table)
             }
         }
     }

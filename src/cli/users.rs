@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 
 use super::{
-    database::{open, with_database_name},
+    database::{open, open_read_only, with_database_name},
     output::Output,
 };
 use crate::{config::DatabaseOptions, store::NewUser};
@@ -74,8 +74,10 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
             output.row(&user.map_err(|error| with_database_name(&database, error))?)
         }
         Command::List(List { output, database }) => {
-            let users =
-                open(&database)?.list_users().await.map_err(|error| with_database_name(&database, error))?;
+            let users = open_read_only(&database)?
+                .list_users()
+                .await
+                .map_err(|error| with_database_name(&database, error))?;
             output.rows(&users, COLUMNS, "no users yet; create one with `keystile users create`")
         }
         Command::Disable(Disable { user, output, database }) => {

@@ -178,3 +178,40 @@ async fn invalidate_without_arguments_names_both_ways() {
     let place = Place::sqlite().await;
     names(&keystile(&["invalidate"], &place.url(), "").failed(2), &["--all", "PREFIX"]);
 }
+
+#[test]
+fn readers_create_no_database() {
+    let folder = tempfile::tempdir().unwrap();
+    for arguments in [
+        &["keys", "list"][..],
+        &["keys", "show", "1"],
+        &["users", "list"],
+        &["explain", "1"],
+        &["doctor"],
+        &["backup", "copy.db"],
+    ] {
+        let output =
+            keystile::command(arguments, "sqlite:keystile.db").current_dir(&folder).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {error}");
+        names(&error, &["keystile.db"]);
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0, "{arguments:?}");
+    }
+}
+
+#[tokio::test]
+async fn explain_exits_with_1_for_a_denial_if_told_to() {
+    let place = Place::sqlite().await;
+    place.user().await;
+    let key = keystile(
+        &["keys", "create", "--user", "1", "--allowed-endpoint", "/v1/**", "--output", "json"],
+        &place.url(),
+        "",
+    );
+    let id = key.json()["id"].to_string();
+    for (path, status) in [("/v1/models", 0), ("/v2", 1)] {
+        let arguments = ["explain", &id, "--path", path, "--exit-status"];
+        assert_eq!(keystile(&arguments, &place.url(), "").status, status, "{path}");
+        assert_eq!(keystile(&arguments[..4], &place.url(), "").status, 0, "{path}");
+    }
+}
