@@ -364,11 +364,7 @@ async fn what_keeps_it_from_starting_is_named() {
         ("KEYSTILE_RECORD_TTL", "soon", "--record-ttl"),
         ("KEYSTILE_LOG", "keystile=loud", "--log"),
         ("KEYSTILE_UPSTREAM_HEADERS", "x-auth-user-id,x-auth-shoe-size", "x-auth-shoe-size"),
-        (
-            "KEYSTILE_METADATA",
-            "key_id,shoe_size",
-            "--metadata: nothing that Keystile sends is called \"shoe_size\"",
-        ),
+        ("KEYSTILE_METADATA", "key_id,shoe_size", "--metadata: Keystile does not send \"shoe_size\""),
         ("KEYSTILE_REMOVE_HEADERS", "some", "--remove-headers"),
     ] {
         let told = complaint(&[(variable, value)]);

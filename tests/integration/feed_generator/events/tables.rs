@@ -161,8 +161,8 @@ async fn swap_table(world: &mut World) -> Result<String, String> {
 async fn harm(event: Event, world: &mut World) -> Result<Aftermath, String> {
     let is_postgres = world.schema.is_postgres;
     let table = *["api_keys", "users"].choose(&mut world.rng).unwrap();
-    let needs_log =
-        [Event::DropLog, Event::EmptyLog, Event::SwapLog, Event::HideRows, Event::TakeRights].contains(&event);
+    let needs_log = [Event::DropLog, Event::EmptyLog, Event::SwapLog, Event::HideRows, Event::TakeRights]
+        .contains(&event);
     // An earlier event may have dropped it.
     if needs_log && world.database.rows("SELECT 1 FROM keystile_changes LIMIT 1").await.is_err() {
         return Ok(Aftermath::Lasting);
