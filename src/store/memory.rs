@@ -184,6 +184,11 @@ impl<S: KeyStore, R: StoredRecord> Inner<S, R> {
         hashed: bool,
         now: Timestamps,
     ) -> Result<Arc<Lookup<R>>, StoreError> {
+        // Another read may have ended after the caller looked.
+        let cached = self.known.get(&prefix).filter(|entry| self.is_fresh(entry.freshness, now.monotonic));
+        if let Some(entry) = cached.filter(|entry| !hashed || entry.lookup.is_hashed()) {
+            return Ok(entry.lookup);
+        }
         let generation = self.fence.generation();
         let lookup =
             if hashed { self.next.hashed(prefix, now).await } else { self.next.records(prefix, now).await };
