@@ -137,7 +137,7 @@ impl Inspector<'_> {
     fn report_costs(&mut self, costs: &BTreeMap<u32, u64>) {
         let Some((highest, _)) = costs.last_key_value() else { return };
         let severity = if *highest >= HIGH_COST { Severity::Warning } else { Severity::Note };
-        let detail: Vec<_> = costs.iter().map(|(cost, count)| format!("cost {cost}: {count} keys")).collect();
+        let detail: Vec<_> = costs.iter().map(|(cost, count)| format!("{count} of cost {cost}")).collect();
         let location = Location::column("api_keys", "key_hash");
         self.report(FindingKind::HashCosts, severity, location, &detail.join(", "));
     }
