@@ -160,14 +160,16 @@ async fn standby_that_lags_lengthens_no_record() {
     let [key] = keys::<1>(&primary.url());
     let standby = primary.standby();
     standby.catch_up_with(&primary).await;
-    let instance = Instance::start(&standby.url(), &[]).await;
+    let instance = Instance::start(&standby.url(), &[("KEYSTILE_RECORD_TTL", "25s")]).await;
     instance.expect_allowed(&key.credential).await;
     standby.pause_replay().await;
     primary.execute(&revoke(&key)).await;
     let change = committed(&key, "revoked while replay is paused");
-    // What the standby shows is old: what is read there now counts as old, too.
-    tokio::time::sleep(Duration::from_secs(20)).await;
-    instance.keystile.setup.stats().await;
+    // The record is read again in the last seconds of the pause. As if it were new, it would be used for another 25 s.
+    while change.committed.elapsed() < Duration::from_secs(26) {
+        let _ = instance.status(&key.credential).await;
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
     standby.resume_replay().await;
     denied(&instance, &change).await;
 }
