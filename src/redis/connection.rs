@@ -133,9 +133,8 @@ impl Connector {
             Err(error) => {
                 first.into_iter().for_each(|address| self.failures.add(address, clock::monotonic()));
                 if has_tls && *error.kind() == ErrorKind::Timeout {
-                    // A server without TLS waits for the rest of what it takes for a command.
-                    let silent =
-                        "no answer to the TLS handshake in time; a server without TLS needs redis://";
+                    // A server without TLS takes the handshake for part of a command, and waits for the rest.
+                    let silent = "no answer in time, as from a server without TLS: if it has none, the URL begins with redis://";
                     return Err(RedisError::Unavailable(silent.into()));
                 }
                 Err(error.into())

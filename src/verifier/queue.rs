@@ -20,8 +20,8 @@
 //! still compute an attempt whose turn has not begun. Therefore only some threads work ahead of the simulation. The
 //! other threads, one for each turn, are reserved for attempts whose turn has begun. A single thread cannot be divided.
 //! A refusal may then be late by one computation.
-//! Attempts with recent failures run ahead on as many threads as there are turns, and no more. So a flood of wrong
-//! secrets leaves half of the threads free for good keys, and the checks of known keys find an idle core.
+//! No attempt with recent failures runs ahead while as many of them are computed as there are turns. So a flood of wrong
+//! secrets leaves about half of the threads free for good keys, and the checks of known keys find an idle core.
 //!
 //! One thing is visible to a caller: whether its own *good* keys are proven slightly later, because they share the
 //! threads with other real attempts only.
@@ -246,8 +246,7 @@ impl<J, A> Queue<J, A> {
         if self.computing.len() >= self.config.threads {
             return None;
         }
-        let waiting = || self.attempts.iter().filter(|attempt| matches!(attempt.work, Work::Waiting(_)));
-        let in_turn = waiting().filter(|attempt| !attempt.is_in_line());
+        let in_turn = self.without_thread().filter(|attempt| !attempt.is_in_line());
         let next = in_turn.map(|attempt| attempt.arrival).min().or_else(|| self.next_ahead());
         let attempt = self.attempts.iter_mut().find(|attempt| Some(attempt.arrival) == next)?;
         let Work::Waiting(job) = std::mem::replace(&mut attempt.work, Work::Running) else { return None };
@@ -311,17 +310,18 @@ impl<J, A> Queue<J, A> {
 
     /// Whether a free thread has work.
     pub(super) fn has_job(&self) -> bool {
-        let waiting = self.attempts.iter().filter(|attempt| matches!(attempt.work, Work::Waiting(_)));
-        let marked_may_run = self.running_marked() < self.turns();
-        let mut may_run = waiting.filter(|attempt| {
-            marked_may_run || attempt.computed_class == Class::Clean || !attempt.is_in_line()
-        });
-        self.computing.len() < self.config.threads && may_run.next().is_some()
+        let is_in_turn = |attempt: &QueuedAttempt<J, A>| !attempt.is_in_line();
+        self.computing.len() < self.config.threads
+            && (self.without_thread().any(is_in_turn) || self.may_run_ahead().next().is_some())
     }
 
     /// Number of real attempts that wait for a thread.
     pub(super) fn waiting_jobs(&self) -> usize {
-        self.attempts.iter().filter(|attempt| matches!(attempt.work, Work::Waiting(_))).count()
+        self.without_thread().count()
+    }
+
+    fn without_thread(&self) -> impl Iterator<Item = &QueuedAttempt<J, A>> {
+        self.attempts.iter().filter(|attempt| matches!(attempt.work, Work::Waiting(_)))
     }
 
     /// Attempts that wait for a simulated turn.
@@ -333,19 +333,23 @@ impl<J, A> Queue<J, A> {
     /// The attempt that a free thread computes before its turn. Among those with recent failures it is the attempt
     /// whose turn is next. Otherwise another thread would have to compute that one at the same time.
     fn next_ahead(&self) -> Option<u64> {
-        if self.running_ahead() >= self.ahead() {
-            return None;
-        }
-        let marked_may_run = self.running_marked() < self.turns();
+        let mut may_run = self.may_run_ahead().peekable();
+        may_run.peek()?;
         let next_turn = self.next_turn();
-        let waiting = self.attempts.iter().filter(|attempt| matches!(attempt.work, Work::Waiting(_)));
-        let may_run = waiting.filter(|attempt| marked_may_run || attempt.computed_class == Class::Clean);
         let position = |attempt: &&QueuedAttempt<J, A>| {
             let QueuedAttempt { computed_class: class, source, arrival, .. } = attempt;
             let order = self.computing_order.position(*class, source, *arrival);
             (*class != Class::Clean, Some(*arrival) != next_turn, order)
         };
         may_run.min_by_key(position).map(|attempt| attempt.arrival)
+    }
+
+    /// The attempts that a free thread may compute before their turns.
+    fn may_run_ahead(&self) -> impl Iterator<Item = &QueuedAttempt<J, A>> {
+        let has_room = self.running_ahead() < self.ahead();
+        let marked_may_run = self.running_marked() < self.turns();
+        let may_run = move |class| has_room && (marked_may_run || class == Class::Clean);
+        self.without_thread().filter(move |attempt| may_run(attempt.computed_class))
     }
 
     /// Number of computations of attempts with recent failures.

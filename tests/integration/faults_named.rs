@@ -101,8 +101,8 @@ async fn each_fault_of_redis_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lost_database_is_a_warning_and_its_return_is_told() {
-    let setup = Setup::with_database("postgres://nobody@127.0.0.1:1/none");
+async fn lost_database_is_a_warning_that_names_it() {
+    let setup = Setup::with_database("postgres://keystile@127.0.0.1:1/none");
     let keystile = setup.start_unready(&[("KEYSTILE_LOG", "warn")]);
     named(&keystile.setup, &["refused"]).await;
     assert!(keystile.setup.log().contains("dependency=\"postgres\""), "{}", keystile.setup.log());

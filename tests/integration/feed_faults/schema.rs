@@ -288,7 +288,7 @@ async fn trigger_that_is_disabled_or_dropped_is_noticed() {
     }
 }
 
-/// A trigger's function writes the log with the rights of the log's owner, whoever changes a key.
+/// The functions of the triggers must run with the rights of the log's owner: other roles may not write the log.
 #[tokio::test(flavor = "multi_thread")]
 async fn function_that_writes_the_log_without_its_owners_rights_is_noticed() {
     let functions = |change: &str| {

@@ -138,7 +138,7 @@ fn response(text: &str) -> Value {
 
 /// The user, as Keystile told the upstream.
 fn user(headers: &HeaderMap) -> &str {
-    headers.get("x-auth-user-name").map_or("nobody", |name| name.to_str().unwrap())
+    headers.get("x-auth-user-name").map_or("unknown", |name| name.to_str().unwrap())
 }
 
 fn halves(text: &str) -> (&str, &str) {
