@@ -66,6 +66,9 @@ async fn nothing_lets_a_wrong_key_in_or_calls_a_good_key_wrong() {
         let row = Row::judge(fault, &world, &record, &memory, &asked, times);
         memory.note(fault, &asked);
         println!("{row}");
+        if fault.spares_known_keys() {
+            row.unavailable.iter().for_each(|case| println!("    {case}"));
+        }
         rows.push(row);
     }
     record.end();
