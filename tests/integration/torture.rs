@@ -28,6 +28,7 @@ mod keys;
 mod load;
 mod oracle;
 mod report;
+mod soak;
 mod world;
 
 /// Within which everything is as before after a fault.

@@ -170,6 +170,11 @@ impl Instance {
         self.gateway.lock().unwrap().keystile.setup.admin
     }
 
+    /// Where it takes checks.
+    pub fn address(&self) -> std::net::SocketAddr {
+        self.gateway.lock().unwrap().keystile.setup.tcp
+    }
+
     pub fn log(&self) -> String {
         self.gateway.lock().unwrap().keystile.setup.log()
     }
