@@ -149,9 +149,10 @@ impl<R> From<StoreError> for Denial<R> {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Busy | StoreError::Locked(_) | StoreError::Abandoned(_) => Reason::Overloaded.into(),
-            StoreError::Timeout(_) | StoreError::Unavailable(_) | StoreError::Unfit(_) => {
-                Reason::Unavailable.into()
-            }
+            StoreError::Timeout(_)
+            | StoreError::Unavailable(_)
+            | StoreError::Paused(_)
+            | StoreError::Unfit(_) => Reason::Unavailable.into(),
         }
     }
 }

@@ -3,7 +3,7 @@
 //! [`LocalLimiter`] counts for this instance alone. [`RedisLimiter`] counts in Redis for every instance. While Redis does
 //! not respond, it allows this instance a part of each limit.
 
-use std::future::Future;
+use std::{future::Future, time::Instant};
 
 use crate::limits::{Charge, LimitStatus};
 
@@ -42,6 +42,37 @@ pub enum Refusal {
     Overloaded,
 }
 
+/// Who counts the limits of keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LimitCounter {
+    /// The upstream, or nobody: Keystile does not count.
+    Upstream,
+    /// This instance alone.
+    Local,
+    /// Redis, for all instances.
+    Redis,
+    /// This instance counts its part of each limit, because Redis does not count.
+    Divided,
+    /// Nothing can count: keys with limits are denied.
+    None,
+}
+
+impl LimitCounter {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Upstream, Self::Local, Self::Redis, Self::Divided, Self::None];
+
+    /// The name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Upstream => "upstream",
+            Self::Local => "local",
+            Self::Redis => "redis",
+            Self::Divided => "divided",
+            Self::None => "none",
+        }
+    }
+}
+
 /// The limiter that the operator chose. Cheap to clone.
 #[derive(Clone)]
 pub enum Limiter {
@@ -60,6 +91,15 @@ impl Limiter {
             Self::Off => {}
             Self::Local(local) => local.maintain().await,
             Self::Redis(redis) => redis.maintain().await,
+        }
+    }
+
+    /// Who counts now.
+    pub fn counter(&self, now: Instant) -> LimitCounter {
+        match self {
+            Self::Off => LimitCounter::Upstream,
+            Self::Local(_) => LimitCounter::Local,
+            Self::Redis(redis) => redis.counter(now),
         }
     }
 

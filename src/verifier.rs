@@ -41,7 +41,6 @@ mod pool;
 mod proofs;
 mod queue;
 mod recent;
-mod watch;
 
 pub use caller::Caller;
 use pool::{Job, Pool};
