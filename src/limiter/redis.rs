@@ -222,12 +222,14 @@ impl Inner {
     async fn send(&self, request: &LeaseRequest) -> Result<LeaseReply, NoReply> {
         let answer = self.scripts.charge(request).await;
         if let Err(error) = &answer {
-            // The heartbeat reports an outage. It does not need every right that a charge needs.
+            // The next heartbeat that succeeds ends an outage. It does not need every right that a charge needs.
             match error {
                 RedisError::Refused(_) | RedisError::Rejected(Rejected::QueueFull) => {
                     self.reporter.fails_for(1, error.cause(), error.problem());
                 }
-                RedisError::Rejected(_) | RedisError::Unavailable(_) | RedisError::NotServing(_) => {}
+                RedisError::Rejected(_) | RedisError::Unavailable(_) | RedisError::NotServing(_) => {
+                    self.reporter.fails(error.cause(), error.problem());
+                }
             }
         }
         self.check_answer(answer)

@@ -108,7 +108,8 @@ fn every_cause_of_a_fault_is_in_the_runbook() {
     };
     assert_eq!(listed("| dependency |"), Dependency::ALL.map(Dependency::name));
     assert_eq!(listed("| cause |"), Cause::ALL.map(Cause::name));
-    let metric = keystile::metrics::TABLE.iter().find(|metric| metric.name == "keystile_dependency_up").unwrap();
+    let metric =
+        keystile::metrics::TABLE.iter().find(|metric| metric.name == "keystile_dependency_up").unwrap();
     assert!(metric.help.contains(&Dependency::ALL.map(Dependency::name).join(", ")), "{}", metric.help);
 }
 
