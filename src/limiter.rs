@@ -22,6 +22,9 @@ pub trait RateLimiter: Send + Sync + 'static {
         true
     }
 
+    /// Reports that a request was not charged before the deadline of its check.
+    fn report_late(&self) {}
+
     /// Charges all windows of the key that have a limit, or none of them.
     ///
     /// `None` means that requests are not counted here.
@@ -114,6 +117,13 @@ impl Limiter {
 impl RateLimiter for Limiter {
     fn is_enabled(&self) -> bool {
         !matches!(self, Self::Off)
+    }
+
+    fn report_late(&self) {
+        match self {
+            Self::Off | Self::Local(_) => {}
+            Self::Redis(redis) => redis.report_late(),
+        }
     }
 
     async fn charge(&self, charge: Charge) -> Result<Option<LimitStatus>, Refusal> {

@@ -251,9 +251,9 @@ impl Metrics {
         }
     }
 
-    /// `keystile_rate_limit_counter` for one of those that count.
-    pub fn rate_limit_counter(&self, by: &'static str) -> Gauge {
-        self.registry.gauge(RATE_LIMIT_COUNTER, &[("by", by)])
+    /// `keystile_limits_counted` for one of those that count.
+    pub fn limits_counted(&self, by: &'static str) -> Gauge {
+        self.registry.gauge(LIMITS_COUNTED, &[("by", by)])
     }
 
     /// `keystile_change_feed_last_read_timestamp_seconds`.

@@ -77,6 +77,9 @@ pub trait KeyStore<R: StoredRecord = KeyRecord>: Send + Sync + 'static {
     fn is_lost(&self) -> bool {
         false
     }
+
+    /// Reports that a look-up was not answered before the deadline of its check.
+    fn report_late(&self) {}
 }
 
 /// Maximum number of rows with one prefix that are read.

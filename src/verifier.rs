@@ -189,6 +189,11 @@ impl Verifier {
         }
     }
 
+    /// Reports that a credential was not proven before the deadline of its check.
+    pub fn report_late(&self) {
+        self.0.pool.report_late();
+    }
+
     /// Number of cached proofs and of cached refusals.
     pub fn len(&self) -> (usize, usize) {
         (self.0.proofs.len(), self.0.refusals.len())

@@ -12,7 +12,7 @@ use super::{LimitCounter, RateLimiter, Refusal, shards::Shards};
 use crate::{
     clock::{self, Timestamps},
     config::{RateLimitCharge, RateLimitOnLoss},
-    dependencies::{Dependency, Reporter},
+    dependencies::{Cause, Dependency, Reporter},
     limits::{Charge, LimitStatus},
     metrics::{Metrics, RateLimits},
     record::KeyId,
@@ -121,6 +121,11 @@ impl RedisLimiter {
 }
 
 impl RateLimiter for RedisLimiter {
+    fn report_late(&self) {
+        let problem = "requests were not charged before the deadline of their checks (KEYSTILE_TIMEOUT)";
+        self.0.reporter.fails_for(1, Cause::NoAnswer, problem);
+    }
+
     async fn charge(&self, charge: Charge) -> Result<Option<LimitStatus>, Refusal> {
         let (inner, now) = (&self.0, clock::monotonic());
         if charge.exceeds_a_limit() {

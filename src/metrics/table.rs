@@ -58,7 +58,7 @@ pub(crate) const REVOCATION_LAG: &str = "keystile_revocation_lag_seconds";
 pub(crate) const USAGE_PENDING: &str = "keystile_usage_pending";
 pub(crate) const USAGE_LOST: &str = "keystile_usage_lost_total";
 pub(crate) const DURABLE_PROOFS: &str = "keystile_durable_proofs_total";
-pub(crate) const RATE_LIMIT_COUNTER: &str = "keystile_rate_limit_counter";
+pub(crate) const LIMITS_COUNTED: &str = "keystile_limits_counted";
 pub(crate) const RATE_LIMIT: &str = "keystile_rate_limit_total";
 pub(crate) const INJECTOR_REVIEWS: &str = "keystile_injector_reviews_total";
 pub(crate) const INJECTOR_REVIEW_DURATION: &str = "keystile_injector_review_duration_seconds";
@@ -207,7 +207,7 @@ pub const TABLE: &[Metric] = &[
         help: "Requests of keys with limits, by result (allowed; leased: allowed by a lease; divided: allowed within this instance's part while Redis does not respond; limited, limited_divided: denied likewise; unavailable: denied because requests could not be counted).",
     },
     Metric {
-        name: RATE_LIMIT_COUNTER,
+        name: LIMITS_COUNTED,
         kind: Kind::Gauge,
         help: "1 for the one that counts the limits of keys now, 0 otherwise, by name (upstream: KEYSTILE_RATE_LIMIT is off; local: this instance; redis: Redis for all instances; divided: this instance counts its part, because Redis does not; none: keys with limits are denied).",
     },

@@ -139,6 +139,12 @@ impl Connector {
                     let silent = "no answer in time, as from a server without TLS: if it has none, the URL begins with redis://";
                     return Err(RedisError::Unavailable(ErrorText::new(Cause::Tls, silent)));
                 }
+                // The client closes such a connection itself, or reads the end of it, or its reset.
+                if !has_tls && *error.kind() == ErrorKind::IO && !error.details().contains("Refused") {
+                    let error = RedisError::from(error);
+                    let closed = format!("{error}; if the server has TLS, the URL begins with rediss://");
+                    return Err(RedisError::Unavailable(ErrorText::new(Cause::Unreachable, closed)));
+                }
                 Err(error.into())
             }
         }

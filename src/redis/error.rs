@@ -33,7 +33,7 @@ const NOT_SERVING: [&str; 3] = ["READONLY", "LOADING", "MASTERDOWN"];
 
 impl From<fred::error::Error> for RedisError {
     fn from(error: fred::error::Error) -> Self {
-        let words = ErrorText::new(cause(&error), error.details());
+        let words = ErrorText::new(cause(&error), text(&error));
         // Before version 7, the error of a script has the code after some words of the script's own and a hyphen.
         if words.split([' ', '-']).any(|word| NOT_SERVING.contains(&word)) {
             return Self::NotServing(words);
@@ -79,6 +79,24 @@ impl RedisError {
     }
 }
 
+/// The client keeps an I/O error only as its `Debug` text, such as `Os { code: 111, kind: ConnectionRefused, message:
+/// "Connection refused" }` or `Custom { kind: InvalidData, error: InvalidCertificate(UnknownIssuer) }`.
+fn text(error: &fred::error::Error) -> String {
+    let details = error.details();
+    let inner = |name: &str| Some(details.split_once(name)?.1.trim_end_matches([' ', '}']).trim_matches('"'));
+    match inner(" message: ").or_else(|| inner(" error: ")).filter(|_| *error.kind() == ErrorKind::IO) {
+        Some(inner) if is_tls(error) => format!("the TLS handshake failed: {inner}"),
+        Some(inner) => inner.to_owned(),
+        None => details.to_owned(),
+    }
+}
+
+/// Whether the error is one of the TLS handshake.
+fn is_tls(error: &fred::error::Error) -> bool {
+    let is_invalid = *error.kind() == ErrorKind::IO && error.details().contains("kind: InvalidData");
+    is_invalid || *error.kind() == ErrorKind::Tls
+}
+
 /// The cause of an error, by the code that the server's answer begins with, and else by its kind.
 fn cause(error: &fred::error::Error) -> Cause {
     let code = error.details().split(' ').next().unwrap_or_default();
@@ -87,7 +105,7 @@ fn cause(error: &fred::error::Error) -> Cause {
         ("NOPERM", _) => Cause::AccessDenied,
         ("OOM" | "MISCONF", _) => Cause::Full,
         ("READONLY" | "LOADING" | "MASTERDOWN", _) => Cause::ReadOnly,
-        (_, ErrorKind::Tls) => Cause::Tls,
+        _ if is_tls(error) => Cause::Tls,
         (_, ErrorKind::Timeout) => Cause::NoAnswer,
         (
             _,

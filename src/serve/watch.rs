@@ -79,7 +79,7 @@ pub(super) async fn watch_redis(redis: RedisTier<Database>, metrics: Metrics) {
 
 /// Exports who counts the limits of keys.
 pub(super) async fn watch_limiter(limiter: Limiter, metrics: Metrics) {
-    let gauges = LimitCounter::ALL.map(|counter| (counter, metrics.rate_limit_counter(counter.name())));
+    let gauges = LimitCounter::ALL.map(|counter| (counter, metrics.limits_counted(counter.name())));
     let mut tick = interval(HOUSEKEEPING);
     loop {
         tick.tick().await;

@@ -146,6 +146,14 @@ impl<S: KeyStore, R: StoredRecord> KeyStore<R> for Memory<S, R> {
     fn is_lost(&self) -> bool {
         self.0.next.is_lost()
     }
+
+    fn report_late(&self) {
+        // While Keystile's own reads fail, they report why.
+        if !self.is_lost() {
+            let problem = "look-ups were not answered before the deadline of their checks (KEYSTILE_TIMEOUT)";
+            self.0.reporter.fails_for(1, Cause::NoAnswer, problem);
+        }
+    }
 }
 
 impl<S: KeyStore, R: StoredRecord> Memory<S, R> {

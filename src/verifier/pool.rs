@@ -145,6 +145,12 @@ impl Pool {
         receiver
     }
 
+    /// Reports that a credential was not proven before the deadline of its check.
+    pub(super) fn report_late(&self) {
+        let problem = "credentials were not proven before the deadline of their checks (KEYSTILE_TIMEOUT)";
+        self.0.metrics.reporter.fails_for(1, Cause::TooManyProofs, problem);
+    }
+
     /// Sets the cost that refusals imitate from now on.
     pub(super) fn imitate(&self, cost: u32) {
         let mut state = self.0.state.lock();

@@ -159,7 +159,7 @@ fn dashboard_shows_what_is_lost_and_why() {
         "keystile_database_connections",
         "keystile_database_calls_waiting",
         "keystile_change_feed_last_change_timestamp_seconds",
-        "keystile_rate_limit_counter",
+        "keystile_limits_counted",
         "process_cpu_seconds_total",
         "process_resident_memory_bytes",
         "process_open_fds",
