@@ -90,8 +90,8 @@ impl Dependency {
             Self::RedisLimits => "rate limits are counted by Redis",
             Self::Bcrypt => "keys that are not proven yet are proven in time",
             Self::Memory => "there is room for requests that wait",
-            Self::Usage => "usage is written again",
-            Self::Proofs => "proofs are stored again",
+            Self::Usage => "usage is written",
+            Self::Proofs => "proofs are stored",
         }
     }
 

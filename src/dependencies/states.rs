@@ -201,14 +201,16 @@ impl Slot {
                 continue;
             }
             log.faults.push((fault.cause, fault.problem.clone()));
-            (log.works, _) = (Some(false), log.lines.push_back(now));
+            log.works = Some(false);
+            log.lines.push_back(now);
             entries.push(Entry::Lost((*fault).clone(), *calls));
         }
         let works = present.is_empty() && self.works == Some(true);
         if works && log.works != Some(true) && log.lines.len() < LINES {
             let is_first = log.works.is_none();
             log.faults.clear();
-            (log.works, _) = (Some(true), log.lines.push_back(now));
+            log.works = Some(true);
+            log.lines.push_back(now);
             entries.push(if is_first { Entry::First } else { Entry::Back(log.ended.take()) });
         }
         entries

@@ -6,6 +6,7 @@ use tokio::{
     sync::watch,
     time::{MissedTickBehavior, interval},
 };
+use tracing::debug;
 
 use super::answers::AnswerWatch;
 use crate::{
@@ -100,6 +101,10 @@ pub(super) async fn learn_cost(database: Database, verifier: Verifier, metrics: 
         loop {
             match database.highest_cost().await {
                 Ok(highest) => break verifier.learn_cost(highest),
+                // While the database does not answer, its own state says so.
+                Err(error) if error.is_outage() => {
+                    debug!(%error, "the costs of the hashes could not be read")
+                }
                 Err(error) => {
                     let problem = format!("the costs of the hashes could not be read: {}", error.problem());
                     reporter.fails_for(1, error.cause(), problem);

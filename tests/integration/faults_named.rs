@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::harness::{
     client::{Asked, ask, ask_about, channel, code, status, try_ask},
+    peer::Peer,
     postgres::{self, Schema},
     process::{free_port, scratch},
     proxy::{Proxy, Wire},
@@ -366,6 +367,29 @@ async fn limits_without_the_rights_of_their_scripts_are_named() {
     assert!(!is_unexplained(&keystile.setup), "{}", keystile.setup.log());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_do_not_end_are_named() {
+    let keystile = Setup::new().start(&[WARN, ("KEYSTILE_TIMEOUT", "500ms")]).await;
+    let peer = Peer::connect(keystile.setup.tcp).await;
+    let call = peer.unfinished(100, 50).await.unwrap();
+    assert_eq!(call.answer_soon().await.status(), 503);
+    named(&keystile.setup, ("memory", "late_messages", &["deadline"])).await;
+
+    let keystile = Setup::new().start(&[WARN, ("KEYSTILE_TIMEOUT", "30s")]).await;
+    let peer = Peer::connect(keystile.setup.tcp).await;
+    let size = 16 * 1024 * 1024;
+    let mut calls = Vec::new();
+    for _ in 0..8 {
+        calls.push(peer.unfinished(size, size as usize - 1).await);
+    }
+    named(&keystile.setup, ("memory", "no_room", &["hold all memory"])).await;
+    until("the answers are logged", Duration::from_secs(5), async || {
+        keystile.setup.log().contains("reason=")
+    })
+    .await;
+    assert!(!is_unexplained(&keystile.setup), "{}", keystile.setup.log());
+}
+
 /// Whether the log has an answer that no dependency explains.
 fn is_unexplained(setup: &Setup) -> bool {
     setup.log().contains("no dependency reports a fault")
@@ -466,15 +490,73 @@ async fn a_dependency_that_is_lost_is_a_warning_and_its_return_is_logged() {
     assert_eq!(readyz["dependencies"]["database"], serde_json::json!({ "state": "up" }), "{readyz:#}");
 }
 
-/// Causes and dependencies that another test provokes, or that cannot be provoked from outside.
-const ELSEWHERE: [&str; 4] = [
-    // bounds/: bodies that never end.
-    "memory",
-    "no_room",
-    "late_messages",
-    // A bug.
-    "panicked",
-];
+/// The value of a metric without labels, or with these.
+async fn value(setup: &Setup, series: &str) -> f64 {
+    let metrics = setup.metrics().await;
+    let value = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    value.map_or(f64::NAN, |value| value.parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn work_in_progress_and_the_age_of_changes_are_in_the_metrics() {
+    let schema = Schema::create().await;
+    let setup = Setup::with_database(&schema.url());
+    assert!(setup.run(&["migrate"]).status.success());
+    setup.create_user("ada");
+    let server = postgres::server().address();
+    let proxy = Proxy::before(server).await;
+    let url = proxy.url(&schema.url(), server);
+    let settings = [
+        ("KEYSTILE_DATABASE_CONNECTIONS", "3"),
+        ("KEYSTILE_DATABASE_TIMEOUT", "5s"),
+        ("KEYSTILE_TIMEOUT", "9s"),
+    ];
+    let Keystile { setup, process: _process } = Setup::with_database(&url).start(&settings).await;
+    let before = value(&setup, "keystile_change_feed_last_change_timestamp_seconds").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    Setup::with_database(&schema.url()).create_key("ada", &[]);
+    until("the change is seen", Duration::from_secs(5), async || {
+        value(&setup, "keystile_change_feed_last_change_timestamp_seconds").await > before + 0.5
+    })
+    .await;
+    let read = value(&setup, "keystile_change_feed_last_read_timestamp_seconds").await;
+    assert!((keystile::clock::wall().unix_timestamp() as f64 - read).abs() < 10.0, "{read}");
+
+    proxy.set(Wire::Slow(Duration::from_secs(1)));
+    let channel = channel(setup.tcp).await;
+    let asks: Vec<_> = (0..20)
+        .map(|n| {
+            let channel = channel.clone();
+            tokio::spawn(async move { try_ask(&channel, &format!("ks_{n:05}nobodysKeyAtAll")).await })
+        })
+        .collect();
+    until("work is in progress", Duration::from_secs(10), async || {
+        value(&setup, "keystile_checks_in_flight").await >= 10.0
+            && value(&setup, "keystile_database_connections{state=\"used\"}").await >= 2.0
+            && value(&setup, "keystile_database_calls_waiting").await >= 5.0
+    })
+    .await;
+    assert!((value(&setup, "keystile_database_connections_limit").await - 3.0).abs() < 0.1);
+    proxy.mend();
+    for ask in asks {
+        ask.await.unwrap().ok();
+    }
+    until("it has ended", Duration::from_secs(10), async || {
+        value(&setup, "keystile_checks_in_flight").await == 0.0
+            && value(&setup, "keystile_database_calls_waiting").await == 0.0
+    })
+    .await;
+    for metric in
+        ["process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds", "process_max_fds"]
+    {
+        assert!(value(&setup, metric).await > 0.0, "{metric}");
+    }
+    let started = value(&setup, "process_start_time_seconds").await;
+    assert!((keystile::clock::wall().unix_timestamp() as f64 - started).abs() < 300.0, "{started}");
+}
+
+/// A bug cannot be provoked from outside.
+const ELSEWHERE: [&str; 1] = ["panicked"];
 
 #[test]
 fn every_dependency_and_every_cause_is_provoked_here() {
