@@ -7,7 +7,7 @@ use std::{
     future::{Future, poll_fn},
     panic::AssertUnwindSafe,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use futures_util::FutureExt;
 use http::{HeaderMap, Request, Response};
 use http_body::Body;
 use tonic::Status;
-use tracing::{Instrument, Span, debug, debug_span, error, field::Empty, warn};
+use tracing::{Instrument, Span, debug, debug_span, error, field::Empty};
 
 use crate::{
     attributes::Attributes,
@@ -23,6 +23,7 @@ use crate::{
     bounds::{self, NoRoom, Phase},
     clock::Timestamps,
     decision::Reason,
+    dependencies::{Cause, Dependency, Reporter},
     limiter::RateLimiter,
     metrics::{Metrics, RefusedMessages},
     store::KeyStore,
@@ -38,6 +39,7 @@ mod outcome;
 mod proto;
 mod request;
 mod response;
+mod route_log;
 
 pub use config::{ExtAuthzConfig, RequestConfig};
 pub use encoded_record::EncodedRecord;
@@ -57,6 +59,7 @@ use metrics::CheckMetrics;
 use outcome::Outcome;
 use request::ParsedRequest;
 use response::{AllowResponses, DenyResponses};
+use route_log::RouteLog;
 
 /// Descriptors of the service, for gRPC reflection.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!("ext_authz/descriptor.bin");
@@ -72,6 +75,8 @@ struct Inner<S, L> {
     allows: AllowResponses,
     denials: DenyResponses,
     body_drain: BodyDrain,
+    route_log: RouteLog,
+    reporter: Reporter,
 }
 
 impl<S: KeyStore<EncodedRecord>, L: RateLimiter> ExtAuthz<S, L> {
@@ -89,6 +94,8 @@ impl<S: KeyStore<EncodedRecord>, L: RateLimiter> ExtAuthz<S, L> {
             allows: AllowResponses::new(&config, metrics),
             denials: DenyResponses::new(&config),
             body_drain: BodyDrain::new(),
+            route_log: RouteLog::default(),
+            reporter: metrics.reporter(Dependency::Memory),
             config,
         }))
     }
@@ -179,13 +186,28 @@ impl<S: KeyStore<EncodedRecord>, L: RateLimiter> Inner<S, L> {
             self.usage.count(proven.record().id, attributes.stream_id, now.wall);
         }
         self.metrics.count(&outcome, now.monotonic.elapsed());
-        log(&span, &outcome, attributes);
+        self.log(&span, &outcome, attributes, now.monotonic);
         match &outcome {
             Outcome::Allow(admission) => Ok(self.allows.write(admission, &request)),
             Outcome::Deny(denial) => Ok(self.denials.write(denial, &request)),
             // Envoy takes a gRPC error with any code for a failure of the service.
             Outcome::Defer(denial) => Err(Status::unavailable(denial.reason.code())),
         }
+    }
+
+    fn log(&self, span: &Span, outcome: &Outcome, attributes: &Attributes<'_>, now: Instant) {
+        if let Err(error) = &attributes.route {
+            span.in_scope(|| self.route_log.record(&error.to_string(), attributes.path, now));
+        }
+        if span.is_disabled() {
+            return;
+        }
+        if let Some(proven) = outcome.proven() {
+            span.record("key_id", proven.record().id.0);
+            span.record("tier", proven.tier.name());
+        }
+        span.record("result", outcome.result());
+        span.in_scope(|| debug!("checked"));
     }
 
     /// The shorter of the check's own time and of Envoy's, less a tenth for the way back.
@@ -204,10 +226,15 @@ impl<S: KeyStore<EncodedRecord>, L: RateLimiter> Inner<S, L> {
             }
             Rejection::NoRoom => {
                 no_room.increment(1);
+                let problem =
+                    "messages were refused, because waiting requests hold all memory that they may have";
+                self.reporter.fails_for(1, Cause::NoRoom, problem);
                 self.deny_unread(Reason::Overloaded)
             }
             Rejection::Late => {
                 late.increment(1);
+                let problem = "messages from Envoy were not complete at their deadline";
+                self.reporter.fails_for(1, Cause::LateMessages, problem);
                 self.deny_unread(Reason::Overloaded)
             }
         }
@@ -238,21 +265,6 @@ fn check_span(attributes: &Attributes<'_>) -> Span {
         tier = Empty,
         result = Empty,
     )
-}
-
-fn log(span: &Span, outcome: &Outcome, attributes: &Attributes<'_>) {
-    if let Err(error) = &attributes.route {
-        span.in_scope(|| warn!(%error, path = attributes.path, "a route is misconfigured in Envoy"));
-    }
-    if span.is_disabled() {
-        return;
-    }
-    if let Some(proven) = outcome.proven() {
-        span.record("key_id", proven.record().id.0);
-        span.record("tier", proven.tier.name());
-    }
-    span.record("result", outcome.result());
-    span.in_scope(|| debug!("checked"));
 }
 
 #[cfg(test)]

@@ -181,6 +181,7 @@ impl<L: ChangeLog> ChangeFeed<L> {
             FeedPosition::Start | FeedPosition::Unlogged { .. } => None,
         };
         let verdict = verify(&reading.evidence, known);
+        self.status.has_read(&reading.logged);
         let Some(position) = reading.position.clone() else { return self.go_without(verdict.problems).await };
         let is_first = matches!(self.position, FeedPosition::Start);
         // While a condition failed, changes may have been missed.

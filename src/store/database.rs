@@ -9,6 +9,7 @@ use tracing::warn;
 
 use super::{
     KeyStore, Lookup, Row, StoreError,
+    actor::Actor,
     backend::Backend,
     decode::{self, DecodeError},
     look_up,
@@ -22,9 +23,10 @@ use crate::{
     config::{AccountLock, DatabaseOptions},
     credential::Prefix,
     decision::Tier,
-    metrics::Metrics,
+    dependencies::{Dependency, Reporter},
+    metrics::{DatabaseConnections, Metrics},
     record::{KeyHash, KeyRecord, UnreadableBudget},
-    resilience::Singleflight,
+    resilience::{CallError, Singleflight},
     usage::WriteOutcome,
 };
 
@@ -36,7 +38,7 @@ use unmatchable_entries::UnmatchableEntries;
 
 /// The database of the keys. Cheap to clone.
 #[derive(Clone)]
-pub struct Database(Arc<Inner>, AccountLock);
+pub struct Database(Arc<Inner>, AccountLock, Arc<Actor>);
 
 struct Inner {
     backend: Backend,
@@ -45,6 +47,8 @@ struct Inner {
     probes: Singleflight<(), Result<(), StoreError>>,
     undecodable: Counter,
     unmatchable: UnmatchableEntries,
+    reporter: Reporter,
+    connections: DatabaseConnections,
 }
 
 /// The tables as they were last read, and the look-up for them.
@@ -95,14 +99,27 @@ impl Database {
             probes: Singleflight::default(),
             undecodable: metrics.undecodable_rows(),
             unmatchable: UnmatchableEntries::new(metrics),
+            reporter: metrics.reporter(Dependency::Database),
+            connections: metrics.database_connections(),
         };
-        Ok(Self(Arc::new(inner), AccountLock::default()))
+        Ok(Self(Arc::new(inner), AccountLock::default(), Arc::default()))
     }
 
     /// The same database, whose records follow this setting.
     #[must_use]
     pub fn with_account_lock(self, locks: AccountLock) -> Self {
-        Self(self.0, locks)
+        Self(self.0, locks, self.2)
+    }
+
+    /// The same database, which is changed by this actor.
+    #[must_use]
+    pub fn acting_as(&self, actor: Actor) -> Self {
+        Self(Arc::clone(&self.0), self.1, Arc::new(actor))
+    }
+
+    /// Who changes it.
+    pub(super) fn actor(&self) -> &Actor {
+        &self.2
     }
 
     /// Whether locked accounts stop their keys.
@@ -116,6 +133,26 @@ impl Database {
     /// [`StoreError`] when the database does not answer, or its tables do not fit.
     pub async fn ping(&self) -> Result<(), StoreError> {
         self.0.calls.run(Operation::Ping, self.look_up(String::new())).await.map(drop)
+    }
+
+    /// The same without budgets, to find out whether they are the reason why [`Database::ping`] fails.
+    ///
+    /// # Errors
+    /// [`StoreError`] when something else fails as well.
+    pub async fn ping_without_budgets(&self) -> Result<(), StoreError> {
+        let schema = self.schema(Deadline::Check).await?.without_budgets();
+        let statement = Statement::new(look_up::records(&schema, self.statements()), [Some(String::new())]);
+        self.backend().query(Deadline::Check, statement).await.map(drop)
+    }
+
+    /// Exports how many connections there are and how many calls wait for one.
+    pub fn export_connections(&self) {
+        let DatabaseConnections { used, idle, limit, waiting } = &self.0.connections;
+        let connections = self.backend().connections();
+        used.set(f64::from(connections.used));
+        idle.set(f64::from(connections.idle));
+        limit.set(f64::from(connections.limit));
+        waiting.set(self.0.calls.waiting() as f64);
     }
 
     /// The highest cost among the hashes of active keys; `None` when there is none.
@@ -134,7 +171,8 @@ impl Database {
 
     /// Free capacity for further calls, and open connections.
     pub fn room(&self) -> (usize, u32) {
-        (self.0.calls.free_capacity(), self.backend().connections())
+        let connections = self.backend().connections();
+        (self.0.calls.free_capacity(), connections.used + connections.idle)
     }
 
     /// Copies a SQLite database into a new file that only its owner can read.
@@ -282,7 +320,14 @@ impl KeyStore for Database {
         let look_up = self.look_up(prefix.as_str().to_owned());
         let (rows, schema) = match self.0.calls.run(Operation::Records, look_up).await {
             Ok(read) => read,
-            Err(error) => return Err(self.judge(error, since).await),
+            Err(error) => {
+                let judged = self.judge(error.clone(), since).await;
+                // While the probe fails, it reports why.
+                if !self.0.calls.ping_failed() {
+                    self.0.reporter.fails_for(1, error.cause(), error.problem());
+                }
+                return Err(judged);
+            }
         };
         let seen = look_up::log_position(&rows, &schema);
         let age = look_up::replication_lag(&rows);

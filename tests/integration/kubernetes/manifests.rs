@@ -179,7 +179,7 @@ fn sorted(mut objects: Vec<Value>) -> Vec<Value> {
 }
 
 /// Compares a file with what it should be, or writes it.
-fn up_to_date(path: &str, expected: &str) {
+pub(super) fn up_to_date(path: &str, expected: &str) {
     if std::env::var_os("KEYSTILE_BLESS").is_some() {
         std::fs::write(repository(path), expected).unwrap();
         return;
