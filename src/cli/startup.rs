@@ -66,7 +66,8 @@ fn shown(argument: &Arg, matches: &ArgMatches) -> Option<String> {
     let values = matches.get_raw(id)?.map(|value| value.to_string_lossy());
     let is_secret = argument.is_hide_env_values_set();
     let values = values.map(|value| {
-        if is_secret {
+        // A URL in the wrong place may hold a password too.
+        if is_secret || value.contains("://") {
             redacted(&value).unwrap_or_else(|| "(not shown)".to_owned())
         } else {
             value.into_owned()

@@ -39,6 +39,64 @@ fn refused_url_shows_scheme_host_and_port_and_no_secret() {
     }
 }
 
+/// Passwords with each character that has a meaning in a URL. Every part of them can be recognised.
+const PASSWORDS: [&str; 10] = [
+    "Sek@Sek",
+    "Sek/Sek",
+    "Sek#Sek",
+    "Sek%Sek",
+    "Sek?Sek",
+    "Sek:Sek",
+    "Sek[Sek]Sek",
+    "Sek\\Sek Sek",
+    "p@Sek/w#Sek",
+    "12/Sek?Sek=Sek",
+];
+
+#[test]
+fn nothing_of_a_password_is_printed_wherever_a_url_is_given() {
+    let (closed, admin) = (free_port(), free_port());
+    let admin = format!("--admin-listen=127.0.0.1:{admin}");
+    for password in PASSWORDS {
+        let postgres = format!("postgres://app:{password}@127.0.0.1:{closed}/keys");
+        let query = format!("postgres://127.0.0.1:{closed}/keys?user=app&password={password}");
+        let redis = format!("redis://app:{password}@127.0.0.1:{closed}");
+        let inline = format!("--database-ulr={postgres}");
+        for (arguments, database) in [
+            (&["keys", "list"][..], postgres.as_str()),
+            (&["doctor"], &postgres),
+            (&["explain", "1"], &query),
+            (&["migrate"], &postgres),
+            (&["backup", "x.db"], &postgres),
+            (&["serve", &admin, "--log", "nonsense="], &postgres),
+            (&["serve", &admin, "--change-feed-url", &postgres], "sqlite:/none/unused.db"),
+            (&["serve", &admin, "--redis-url", &redis, "--rate-limit", "nowhere"], "sqlite:/none/unused.db"),
+            (&["serve", &admin, "--redis-url", &redis, "--log", "nonsense="], "sqlite:/none/unused.db"),
+            (&["serve", &admin, "--listen", &postgres], "sqlite:/none/unused.db"),
+            (&["keys", "list", &postgres], "sqlite:/none/unused.db"),
+            (&["keys", "list", &inline], "sqlite:/none/unused.db"),
+            (&[&postgres], "sqlite:/none/unused.db"),
+        ] {
+            let Run { status, stdout, stderr } = keystile(arguments, database, "");
+            assert!(status != 0 && !stdout.contains("Sek"), "{arguments:?}: {stdout}");
+            assert!(!stderr.contains("Sek"), "{arguments:?} {database}: {stderr}");
+        }
+    }
+}
+
+#[test]
+fn unencoded_password_keeps_place_and_names_the_fix() {
+    for (flag, url, shown) in [
+        ("--database-url", "postgres://app:p@ss/w#rd@db.internal:5432/keys", "'postgres://db.internal:5432'"),
+        ("--change-feed-url", "postgres://app:p@ss/w#rd@db.internal:5432/keys", "'postgres://db.internal:5432'"),
+        ("--redis-url", "redis://app:p@ss/w#rd@cache.internal:6379", "'redis://cache.internal:6379'"),
+    ] {
+        let said = keystile(&["serve", flag, url], "sqlite:unused.db", "").failed(2);
+        names(&said, &[flag, shown, "percent-encode the password"]);
+        assert!(!said.contains("w#rd") && !said.contains("ss/"), "{said}");
+    }
+}
+
 #[test]
 fn refused_brand_is_repeated_unless_it_may_be_a_whole_key() {
     let refused = |brands| keystile(&["serve", "--key-brands", brands], "sqlite:unused.db", "").failed(2);
