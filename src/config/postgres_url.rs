@@ -83,7 +83,9 @@ fn split_hosts(text: &str) -> Result<(String, String), String> {
             None => one.split_once(':').unwrap_or((one, "")),
         };
         if !port.is_empty() && port.parse::<u16>().is_err() {
-            return Err(format!("has a port that is no number; if it is part of the password, {PERCENT_ENCODE}"));
+            return Err(format!(
+                "has a port that is no number; if it is part of the password, {PERCENT_ENCODE}"
+            ));
         }
         hosts.push(host);
         ports.push(port);

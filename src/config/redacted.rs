@@ -1,7 +1,8 @@
 //! Shows a URL without its secrets, even one that cannot be parsed.
 
 /// The fix of a URL whose password cannot be told apart from its other parts.
-pub(super) const PERCENT_ENCODE: &str = "percent-encode the password: %40 for @, %2F for /, %23 for #, %3F for ?, %25 for %";
+pub(super) const PERCENT_ENCODE: &str =
+    "percent-encode the password: %40 for @, %2F for /, %23 for #, %3F for ?, %25 for %";
 
 /// Scheme, host and port of a URL; `None` where they cannot be told apart from a password.
 ///

@@ -88,7 +88,11 @@ fn nothing_of_a_password_is_printed_wherever_a_url_is_given() {
 fn unencoded_password_keeps_place_and_names_the_fix() {
     for (flag, url, shown) in [
         ("--database-url", "postgres://app:p@ss/w#rd@db.internal:5432/keys", "'postgres://db.internal:5432'"),
-        ("--change-feed-url", "postgres://app:p@ss/w#rd@db.internal:5432/keys", "'postgres://db.internal:5432'"),
+        (
+            "--change-feed-url",
+            "postgres://app:p@ss/w#rd@db.internal:5432/keys",
+            "'postgres://db.internal:5432'",
+        ),
         ("--redis-url", "redis://app:p@ss/w#rd@cache.internal:6379", "'redis://cache.internal:6379'"),
     ] {
         let said = keystile(&["serve", flag, url], "sqlite:unused.db", "").failed(2);
@@ -134,7 +138,7 @@ async fn explain_prints_rfc_3339_times_and_the_entry_that_is_not_valid() {
         keystile(&["explain", "3", "--at", "2089-01-02T03:04:05Z", "--output", "json"], &place.url(), "");
     names(&run.stderr, &["allowed_models", "gpt-*-mini", "only at the end"]);
     assert!(!run.stderr.contains("list of strings"), "{}", run.stderr);
-    let looked_at = &run.json()["checks"][1]["looks_at"];
+    let looked_at = &run.json()["checks"][1]["detail"];
     assert_eq!(looked_at, "expires_at: 2090-01-02T03:04:05Z; now: 2089-01-02T03:04:05Z");
 }
 

@@ -152,9 +152,9 @@ fn each_check_says_what_it_looked_at() {
     let key = setup.create_key("ada", &["--allowed-ip", "10.0.0.0/8", "--expires-at", "90d"]);
     let explained = explain(&setup, key.id, &Asked { client: Some("192.0.2.1"), ..POST });
     let address =
-        explained["checks"].as_array().unwrap().iter().find(|check| check["check"] == "address").unwrap();
-    assert_eq!(address["passes"], false);
-    assert_eq!(address["looks_at"], "client: 192.0.2.1; allowed_ips: 10.0.0.0/8");
+        explained["checks"].as_array().unwrap().iter().find(|check| check["step"] == "address").unwrap();
+    assert_eq!((&address["result"], &address["code"]), (&json!("deny"), &json!("ip_not_allowed")));
+    assert_eq!(address["detail"], "client: 192.0.2.1; allowed_ips: 10.0.0.0/8");
     let later =
         setup.json(&["explain", &key.id.to_string(), "--client", "10.0.0.1", "--at", "2190-01-01T00:00:00Z"]);
     assert_eq!(later["code"], "expired");
@@ -182,8 +182,8 @@ fn limit_that_lets_nothing_through_is_a_denial_where_limits_are_counted() {
         let cost = format!("keystile.cost={cost}");
         let explained = setup.json(&["explain", &key, "--rate-limit", counted, "--route", &cost]);
         let checks = explained["checks"].as_array().unwrap();
-        assert_eq!(checks.last().unwrap()["check"], "limits");
-        (explained["status"].as_u64().unwrap(), checks.last().unwrap()["looks_at"].clone())
+        assert_eq!(checks.last().unwrap()["step"], "limits");
+        (explained["status"].as_u64().unwrap(), checks.last().unwrap()["detail"].clone())
     };
     let told =
         "5 per minute, unlimited per hour, unlimited per day; cost: 6; sent to the upstream, not counted";

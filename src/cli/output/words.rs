@@ -10,6 +10,12 @@ const YEAR: u64 = 365 * DAY;
 /// From this year on, a time stands for "never".
 const NEVER: i32 = 9999;
 
+/// A time as programs read it: RFC 3339, in whole seconds. A text that is no time is returned as it is.
+pub(super) fn whole_seconds(text: &str) -> String {
+    let time = OffsetDateTime::parse(text, &Rfc3339).ok().and_then(|time| time.replace_nanosecond(0).ok());
+    time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_else(|| text.to_owned())
+}
+
 /// A time such as `3 days ago` or `in 5 hours`. A text that is no RFC 3339 time is returned as it is.
 pub(super) fn relative(text: &str, now: OffsetDateTime) -> String {
     let Ok(time) = OffsetDateTime::parse(text, &Rfc3339) else { return text.to_owned() };
@@ -39,6 +45,18 @@ mod tests {
     use time::macros::datetime;
 
     use super::*;
+
+    #[test]
+    fn times_for_programs_have_whole_seconds() {
+        for (text, shown) in [
+            ("2026-06-01T11:59:30.123456Z", "2026-06-01T11:59:30Z"),
+            ("2026-06-01T11:59:30+02:00", "2026-06-01T11:59:30+02:00"),
+            ("infinity", "infinity"),
+            ("", ""),
+        ] {
+            assert_eq!(whole_seconds(text), shown);
+        }
+    }
 
     #[test]
     fn times_are_shown_relative_to_now() {
