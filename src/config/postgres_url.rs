@@ -19,6 +19,11 @@ impl PostgresUrl {
         self.parameters.get(name).map(String::as_str)
     }
 
+    /// Sets a parameter.
+    pub(super) fn set(&mut self, name: &str, value: &str) {
+        self.parameters.insert(name.to_owned(), value.to_owned());
+    }
+
     /// All parameters, by name and value.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()))

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use super::{access, change_log};
+use super::{access, change_log, grants};
 use crate::{
     revocation::{Since, Snapshot},
     store::{
         dialect::Dialect,
         schema::{PROOFS, Schema},
-        statement::Statement,
-        statements::{ColumnRef, LAST_USED_INTERVAL, Statements, UsageUpdate, sections},
+        statement::{Rows, Statement},
+        statements::{ColumnRef, LAST_USED_INTERVAL, Statements, UsageUpdate, UsedColumns, sections},
         watched_tables::WatchedTable,
     },
 };
@@ -215,6 +215,14 @@ impl Statements for PostgresStatements {
 
     fn access(&self, schema: &Schema) -> Option<Statement> {
         Some(Statement::plain(access::access(schema)))
+    }
+
+    fn granted_relations(&self, schema: &Schema) -> Option<Statement> {
+        Some(Statement::plain(grants::relations(schema)))
+    }
+
+    fn grants(&self, schema: &Schema, used: &[UsedColumns], relations: Rows, role: &str) -> String {
+        grants::script(schema, used, relations, role)
     }
 
     fn advance_key_ids(&self) -> Option<Statement> {

@@ -8,8 +8,8 @@ use crate::{
     store::{
         dialect::Dialect,
         schema::{PROOF_COLUMNS, PROOFS, Schema},
-        statement::Statement,
-        statements::{ColumnRef, LAST_USED_INTERVAL, Statements, UsageUpdate, sections},
+        statement::{Rows, Statement},
+        statements::{ColumnRef, LAST_USED_INTERVAL, Statements, UsageUpdate, UsedColumns, sections},
         watched_tables::WatchedTable,
     },
 };
@@ -168,6 +168,14 @@ impl Statements for SqliteStatements {
 
     fn access(&self, _: &Schema) -> Option<Statement> {
         None
+    }
+
+    fn granted_relations(&self, _: &Schema) -> Option<Statement> {
+        None
+    }
+
+    fn grants(&self, _: &Schema, _: &[UsedColumns], _: Rows, _: &str) -> String {
+        String::new()
     }
 
     fn advance_key_ids(&self) -> Option<Statement> {
