@@ -45,6 +45,7 @@ pub(crate) const STORE_ERRORS: &str = "keystile_store_errors_total";
 pub(crate) const STORE_UP: &str = "keystile_store_up";
 pub(crate) const CHANGE_FEED_UP: &str = "keystile_change_feed_up";
 pub(crate) const CHANGE_FEED_DEGRADED: &str = "keystile_change_feed_degraded";
+pub(crate) const DATABASE_OLDER: &str = "keystile_database_older";
 pub(crate) const INVALIDATIONS: &str = "keystile_invalidations_total";
 pub(crate) const REVOCATION_LAG: &str = "keystile_revocation_lag_seconds";
 pub(crate) const USAGE_PENDING: &str = "keystile_usage_pending";
@@ -126,6 +127,11 @@ pub const TABLE: &[Metric] = &[
         name: CHANGE_FEED_DEGRADED,
         kind: Kind::Gauge,
         help: "1 for each cause for which the change feed is not up (unreadable, log_missing, replica, identity, log_empty, triggers, columns, rows_hidden, writes_lost), 0 otherwise.",
+    },
+    Metric {
+        name: DATABASE_OLDER,
+        kind: Kind::Gauge,
+        help: "1 if the database, when this process started, lacked a change that an earlier run had seen, as after the restore of a backup: keys that were revoked since may be active again. 0 if not, or if nothing is known.",
     },
     Metric {
         name: INVALIDATIONS,

@@ -225,7 +225,10 @@ fn empty_tls_variable_is_an_error() {
 #[tokio::test]
 async fn unknown_header_name_is_refused_with_the_names_that_exist() {
     let place = Place::sqlite().await;
-    let error = keystile(&["serve", "--upstream-headers", "x-auth-usr-id"], &place.url(), "").failed(1);
+    let (listen, admin) =
+        (format!("--listen=127.0.0.1:{}", free_port()), format!("--admin-listen=127.0.0.1:{}", free_port()));
+    let arguments = ["serve", &listen, &admin, "--upstream-headers", "x-auth-usr-id"];
+    let error = keystile(&arguments, &place.url(), "").failed(1);
     names(&error, &["--upstream-headers", "x-auth-usr-id", "x-auth-user-id", "none"]);
 }
 
