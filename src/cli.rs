@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{
     CommandFactory, FromArgMatches, Parser, Subcommand,
-    error::{ContextKind, ContextValue},
+    error::{ContextKind, ContextValue, ErrorKind},
 };
 use tracing::info;
 
@@ -105,7 +105,10 @@ impl Cli {
             let startup = Startup::new(&Self::command(), &matches, variables());
             Ok(Self { startup, ..Self::from_arg_matches(&matches)? })
         });
-        cli.unwrap_or_else(|error| without_secrets(error.format(&mut command)).exit())
+        cli.unwrap_or_else(|error| {
+            let error = with_meant_flag(error.format(&mut command), &command);
+            without_secrets(error).exit()
+        })
     }
 }
 
@@ -138,6 +141,43 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
     let changed = error.context().filter_map(|(kind, value)| Some((kind, without_secret(value)?)));
     for (kind, value) in changed.collect::<Vec<_>>() {
         error.insert(kind, value);
+    }
+    error
+}
+
+/// Flags that people try, and the flags that they mean. clap finds only names that are spelled alike.
+const MEANT: [(&str, &str); 12] = [
+    ("--email", "--user"),
+    ("--owner", "--user"),
+    ("--user-id", "--user"),
+    ("--json", "--output json"),
+    ("--format", "--output json"),
+    ("--db", "--database-url"),
+    ("--database", "--database-url"),
+    ("--url", "--database-url"),
+    ("--expires", "--expires-at"),
+    ("--ttl", "--expires-at"),
+    ("--ip", "--allowed-ip"),
+    ("--port", "--listen"),
+];
+
+/// Adds to an error about an unknown flag the flag that was meant, where the command has it.
+fn with_meant_flag(mut error: clap::Error, root: &clap::Command) -> clap::Error {
+    let Some(ContextValue::String(unknown)) = error.get(ContextKind::InvalidArg) else { return error };
+    let given: Vec<_> = std::env::args().skip(1).collect();
+    let mut command = root;
+    for word in &given {
+        command = command.find_subcommand(word).unwrap_or(command);
+    }
+    let has = |flag: &str| {
+        let name = flag.trim_start_matches("--").split(' ').next();
+        command.get_arguments().any(|argument| argument.get_long() == name)
+    };
+    let meant = MEANT.iter().find(|(tried, meant)| tried == unknown && has(meant)).map(|(_, meant)| *meant);
+    if let (ErrorKind::UnknownArgument, Some(meant)) = (error.kind(), meant) {
+        let hint = format!("use '{meant}'");
+        error.insert(ContextKind::SuggestedArg, ContextValue::None);
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![hint.into()]));
     }
     error
 }

@@ -34,7 +34,7 @@ pub(super) enum OutputFormat {
 }
 
 impl Output {
-    /// Prints rows, of which a table shows only some columns: pairs of title and name. The first two are never shortened.
+    /// Prints rows, of which a table shows only some columns: pairs of title and name.
     pub(super) fn rows(
         self,
         rows: &[DisplayRow],
@@ -46,7 +46,12 @@ impl Output {
             OutputFormat::Table if rows.is_empty() => note(none),
             OutputFormat::Table => {
                 let titles: Vec<_> = columns.iter().map(|(title, _)| *title).collect();
-                let mut table = TextTable::new(&titles, Overflow::Truncate).with_whole_columns(2);
+                // Only texts that people chose are long.
+                let is_whole =
+                    |name: &str| name.ends_with("_at") || ["id", "key_prefix", "is_active"].contains(&name);
+                let whole =
+                    columns.iter().enumerate().filter(|(_, (_, name))| is_whole(name)).map(|(at, _)| at);
+                let mut table = TextTable::new(&titles, Overflow::Truncate).with_whole_columns(whole);
                 if let Some(state) = columns.iter().position(|(_, name)| *name == "is_active") {
                     table = table.with_states(state);
                 }
@@ -58,7 +63,7 @@ impl Output {
                         time => whole_seconds(&time),
                     }));
                 }
-                table.print()
+                print(&table.text())
             }
         }
     }
@@ -73,7 +78,7 @@ impl Output {
                     let value = if name.ends_with("_at") { whole_seconds(&value) } else { value };
                     table.add([name.to_owned(), value]);
                 }
-                table.print()
+                print(&table.text())
             }
         }
     }
@@ -84,9 +89,10 @@ impl Output {
             OutputFormat::Json => json(whole),
             OutputFormat::Table => {
                 let titles = ["step", "result", "detail"];
-                let mut table = TextTable::new(&titles, Overflow::Wrap).with_whole_columns(2).with_states(1);
+                let mut table =
+                    TextTable::new(&titles, Overflow::Wrap).with_whole_columns([0, 1]).with_states(1);
                 steps.iter().for_each(|step| table.add(step.clone()));
-                table.print()
+                print(&table.text())
             }
         }
     }
@@ -106,7 +112,7 @@ impl Output {
             OutputFormat::Table => {
                 let mut table = TextTable::new(&titles, Overflow::Wrap).with_states(0);
                 rows.iter().for_each(|row| table.add(row.clone()));
-                table.print_arranged(width)
+                print(&table.text_arranged(width))
             }
         }
     }

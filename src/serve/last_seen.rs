@@ -43,6 +43,9 @@ enum Place {
 /// Suffix that is added to the name of a SQLite file.
 const SUFFIX: &str = ".seen";
 
+/// Maximum length in bytes. Keystile writes no longer one.
+const MAX_LEN: usize = 1 << 10;
+
 /// How often the place is written without a new change, so that the time in it is recent, and a Redis that lost it has it
 /// again.
 const REFRESH: Duration = Duration::from_secs(60);
@@ -58,8 +61,9 @@ pub(super) async fn watch_last_seen(
     mut feed: watch::Receiver<FeedState>,
     metrics: Metrics,
 ) {
-    let Some(place) = Place::of(&url, redis) else { return };
     let older = metrics.database_older();
+    older.set(0.0);
+    let Some(place) = Place::of(&url, redis) else { return };
     let _ = feed.wait_for(|state| state.newest.is_some()).await;
     compare(&database, &place, &older, &metrics).await;
     loop {
@@ -78,7 +82,6 @@ pub(super) async fn watch_last_seen(
 
 /// Warns if the database lacks what was seen of it.
 async fn compare(database: &Database, place: &Place, older: &Gauge, metrics: &Metrics) {
-    older.set(0.0);
     let seen = match place.read(metrics).await {
         Ok(Some(seen)) => seen,
         Ok(None) => return,
@@ -148,11 +151,11 @@ impl Place {
     async fn read(&self, metrics: &Metrics) -> Result<Option<LastSeen>, String> {
         let text = match self {
             Self::Redis(redis, name) => {
-                let get = |client: Client| async move { client.get::<Option<String>, _>(name).await };
-                redis
-                    .call(&metrics.store_duration(STORE, "read"), get)
-                    .await
-                    .map_err(|error| error.to_string())?
+                // The empty text where there is none. Keystile's user in Redis needs this command anyhow.
+                let get =
+                    |client: Client| async move { client.getrange::<String, _>(name, 0, MAX_LEN).await };
+                let text = redis.call(&metrics.store_duration(STORE, "read"), get).await;
+                Some(text.map_err(|error| error.to_string())?)
             }
             Self::File(path) => match fs::read_to_string(path) {
                 Ok(text) => Some(text),

@@ -245,6 +245,23 @@ async fn invalidate_without_arguments_names_both_ways() {
 }
 
 #[test]
+fn unknown_flag_names_the_flag_that_was_meant() {
+    for (arguments, meant) in [
+        (&["keys", "list", "--email", "ada@example.com"][..], "'--user'"),
+        (&["keys", "create", "--email", "ada@example.com"], "'--user'"),
+        (&["keys", "create", "--user", "1", "--ttl", "90d"], "'--expires-at'"),
+        (&["keys", "list", "--json"], "'--output json'"),
+        (&["keys", "list", "--usr", "1"], "'--user'"),
+        (&["serve", "--db", "x"], "'--database-url'"),
+    ] {
+        names(&keystile(arguments, "sqlite:unused.db", "").failed(2), &["tip:", meant]);
+    }
+    // users create has --email itself, and no --user.
+    let said = keystile(&["users", "list", "--email", "x"], "sqlite:unused.db", "").failed(2);
+    assert!(!said.contains("--user'"), "{said}");
+}
+
+#[test]
 fn readers_create_no_database() {
     let folder = tempfile::tempdir().unwrap();
     for arguments in [

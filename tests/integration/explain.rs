@@ -162,6 +162,54 @@ fn each_check_says_what_it_looked_at() {
     assert!(String::from_utf8(table.stdout).unwrap().contains("Every check passes."));
 }
 
+/// A model in a body that Envoy does not send is denied, as it is served.
+#[test]
+fn model_in_a_body_that_envoy_does_not_send_is_denied() {
+    let setup = Setup::new();
+    setup.create_user("ada");
+    let key = setup.create_key("ada", &["--allowed-model", "gpt-4*"]).id.to_string();
+    let explain = |more: &[&str]| setup.json(&[&["explain", &key, "--model", "gpt-4o"], more].concat());
+    assert_eq!(explain(&[])["status"], 200);
+    let denied = explain(&["--envoy-sends-body", "false"]);
+    assert_eq!((&denied["decision"], &denied["code"]), (&json!("deny"), &json!("model_not_allowed")));
+    // Where the assumption decides, it is told.
+    let told = |arguments: &[&str]| String::from_utf8(setup.run(arguments).stderr).unwrap();
+    assert!(told(&["explain", &key, "--model", "gpt-4o"]).contains("with_request_body"));
+    assert_eq!(told(&["explain", &key]), "");
+    let free = setup.create_key("ada", &[]).id.to_string();
+    assert_eq!(told(&["explain", &free, "--model", "gpt-4o"]), "");
+}
+
+#[test]
+fn explanation_has_one_shape_for_programs() {
+    let setup = Setup::new();
+    setup.create_user("ada");
+    let restrictions = ["--allowed-ip", "10.0.0.0/8", "--allowed-chatbot", "7"];
+    let key = setup.create_key("ada", &restrictions).id.to_string();
+    let explained = setup.json(&["explain", &key]);
+    let checks = explained["checks"].as_array().unwrap();
+    assert!(checks.len() > 10);
+    for check in checks {
+        let names: Vec<_> = check.as_object().unwrap().keys().map(String::as_str).collect();
+        let is_denied = check["result"] == "deny";
+        let mut expected = vec!["step", "result", "detail"];
+        expected.extend(is_denied.then_some("code"));
+        assert!(names.len() == expected.len() && expected.iter().all(|name| names.contains(name)), "{check}");
+    }
+    let result = |step: &str| checks.iter().find(|check| check["step"] == step).unwrap()["result"].clone();
+    assert_eq!(
+        ["address", "endpoint", "chatbot", "agent", "limits"].map(result),
+        ["deny", "pass", "skip", "pass", "skip"].map(|result| json!(result))
+    );
+    let allowed = setup.json(&["explain", &key, "--client", "10.0.0.1"]);
+    assert_eq!((&allowed["decision"], allowed.get("code")), (&json!("allow"), None));
+    let wrong = setup.json(&["explain", &key, "--route", "keystile.scope=x"]);
+    assert_eq!(
+        (&wrong["checks"][0]["step"], &wrong["checks"][0]["code"]),
+        (&json!("route"), &json!("route_misconfigured"))
+    );
+}
+
 #[test]
 fn unknown_key_and_unreadable_request_are_errors() {
     let setup = Setup::new();

@@ -12,6 +12,7 @@ mod bounds;
 mod change_feed;
 mod cli;
 mod cli_errors;
+mod cli_terminal;
 mod descriptor;
 mod docs;
 mod doctor;

@@ -4,10 +4,7 @@ use std::io::{self, IsTerminal};
 
 use comfy_table::{ColumnConstraint, ContentArrangement, Row, Table, presets};
 
-use super::{
-    print,
-    style::{finished, painted, printable},
-};
+use super::style::{finished, painted, printable};
 
 /// How a table on a terminal treats cells that are too wide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,8 +21,8 @@ pub(super) struct TextTable {
     titles: Vec<String>,
     rows: Vec<Vec<String>>,
     overflow: Overflow,
-    /// The columns from the left that are never shortened.
-    whole: usize,
+    /// The columns that are never shortened.
+    whole: Vec<usize>,
     /// The columns that show states.
     states: Vec<usize>,
 }
@@ -34,12 +31,12 @@ impl TextTable {
     /// An empty table. Without titles, it has no first row.
     pub(super) fn new(titles: &[&str], overflow: Overflow) -> Self {
         let titles = titles.iter().map(|title| (*title).to_owned()).collect();
-        Self { titles, rows: Vec::new(), overflow, whole: 1, states: Vec::new() }
+        Self { titles, rows: Vec::new(), overflow, whole: vec![0], states: Vec::new() }
     }
 
-    /// Never shortens the first `whole` columns.
-    pub(super) fn with_whole_columns(mut self, whole: usize) -> Self {
-        self.whole = whole;
+    /// Never shortens these columns.
+    pub(super) fn with_whole_columns(mut self, whole: impl IntoIterator<Item = usize>) -> Self {
+        self.whole = whole.into_iter().collect();
         self
     }
 
@@ -55,17 +52,14 @@ impl TextTable {
         self.rows.push(cells.into_iter().map(lines).collect());
     }
 
-    /// Prints it: as wide as the terminal, or with one line for each row and tabs between its cells.
-    pub(super) fn print(&self) -> anyhow::Result<()> {
-        match terminal_width() {
-            Some(width) => print(&self.arranged(width)),
-            None => print(&self.plain()),
-        }
+    /// Its text: as wide as the terminal, or with one line for each row and tabs between its cells.
+    pub(super) fn text(&self) -> String {
+        terminal_width().map_or_else(|| self.plain(), |width| self.arranged(width))
     }
 
-    /// Prints it in this width where there is no terminal.
-    pub(super) fn print_arranged(&self, width: u16) -> anyhow::Result<()> {
-        print(&self.arranged(terminal_width().unwrap_or(width)))
+    /// Its text in this width where there is no terminal.
+    pub(super) fn text_arranged(&self, width: u16) -> String {
+        self.arranged(terminal_width().unwrap_or(width))
     }
 
     fn plain(&self) -> String {
@@ -96,7 +90,7 @@ impl TextTable {
         }
         for (at, column) in table.column_iter_mut().enumerate() {
             column.set_padding((0, GAP));
-            if at < self.whole {
+            if self.whole.contains(&at) {
                 column.set_constraint(ColumnConstraint::ContentWidth);
             }
         }
@@ -125,12 +119,12 @@ mod tests {
 
     fn keys() -> TextTable {
         let titles = ["ID", "Prefix", "Name", "User", "Active", "Created", "Expires", "Last used"];
-        let mut table = TextTable::new(&titles, Overflow::Truncate).with_whole_columns(2).with_states(4);
+        let mut table =
+            TextTable::new(&titles, Overflow::Truncate).with_whole_columns([0, 1, 4, 5, 6, 7]).with_states(4);
         let name = "a name that is rather long for one column";
         let email = "somebody.with.a.long.name@department.example.com";
         for id in ["1", "4711"] {
-            let cells =
-                [id, "ks_abcde", name, email, "true", "412 days ago", "in 23 hours", "59 minutes ago"];
+            let cells = [id, "ks_abcde", name, email, "true", "412d ago", "in 23h", "59m ago"];
             table.add(cells.map(str::to_owned));
         }
         table
@@ -138,7 +132,7 @@ mod tests {
 
     #[test]
     fn lines_fit_the_terminal_and_ids_stay_whole() {
-        for width in [72, 80, 100, 120] {
+        for width in [76, 80, 100, 120] {
             let text = keys().arranged(width);
             let lines: Vec<_> = text.lines().collect();
             assert_eq!(lines.len(), 3, "{text}");
@@ -152,7 +146,8 @@ mod tests {
 
     #[test]
     fn text_that_matters_is_wrapped_and_not_cut() {
-        let mut table = TextTable::new(&["step", "result", "detail"], Overflow::Wrap).with_whole_columns(2);
+        let mut table =
+            TextTable::new(&["step", "result", "detail"], Overflow::Wrap).with_whole_columns([0, 1]);
         let detail =
             "request: POST /v1/chat/completions; allowed_endpoints: POST /v1/embeddings, GET /v1/models";
         table.add(["endpoint", "deny: endpoint_not_allowed", detail].map(str::to_owned));
