@@ -155,6 +155,11 @@ impl Metrics {
         self.registry.gauge(CHANGE_FEED_DEGRADED, &[("cause", cause)])
     }
 
+    /// `keystile_database_older`.
+    pub fn database_older(&self) -> Gauge {
+        self.registry.gauge(DATABASE_OLDER, &[])
+    }
+
     /// `keystile_invalidations_total` for one source.
     pub fn invalidations(&self, source: &'static str) -> Counter {
         self.registry.counter(INVALIDATIONS, &[("source", source)])

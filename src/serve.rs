@@ -36,12 +36,14 @@ mod answers;
 mod cache_secret;
 mod calls;
 mod connection;
+mod last_seen;
 mod listener;
 mod other;
 mod stream;
 mod watch;
 
 use cache_secret::{LastingSecrets, cache_secrets};
+use last_seen::watch_last_seen;
 use listener::Listener;
 use watch::{learn_cost, watch_database, watch_limiter, watch_redis};
 
@@ -124,6 +126,8 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
     attendants.spawn(connections.watch());
     attendants.spawn(in_flight.clone().watch());
     attendants.spawn(watch_database(database.clone(), feed.state(), health.clone(), metrics.clone()));
+    let (url, seen_in) = (options.database.database_url.clone(), redis.clone());
+    attendants.spawn(watch_last_seen(database.clone(), url, seen_in, feed.state(), metrics.clone()));
     attendants.spawn(async { match feed.run().await {} });
     attendants.spawn(learn_cost(database.clone(), verifier, metrics.clone()));
     attendants.spawn(watch_limiter(limiter.clone(), metrics.clone()));

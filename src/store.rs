@@ -25,6 +25,7 @@ mod change_log;
 mod database;
 mod decode;
 mod dialect;
+mod grants;
 mod inspection;
 mod look_up;
 mod lower_tier;

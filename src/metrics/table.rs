@@ -53,6 +53,7 @@ pub(crate) const CHANGE_FEED_LAST_READ: &str = "keystile_change_feed_last_read_t
 pub(crate) const CHANGE_FEED_LAST_CHANGE: &str = "keystile_change_feed_last_change_timestamp_seconds";
 pub(crate) const CHANGE_FEED_UP: &str = "keystile_change_feed_up";
 pub(crate) const CHANGE_FEED_DEGRADED: &str = "keystile_change_feed_degraded";
+pub(crate) const DATABASE_OLDER: &str = "keystile_database_older";
 pub(crate) const INVALIDATIONS: &str = "keystile_invalidations_total";
 pub(crate) const REVOCATION_LAG: &str = "keystile_revocation_lag_seconds";
 pub(crate) const USAGE_PENDING: &str = "keystile_usage_pending";
@@ -175,6 +176,11 @@ pub const TABLE: &[Metric] = &[
         name: CHANGE_FEED_LAST_CHANGE,
         kind: Kind::Gauge,
         help: "Time of the newest change that the feed has seen, in seconds since 1970, by the clock of this machine; 0 if there was none.",
+    },
+    Metric {
+        name: DATABASE_OLDER,
+        kind: Kind::Gauge,
+        help: "1 if the database, when this process started, lacked a change that an earlier run had seen, as after the restore of a backup: keys that were revoked since may be active again. 0 if not, or if nothing is known.",
     },
     Metric {
         name: INVALIDATIONS,

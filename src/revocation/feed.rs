@@ -291,10 +291,12 @@ impl<L: ChangeLog> ChangeFeed<L> {
     }
 
     fn report(&self, failures: u32) {
-        let (source, epoch) = match &self.position {
-            FeedPosition::Start => (Source::Nothing, None),
-            FeedPosition::Log { position, .. } => (Source::Log, Some(position.epoch())),
-            FeedPosition::Unlogged { .. } => (Source::UpdatedAt, None),
+        let (source, epoch, newest) = match &self.position {
+            FeedPosition::Start => (Source::Nothing, None, None),
+            FeedPosition::Log { position, known, .. } => {
+                (Source::Log, Some(position.epoch()), known.anchor.clone())
+            }
+            FeedPosition::Unlogged { .. } => (Source::UpdatedAt, None, None),
         };
         let up_until = self.up_until();
         self.fence.set_state(up_until, epoch);
@@ -304,6 +306,7 @@ impl<L: ChangeLog> ChangeFeed<L> {
             listening: self.is_notified(),
             problems: self.failure.iter().chain(&self.problems).cloned().collect(),
             has_looked: failures == 0 || failures >= TRIES,
+            newest,
         });
     }
 

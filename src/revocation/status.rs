@@ -30,6 +30,9 @@ pub struct FeedState {
     /// Whether the first read is done, or the feed no longer waits for it after several failures.
     #[serde(skip)]
     pub has_looked: bool,
+    /// The newest entry of the log. `None` without a log.
+    #[serde(skip)]
+    pub newest: Option<String>,
 }
 
 /// Where changes are read.
@@ -68,6 +71,7 @@ impl Status {
             listening: false,
             problems: Vec::new(),
             has_looked: false,
+            newest: None,
         };
         let status = Self {
             state: watch::Sender::new(state),
