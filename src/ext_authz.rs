@@ -34,6 +34,7 @@ mod encoded_record;
 mod field_filter;
 mod grpc;
 mod metrics;
+mod non_http;
 mod outcome;
 mod proto;
 mod request;
@@ -54,6 +55,7 @@ use grpc::{
     message::{Message, ReceiveError, Rejection},
 };
 use metrics::CheckMetrics;
+use non_http::NonHttpLog;
 use outcome::Outcome;
 use request::ParsedRequest;
 use response::{AllowResponses, DenyResponses};
@@ -71,6 +73,7 @@ struct Inner<S, L> {
     metrics: CheckMetrics,
     allows: AllowResponses,
     denials: DenyResponses,
+    non_http: NonHttpLog,
     body_drain: BodyDrain,
 }
 
@@ -88,6 +91,7 @@ impl<S: KeyStore<EncodedRecord>, L: RateLimiter> ExtAuthz<S, L> {
             metrics: CheckMetrics::new(metrics),
             allows: AllowResponses::new(&config, metrics),
             denials: DenyResponses::new(&config),
+            non_http: NonHttpLog::default(),
             body_drain: BodyDrain::new(),
             config,
         }))
@@ -182,7 +186,12 @@ impl<S: KeyStore<EncodedRecord>, L: RateLimiter> Inner<S, L> {
         log(&span, &outcome, attributes);
         match &outcome {
             Outcome::Allow(admission) => Ok(self.allows.write(admission, &request)),
-            Outcome::Deny(denial) => Ok(self.denials.write(denial, &request)),
+            Outcome::Deny(denial) => {
+                if denial.reason == Reason::NotHttp {
+                    self.non_http.note(message, attributes.client, now.monotonic);
+                }
+                Ok(self.denials.write(denial, &request))
+            }
             // Envoy takes a gRPC error with any code for a failure of the service.
             Outcome::Defer(denial) => Err(Status::unavailable(denial.reason.code())),
         }

@@ -24,6 +24,7 @@ mod fence_schedules;
 mod first_proofs;
 mod foreign_credentials;
 mod gateway;
+mod generated_gateways;
 mod header_bounds;
 mod injector;
 mod kubernetes;
