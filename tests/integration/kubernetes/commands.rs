@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::{
     process::free_port,
@@ -92,10 +92,14 @@ fn check(command: &[&str], what: &str) -> &'static str {
         }
         // As of the cluster, of the file with the object.
         ["kubectl", "patch", "deployment", "shop", rest @ ..] => {
-            let local = ["patch", "--local", "-f", "k8s/examples/deployment.yaml", "--output=json"];
-            let patched = kubectl(&[&local[..], &rest[2..]].concat());
-            // The file has a Service too, which the patch fits as well.
-            assert!(patched.text.contains("keystile.dev/inject"), "{what}: {}", patched.text);
+            let label = "        keystile.dev/inject: \"true\"\n";
+            let object = read("k8s/examples/deployment.yaml").replace(label, "");
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), object.split("---\n").next().unwrap()).unwrap();
+            let local = ["patch", "--local", "-f", file.path().to_str().unwrap(), "--output=yaml"];
+            let patched = kubectl(&[&local[..], &rest[2..]].concat()).good();
+            let labels = &yaml(&patched)[0]["spec"]["template"]["metadata"]["labels"];
+            assert_eq!(*labels, json!({"app": "shop", "keystile.dev/inject": "true"}), "{what}");
             "rendered"
         }
         ["kubectl", "apply", rest @ ..] => {
