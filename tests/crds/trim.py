@@ -4,8 +4,8 @@
     PYTHONPATH=.tools/kubernetes-checks-1.37.0 tests/crds/trim.py FOLDER
 
 FOLDER has checkouts of istio/istio, envoyproxy/gateway, cert-manager/cert-manager and
-prometheus-operator/prometheus-operator, by these paths. Descriptions and CEL rules are left out, and large parts
-that no manifest uses are marked with `x-trimmed`. Run it again when validate.py reports such a part.
+prometheus-operator/prometheus-operator, by these paths. Descriptions are left out, and large parts that no manifest
+uses are marked with `x-trimmed`. Run it again when validate.py reports such a part.
 """
 
 import glob
@@ -30,8 +30,7 @@ SOURCES = {
 }
 # An unused part of up to this many characters is kept.
 SMALL = 300
-DROPPED = {"description", "x-kubernetes-validations", "x-kubernetes-list-type", "x-kubernetes-list-map-keys",
-           "x-kubernetes-map-type", "default", "title", "example"}
+DROPPED = {"description", "x-kubernetes-list-type", "x-kubernetes-list-map-keys", "x-kubernetes-map-type", "title", "example"}
 BODY = {"type": "object", "properties": {
     "maxRequestBytes": {"type": "integer"},
     "allowPartialMessage": {"type": "boolean"},
@@ -103,13 +102,19 @@ def add(schemas, crd, project, used):
 def trimmed(schema, values):
     """The schema, with what none of these values uses left out where it is large."""
     kept = {key: value for key, value in schema.items() if key not in DROPPED}
+    rules = kept.pop("x-kubernetes-validations", [])
+    # A rule about a change needs the object from before.
+    rules = [{"rule": rule["rule"], "message": rule.get("message", rule["rule"])} for rule in rules
+             if "oldSelf" not in rule["rule"]]
+    if rules:
+        kept["x-kubernetes-validations"] = rules
     if "properties" in schema:
         kept["properties"] = {}
         for name, inner in schema["properties"].items():
             below = [value[name] for value in values if isinstance(value, dict) and name in value]
             part = trimmed(inner, below)
             if not below and len(json.dumps(part)) > SMALL:
-                part = {"x-trimmed": True}
+                part = {"x-trimmed": True} | {key: part[key] for key in part if key == "default"}
             kept["properties"][name] = part
     if isinstance(schema.get("items"), dict):
         kept["items"] = trimmed(schema["items"], [each for value in values if isinstance(value, list) for each in value])
