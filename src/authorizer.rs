@@ -48,6 +48,8 @@ impl<S, L: RateLimiter> Authorizer<S, L> {
         let route = attributes.route.as_ref().map_err(|_| Reason::RouteMisconfigured)?;
         // 1 credential: no I/O for text that cannot be a key.
         let credential = match &attributes.credential {
+            // Also where a key is optional: that setting is about HTTP requests.
+            Err(Reason::MissingCredential) if !attributes.is_http() => return Err(Reason::NotHttp.into()),
             Err(Reason::MissingCredential) if route.admits_anonymous() => return Ok(Permit::Anonymous),
             presented => presented.as_ref().map_err(|reason| *reason)?,
         };

@@ -35,6 +35,7 @@ mod encoded_record;
 mod field_filter;
 mod grpc;
 mod metrics;
+mod non_http;
 mod outcome;
 mod proto;
 mod request;
@@ -56,6 +57,7 @@ use grpc::{
     message::{Message, ReceiveError, Rejection},
 };
 use metrics::CheckMetrics;
+use non_http::NonHttpLog;
 use outcome::Outcome;
 use request::ParsedRequest;
 use response::{AllowResponses, DenyResponses};
@@ -74,6 +76,7 @@ struct Inner<S, L> {
     metrics: CheckMetrics,
     allows: AllowResponses,
     denials: DenyResponses,
+    non_http: NonHttpLog,
     body_drain: BodyDrain,
     route_log: RouteLog,
     reporter: Reporter,
@@ -93,6 +96,7 @@ impl<S: KeyStore<EncodedRecord>, L: RateLimiter> ExtAuthz<S, L> {
             metrics: CheckMetrics::new(metrics),
             allows: AllowResponses::new(&config, metrics),
             denials: DenyResponses::new(&config),
+            non_http: NonHttpLog::default(),
             body_drain: BodyDrain::new(),
             route_log: RouteLog::default(),
             reporter: metrics.reporter(Dependency::Memory),
@@ -189,7 +193,12 @@ impl<S: KeyStore<EncodedRecord>, L: RateLimiter> Inner<S, L> {
         self.log(&span, &outcome, attributes, now.monotonic);
         match &outcome {
             Outcome::Allow(admission) => Ok(self.allows.write(admission, &request)),
-            Outcome::Deny(denial) => Ok(self.denials.write(denial, &request)),
+            Outcome::Deny(denial) => {
+                if denial.reason == Reason::NotHttp {
+                    self.non_http.note(message, attributes.client, now.monotonic);
+                }
+                Ok(self.denials.write(denial, &request))
+            }
             // Envoy takes a gRPC error with any code for a failure of the service.
             Outcome::Defer(denial) => Err(Status::unavailable(denial.reason.code())),
         }

@@ -25,6 +25,7 @@ mod fence_schedules;
 mod first_proofs;
 mod foreign_credentials;
 mod gateway;
+mod generated_gateways;
 mod grants;
 mod header_bounds;
 mod injector;

@@ -11,21 +11,24 @@ use crate::harness::tools::{self, helm, kustomize, python, read, repository, yam
 /// Overlays that the oldest supported Kubernetes takes, and those for newer ones alone.
 const OVERLAYS: [&str; 3] = ["cert-manager", "self-signed", "monitoring"];
 const NEWER: [(&str, &str); 2] = [("policy/validating", "1.30"), ("policy", "1.37")];
-const EXAMPLES: [&str; 10] = [
+pub(super) const EXAMPLES: [&str; 13] = [
     "settings",
+    "admin",
     "deployment",
     "networkpolicy",
     "job",
+    "istio-ingress",
     "istio",
+    "istio-ambient",
     "istio-jwt",
     "envoy-gateway",
+    "envoy-gateway-shared",
     "envoy-gateway-jwt",
-    "gateway-api",
     "shared-service",
 ];
 
 /// Kinds that are not Kubernetes' own, and have no schema in the validator.
-const FOREIGN: [&str; 17] = [
+const FOREIGN: [&str; 16] = [
     "AuthorizationPolicy",
     "Backend",
     "Certificate",
@@ -35,7 +38,6 @@ const FOREIGN: [&str; 17] = [
     "Gateway",
     "GatewayClass",
     "HTTPRoute",
-    "IstioOperator",
     "Issuer",
     "PodMonitor",
     "PrometheusRule",
