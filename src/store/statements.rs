@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{
+    actor::{Action, Actor},
     dialect::Dialect,
     schema::Schema,
     statement::{Rows, Statement},
@@ -69,6 +70,13 @@ pub(crate) trait Statements: Dialect {
 
     /// The statements that give `role`, and a role for the commands that write, the rights that they need.
     fn grants(&self, schema: &Schema, used: &[UsedColumns], relations: Rows, role: &str) -> String;
+
+    /// Tells the audit log, at the start of a transaction, who makes which change in it. A required statement among them
+    /// returns no row if the audit log cannot record the change.
+    fn begin_change(&self, schema: &Schema, actor: &Actor, action: Action) -> Vec<Statement>;
+
+    /// Removes what [`Statements::begin_change`] left, at the end of the transaction.
+    fn end_change(&self, schema: &Schema) -> Option<Statement>;
 
     /// Moves the sequence of key ids past ids that were given explicitly. None where the database does so itself.
     fn advance_key_ids(&self) -> Option<Statement>;

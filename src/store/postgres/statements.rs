@@ -6,6 +6,7 @@ use super::{access, change_log, grants};
 use crate::{
     revocation::{Since, Snapshot},
     store::{
+        actor::{Action, Actor},
         dialect::Dialect,
         schema::{PROOFS, Schema},
         statement::{Rows, Statement},
@@ -223,6 +224,16 @@ impl Statements for PostgresStatements {
 
     fn grants(&self, schema: &Schema, used: &[UsedColumns], relations: Rows, role: &str) -> String {
         grants::script(schema, used, relations, role)
+    }
+
+    /// The setting ends with the transaction.
+    fn begin_change(&self, _: &Schema, actor: &Actor, action: Action) -> Vec<Statement> {
+        const TELL: &str = "SELECT set_config('keystile.actor', $1::text, true)";
+        vec![Statement::new(TELL, [Some(actor.to_json(action))])]
+    }
+
+    fn end_change(&self, _: &Schema) -> Option<Statement> {
+        None
     }
 
     fn advance_key_ids(&self) -> Option<Statement> {

@@ -6,6 +6,7 @@ use super::{change_log, triggers};
 use crate::{
     revocation::{Since, Snapshot},
     store::{
+        actor::{Action, Actor},
         dialect::Dialect,
         schema::{PROOF_COLUMNS, PROOFS, Schema},
         statement::{Rows, Statement},
@@ -176,6 +177,14 @@ impl Statements for SqliteStatements {
 
     fn grants(&self, _: &Schema, _: &[UsedColumns], _: Rows, _: &str) -> String {
         String::new()
+    }
+
+    fn begin_change(&self, _: &Schema, _: &Actor, _: Action) -> Vec<Statement> {
+        Vec::new()
+    }
+
+    fn end_change(&self, _: &Schema) -> Option<Statement> {
+        None
     }
 
     fn advance_key_ids(&self) -> Option<Statement> {
