@@ -40,7 +40,7 @@ impl Startup {
         let settings = command.get_arguments().filter_map(|argument| shown(argument, matches)).collect();
         let known = known_variables(root);
         let is_postgres = || {
-            let mut urls = matches.get_raw("database_url").into_iter().flatten();
+            let mut urls = matches.try_get_raw("database_url").ok().flatten().into_iter().flatten();
             urls.any(|url| url.to_string_lossy().starts_with("postgres"))
         };
         let (libpq, variables): (Vec<_>, Vec<_>) = variables.partition(|name| is_unread_libpq_variable(name));

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, env, path::PathBuf};
 
-use super::{DatabaseUrl, PostgresUrl, password_file::password_for};
+use super::{
+    DatabaseUrl, PostgresUrl,
+    password_file::{PasswordEntry, password_for},
+};
 
 /// Variables that are read, and the parameter that each of them stands for.
 const READ: [(&str, &str); 7] = [
@@ -70,6 +73,7 @@ pub(super) fn complete_database_url(text: &str) -> Result<DatabaseUrl, String> {
 struct LibpqVariables(BTreeMap<&'static str, String>);
 
 impl LibpqVariables {
+    #[expect(clippy::disallowed_methods, reason = "a URL is parsed once, with the settings")]
     fn of_process() -> Self {
         let names = READ.iter().map(|(name, _)| *name).chain([PASSFILE, "HOME"]);
         Self(names.filter_map(|name| Some((name, env::var(name).ok()?))).collect())
@@ -99,9 +103,9 @@ impl LibpqVariables {
             return Ok((url, None));
         };
         match password_for(&url, &file)? {
-            Ok(Some(password)) => url.set("password", &password),
-            Ok(None) => {}
-            Err(warning) => return Ok((url, Some(warning))),
+            PasswordEntry::Password(password) => url.set("password", &password),
+            PasswordEntry::Absent => {}
+            PasswordEntry::Ignored(warning) => return Ok((url, Some(warning))),
         }
         Ok((url, None))
     }

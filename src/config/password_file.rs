@@ -4,31 +4,39 @@ use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 use super::PostgresUrl;
 
-/// The password for the servers of a URL, or why the file is ignored. A file that is not there has none.
+/// What the file says about a URL.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum PasswordEntry {
+    Password(String),
+    /// There is no file, or no line in it for these servers.
+    Absent,
+    /// The file is ignored, for this reason.
+    Ignored(String),
+}
+
+/// The password for the servers of a URL.
 ///
 /// # Errors
 /// When the servers have different passwords: all connections of a URL use one.
-#[expect(clippy::type_complexity, reason = "three outcomes: a password, a warning, a refusal")]
-pub(super) fn password_for(url: &PostgresUrl, file: &Path) -> Result<Result<Option<String>, String>, String> {
-    let Ok(metadata) = fs::metadata(file) else { return Ok(Ok(None)) };
+pub(super) fn password_for(url: &PostgresUrl, file: &Path) -> Result<PasswordEntry, String> {
+    let Ok(metadata) = fs::metadata(file) else { return Ok(PasswordEntry::Absent) };
     let name = file.display();
+    let ignored = |why: &str| Ok(PasswordEntry::Ignored(format!("the password file {name} {why}")));
     if !metadata.is_file() {
-        return Ok(Err(format!("the password file {name} is not a plain file, and is ignored")));
+        return ignored("is not a plain file, and is ignored");
     }
     if metadata.permissions().mode() & 0o077 != 0 {
-        return Ok(Err(format!(
-            "the password file {name} can be read by others, and is ignored; run: chmod 0600 {name}"
-        )));
+        return ignored(&format!("can be read by others, and is ignored; run: chmod 0600 {name}"));
     }
     let text = match fs::read_to_string(file) {
         Ok(text) => text,
-        Err(error) => return Ok(Err(format!("the password file {name} is ignored: {error}"))),
+        Err(error) => return ignored(&format!("is ignored: {error}")),
     };
     let servers = servers(url);
     let mut passwords: Vec<_> = servers.iter().map(|server| find(&text, server)).collect();
     passwords.dedup();
     match &mut passwords[..] {
-        [password] => Ok(Ok(password.take())),
+        [password] => Ok(password.take().map_or(PasswordEntry::Absent, PasswordEntry::Password)),
         _ => Err(format!(
             "has hosts for which {name} has different passwords; name hosts with one password, or write it in the URL"
         )),
@@ -118,7 +126,11 @@ mod tests {
         let file = folder.path().join("pgpass");
         fs::write(&file, FILE).expect("writes");
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("a mode");
-        password_for(&url.parse().expect("a URL"), &file).map(|found| found.expect("no warning"))
+        password_for(&url.parse().expect("a URL"), &file).map(|entry| match entry {
+            PasswordEntry::Password(password) => Some(password),
+            PasswordEntry::Absent => None,
+            PasswordEntry::Ignored(why) => panic!("{why}"),
+        })
     }
 
     #[test]
@@ -149,11 +161,14 @@ mod tests {
         let url = "postgres://ada@db/keys".parse().expect("a URL");
         for (mode, is_read) in [(0o640, false), (0o604, false), (0o600, true), (0o400, true)] {
             fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("a mode");
-            let found = password_for(&url, &file).expect("no conflict");
-            assert_eq!(found.is_ok(), is_read, "{mode:o}");
-            assert!(found.is_ok() || found.is_err_and(|warning| warning.contains("chmod 0600")));
+            match password_for(&url, &file).expect("no conflict") {
+                PasswordEntry::Password(password) => assert!(is_read && password == "one", "{mode:o}"),
+                PasswordEntry::Ignored(why) => assert!(!is_read && why.contains("chmod 0600"), "{mode:o}"),
+                PasswordEntry::Absent => panic!("{mode:o}"),
+            }
         }
-        assert_eq!(password_for(&url, &folder.path().join("none")), Ok(Ok(None)));
-        assert!(password_for(&url, folder.path()).expect("no conflict").is_err());
+        assert_eq!(password_for(&url, &folder.path().join("none")), Ok(PasswordEntry::Absent));
+        let entry = password_for(&url, folder.path()).expect("no conflict");
+        assert!(matches!(entry, PasswordEntry::Ignored(_)), "{entry:?}");
     }
 }

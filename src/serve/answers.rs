@@ -61,6 +61,7 @@ fn causes(reason: Reason) -> Option<(&'static [Dependency], &'static str)> {
             Some((&[], "the line that names the setting, and docs/reference/routes.md"))
         }
         Reason::MalformedRequest
+        | Reason::NotHttp
         | Reason::MissingCredential
         | Reason::MalformedCredential
         | Reason::AmbiguousCredential
