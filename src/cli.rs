@@ -225,7 +225,9 @@ pub async fn run(cli: Cli) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            if let Some(StoreError::Unavailable(_) | StoreError::Timeout(_)) = error.downcast_ref() {
+            if let Some(StoreError::Unavailable(_) | StoreError::Paused(_) | StoreError::Timeout(_)) =
+                error.downcast_ref()
+            {
                 eprintln!("help: {DATABASE_HELP}");
             }
             ExitCode::FAILURE
