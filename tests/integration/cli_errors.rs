@@ -69,7 +69,10 @@ fn nothing_of_a_password_is_printed_wherever_a_url_is_given() {
             (&["migrate"], &postgres),
             (&["backup", "x.db"], &postgres),
             (&["serve", &admin, "--log", "nonsense="], &postgres),
-            (&["serve", &admin, "--change-feed-url", &postgres], "sqlite:/none/unused.db"),
+            (
+                &["serve", &admin, "--change-feed-url", &postgres, "--log", "nonsense="],
+                "sqlite:/none/unused.db",
+            ),
             (&["serve", &admin, "--redis-url", &redis, "--rate-limit", "nowhere"], "sqlite:/none/unused.db"),
             (&["serve", &admin, "--redis-url", &redis, "--log", "nonsense="], "sqlite:/none/unused.db"),
             (&["serve", &admin, "--listen", &postgres], "sqlite:/none/unused.db"),
