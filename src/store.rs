@@ -125,9 +125,9 @@ impl<R: StoredRecord> Lookup<R> {
         Proven { record, tier: self.tier, stale: self.stale, limit_status: None }
     }
 
-    /// Whether every record has its hash.
+    /// Whether every record has a hash that a credential can be proven against.
     pub fn is_hashed(&self) -> bool {
-        self.records.iter().all(|stored| stored.record().hash.expose().is_some())
+        self.records.iter().all(|stored| stored.record().hash.is_whole())
     }
 }
 

@@ -19,6 +19,7 @@ use crate::{
 };
 
 mod create;
+mod credential_output;
 
 use create::Create;
 
@@ -140,19 +141,12 @@ async fn revoke(Revoke { key, wait, wait_args, output, database }: Revoke) -> an
 
 async fn create(args: Box<Create>) -> anyhow::Result<()> {
     let database = open(&args.database)?;
+    let target = args.output.open()?;
     let (key, credential) = database
         .create_key(&args.new_key(), &args.brand, args.cost.of_new_hashes())
         .await
         .map_err(|error| with_database_name(&args.database, error))?;
-    if args.output.output == OutputFormat::Json {
-        return json(&key.with("credential", credential.expose()));
-    }
-    eprintln!(
-        "created key {} of {}; this is the only time that it is shown:",
-        key.text("id"),
-        key.text("user_email")
-    );
-    print(&format!("{}\n", credential.expose()))
+    target.write(&key, &credential, &format!("created key {} of {}", key.text("id"), key.text("user_email")))
 }
 
 /// Finds the key of a credential. A typo is recognised without the database.

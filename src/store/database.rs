@@ -23,7 +23,7 @@ use crate::{
     credential::Prefix,
     decision::Tier,
     metrics::Metrics,
-    record::{KeyHash, KeyRecord, UnreadableBudget},
+    record::{BcryptHash, KeyRecord, UnreadableBudget},
     resilience::Singleflight,
     usage::WriteOutcome,
 };
@@ -129,7 +129,7 @@ impl Database {
         let _permit = self.permit().await;
         let rows = self.backend().query(Deadline::Operator, statement).await?;
         let costs = rows.iter().filter_map(|cells| cells.first()?.as_deref()?.parse().ok());
-        Ok(costs.filter(|cost| KeyHash::COSTS.contains(cost)).max())
+        Ok(costs.filter(|cost| BcryptHash::COSTS.contains(cost)).max())
     }
 
     /// Free capacity for further calls, and open connections.

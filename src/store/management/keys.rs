@@ -14,7 +14,7 @@ use crate::{
         Credential, Prefix,
         generate::{self, Brand},
     },
-    record::{KeyId, Limits},
+    record::{HashKind, KeyHash, KeyId, Limits, Sha256Hash},
     store::KeyStore,
 };
 
@@ -157,7 +157,7 @@ impl Database {
         }
     }
 
-    /// The key of this credential, proven by bcrypt. `None` when it belongs to no key.
+    /// The key of this credential, proven by its hash. `None` when it belongs to no key.
     ///
     /// # Errors
     /// [`ManagementError`] when the database does not answer.
@@ -165,11 +165,7 @@ impl Database {
         let lookup = self.records(credential.prefix(), Timestamps::now()).await?;
         for record in lookup.records.iter() {
             let (credential, hash) = (credential.clone(), record.hash.clone());
-            let proof = move || {
-                let hash = hash.expose().unwrap_or_default();
-                bcrypt::verify(credential.expose(), hash).unwrap_or(false)
-            };
-            if blocking(proof).await? {
+            if blocking(move || proves(&credential, &hash)).await? {
                 return self.find_key(&record.id.0.to_string()).await.map(Some);
             }
         }
@@ -246,6 +242,16 @@ impl Database {
             ("total_tokens", Some("0".into())),
             ("total_cost", Some("0".into())),
         ]
+    }
+}
+
+/// Whether the credential has this hash. bcrypt takes a part of a second.
+pub(super) fn proves(credential: &Credential, hash: &KeyHash) -> bool {
+    match hash.kind() {
+        HashKind::Bcrypt(hash) => {
+            bcrypt::verify(credential.expose(), hash.expose().unwrap_or_default()).unwrap_or(false)
+        }
+        HashKind::Sha256(hash) => hash.matches(&Sha256Hash::of(credential), None),
     }
 }
 
