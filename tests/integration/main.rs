@@ -12,6 +12,8 @@ mod bounds;
 mod change_feed;
 mod cli;
 mod cli_errors;
+mod completions;
+mod credential_output;
 mod descriptor;
 mod docs;
 mod doctor;
