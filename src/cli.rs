@@ -23,7 +23,6 @@ mod completions;
 mod database;
 mod doctor;
 mod explain;
-mod import;
 mod inject;
 mod invalidate;
 mod keys;

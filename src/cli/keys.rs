@@ -9,7 +9,6 @@ use zeroize::Zeroizing;
 use super::{
     argument::refuse_whole_key,
     database::{open, open_read_only, with_database_name},
-    import::{self, Import},
     output::{Output, OutputFormat, json, print},
     wait::{WaitArgs, wait_for_instances},
 };
@@ -20,8 +19,10 @@ use crate::{
 
 mod create;
 mod credential_output;
+mod import;
 
 use create::Create;
+use import::Import;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -33,8 +34,8 @@ pub(super) enum Command {
     Show(Show),
     /// Revoke a key.
     Revoke(Revoke),
-    /// Import rows with bcrypt hashes from a file: all of them or none.
-    Import(Import),
+    /// Import keys from a file: rows with their hashes, or what Kong or Unkey exports. All of them or none.
+    Import(Box<Import>),
 }
 
 #[derive(Debug, Args)]
@@ -114,7 +115,7 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
             }
         }
         Command::Revoke(args) => revoke(args).await,
-        Command::Import(args) => import::run(args).await,
+        Command::Import(args) => import::run(*args).await,
     }
 }
 

@@ -212,7 +212,16 @@ mod tests {
         assert!(!text.contains(&BODY[..8]) && text.len() == 35, "{text}");
         let left = KeyHash::parse_redacted(&text).expect("read");
         assert_eq!((left.tag(), left.cost(), left.expose()), (hash.tag(), Some(10), None));
-        for bad in ["", "10", "10:", "03:00", "sha256:", "sha256:AAAA", &text[..34], &text.to_uppercase().replace(':', "")] {
+        for bad in [
+            "",
+            "10",
+            "10:",
+            "03:00",
+            "sha256:",
+            "sha256:AAAA",
+            &text[..34],
+            &text.to_uppercase().replace(':', ""),
+        ] {
             assert!(KeyHash::parse_redacted(bad).is_err(), "{bad}");
         }
         assert!(text.parse::<KeyHash>().is_err(), "never from a database");
@@ -221,7 +230,10 @@ mod tests {
     #[test]
     fn debug_output_shows_no_hash() {
         let hash: KeyHash = format!("$2b$10${BODY}").parse().expect("accepted");
-        assert_eq!(format!("{hash:?} {:?}", hash.tag()), "KeyHash(Bcrypt(BcryptHash(cost 10, ..))) HashTag(..)");
+        assert_eq!(
+            format!("{hash:?} {:?}", hash.tag()),
+            "KeyHash(Bcrypt(BcryptHash(cost 10, ..))) HashTag(..)"
+        );
     }
     proptest! {
         #[test]

@@ -261,7 +261,8 @@ async fn proven_by_another(ours: &[&[u8]], theirs: &[&[u8]]) -> (Bench, Lookup) 
     another.prove(&credential, &found, &caller(Timestamps::now())).await.expect("proven");
     let (prefix, proof_key) = shared.lock().pop().expect("shared");
     assert_eq!(prefix, credential.prefix());
-    let hash = KeyHash::parse_redacted(&fixtures::record().hash.redacted(&CacheSecret::random())).expect("read");
+    let hash =
+        KeyHash::parse_redacted(&fixtures::record().hash.redacted(&CacheSecret::random())).expect("read");
     let record = Arc::new(KeyRecord { hash, ..fixtures::record() });
     let until = Timestamps::now().wall + Duration::from_secs(60);
     let found = Lookup {

@@ -62,7 +62,7 @@ fn every_command_has_a_manual_page_with_its_flags() {
         assert!(text.contains(".TH") && !text.contains("pass-word"), "{page}");
     }
     let create = fs::read_to_string(pages.join("keystile-keys-create.1")).expect("text").replace('\\', "");
-    assert!(create.contains("--output-file") && create.contains("only its owner can read"), "{create}");
+    assert!(create.contains("--output-file") && create.contains("KEYSTILE_DATABASE_URL"), "{create}");
 }
 
 fn collect(command: &Command, name: &str, names: &mut BTreeSet<String>) {

@@ -56,7 +56,10 @@ async fn secret_of_kubernetes_has_the_credential_under_its_names() {
         assert_eq!(metadata["name"], name);
         assert_eq!(metadata["namespace"].as_str(), if more.is_empty() { None } else { Some("prod") });
         let credential = manifest["stringData"][key].as_str().expect("the credential");
-        assert_eq!(metadata["annotations"]["keystile.dev/key-id"], identified(&place, credential).to_string());
+        assert_eq!(
+            metadata["annotations"]["keystile.dev/key-id"],
+            identified(&place, credential).to_string()
+        );
     }
 }
 
@@ -71,7 +74,8 @@ async fn file_is_for_its_owner_alone_and_stdout_stays_empty() {
         let text = fs::read_to_string(&file).expect("text");
         let at = text.find("ks_").expect("a key");
         // In JSON the prefix comes first.
-        let at = if form == "json" { at + text[at + 8..].find("ks_").expect("the credential") + 8 } else { at };
+        let at =
+            if form == "json" { at + text[at + 8..].find("ks_").expect("the credential") + 8 } else { at };
         let credential = &text[at..at + keystile::credential::generate::LEN];
         assert!(identified(&place, credential).is_number(), "{form}");
         assert!(!run.stderr.contains(credential) && run.stderr.contains(form), "{}", run.stderr);

@@ -27,6 +27,7 @@ mod first_proofs;
 mod foreign_credentials;
 mod gateway;
 mod header_bounds;
+mod imports;
 mod injector;
 mod kubernetes;
 mod language_models;

@@ -88,7 +88,8 @@ impl CredentialOutput {
         match self.output {
             CredentialForm::Table => writeln!(text, "{secret}")?,
             CredentialForm::Json => {
-                let json = Zeroizing::new(serde_json::to_string_pretty(&key.clone().with("credential", secret))?);
+                let json =
+                    Zeroizing::new(serde_json::to_string_pretty(&key.clone().with("credential", secret))?);
                 writeln!(text, "{}", *json)?;
             }
             CredentialForm::Env => {
@@ -127,10 +128,14 @@ impl CredentialWriter<'_> {
         });
         let id = key.text("id");
         written.with_context(|| {
-            format!("{done}, but its credential could not be written and is lost; run `keystile keys revoke {id}`")
+            format!(
+                "{done}, but its credential could not be written and is lost; run `keystile keys revoke {id}`"
+            )
         })?;
         match (&output.output_file, output.output) {
-            (Some(path), _) => eprintln!("{done}; its credential is in {}, and shown nowhere else", path.display()),
+            (Some(path), _) => {
+                eprintln!("{done}; its credential is in {}, and shown nowhere else", path.display())
+            }
             (None, CredentialForm::Json) => {}
             (None, _) => eprintln!("{done}; this is the only time that its credential is shown"),
         }

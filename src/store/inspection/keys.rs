@@ -111,7 +111,9 @@ impl Inspector<'_> {
         if examined.is_allowed && has_hash {
             match record.hash.cost() {
                 Some(cost) => *seen.costs.entry(cost).or_default() += 1,
-                None => examined.add(FindingKind::HashSha256, Severity::Note, "key_hash", "", &mut seen.tally),
+                None => {
+                    examined.add(FindingKind::HashSha256, Severity::Note, "key_hash", "", &mut seen.tally)
+                }
             }
         }
         examined.report_problems(&problems, hash.as_deref(), &mut seen.tally);

@@ -231,7 +231,7 @@ impl Database {
     }
 
     /// The values that every new key has, where there is a column.
-    fn defaults(&self, new: &NewKey) -> [ColumnValue; 7] {
+    pub(super) fn defaults(&self, new: &NewKey) -> [ColumnValue; 7] {
         let flag = |flag: bool| Some(if flag { "1" } else { "0" }.to_owned());
         [
             ("is_active", flag(true)),
@@ -260,7 +260,7 @@ async fn hash(credential: Credential, cost: u32) -> Result<String> {
     hashed.map_err(|error| ManagementError::Refused(format!("--cost {cost}: {error}")))
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     let work = tokio::task::spawn_blocking(work).await;
     work.map_err(|_| ManagementError::Refused("bcrypt ended early; please report this".into()))
 }

@@ -16,7 +16,8 @@ impl Bench {
     /// What was counted: attempts by outcome, and computations.
     fn counts(&self) -> Vec<String> {
         let text = self.metrics.render();
-        let counted = |line: &&str| line.starts_with("keystile_first_proofs_total") || line.contains("bcrypt");
+        let counted =
+            |line: &&str| line.starts_with("keystile_first_proofs_total") || line.contains("bcrypt");
         let mut counts: Vec<_> = text.lines().filter(counted).map(str::to_owned).collect();
         counts.sort();
         counts
@@ -40,7 +41,10 @@ async fn right_secret_is_proven_without_bcrypt_and_shared_with_nobody() {
         assert_eq!(bench.prove_at(CREDENTIAL, &records, now + ttl * tenth / 10).await, Ok(KeyId(1)));
     }
     assert_eq!((bench.computations(), *shared.lock(), bench.verifier.len()), (0, 0, (1, 0)));
-    assert!(bench.counts().iter().any(|line| line.contains("proven") && line.ends_with(" 3")), "once a lifetime");
+    assert!(
+        bench.counts().iter().any(|line| line.contains("proven") && line.ends_with(" 3")),
+        "once a lifetime"
+    );
 }
 
 #[tokio::test]
@@ -71,7 +75,10 @@ async fn wrong_secret_costs_and_counts_what_an_unknown_prefix_does() {
     };
     let with_hash = of(vec![key(1, CREDENTIAL)]).await;
     assert_eq!(with_hash, of(Vec::new()).await);
-    assert!(with_hash.0.iter().any(|line| line.contains("mismatch") && line.ends_with(" 2")), "{with_hash:?}");
+    assert!(
+        with_hash.0.iter().any(|line| line.contains("mismatch") && line.ends_with(" 2")),
+        "{with_hash:?}"
+    );
 }
 
 #[tokio::test]

@@ -45,7 +45,8 @@ fn records_are_restored_without_their_hash() {
 
 #[test]
 fn sha256_hash_is_restored_in_a_form_that_needs_the_secret() {
-    let credential = crate::credential::Credential::parse(fixtures::CREDENTIAL.as_bytes()).expect("well-formed");
+    let credential =
+        crate::credential::Credential::parse(fixtures::CREDENTIAL.as_bytes()).expect("well-formed");
     let hash = crate::record::Sha256Hash::of(&credential);
     let row = decode::fixtures::row_with(&[("key_hash", Some(&hash.expose()))]);
     let record = decode::decode(&row, AccountLock::Deny).expect("decodes");
