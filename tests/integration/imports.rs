@@ -222,7 +222,8 @@ async fn one_key_that_does_not_fit_keeps_every_other_out() {
         let unknown_owner = KONG_DB_EXPORT.replace("username: ada", "username: eve");
         let twice = KONG_DB_EXPORT.replace(KONG_KEYS[1], KONG_KEYS[0]);
         let short = KONG_DB_EXPORT.replace(KONG_KEYS[1], "tooShort");
-        let without_consumer = "keyauth_credentials: [{key: abcdefghijklmnop, consumer: 00000000}]".to_owned();
+        let without_consumer =
+            "keyauth_credentials: [{key: abcdefghijklmnop, consumer: 00000000}]".to_owned();
         let many: String = (0..9).map(|n| format!("  - key: same_beginning_of_{n}\n")).collect();
         let many = format!("consumers:\n- username: ada\n  keyauth_credentials:\n{many}");
         for (text, words) in [
@@ -271,7 +272,8 @@ async fn restriction_that_is_lost_needs_consent() {
 #[tokio::test]
 async fn dry_run_finds_what_the_database_would_refuse_and_keeps_nothing() {
     for place in [Place::sqlite().await, Place::postgres().await] {
-        keystile(&["users", "create", "--email", "ada@example.com", "--username", "ada"], &place.url(), "").done();
+        keystile(&["users", "create", "--email", "ada@example.com", "--username", "ada"], &place.url(), "")
+            .done();
         let arguments =
             ["--format", "kong", "--users", "create", "--email-domain", "example.com", "--dry-run"];
         let said = import(&place.url(), KONG_DECK, &arguments).done();

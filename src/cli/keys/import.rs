@@ -13,11 +13,11 @@ use clap::{Args, ValueEnum, builder::NonEmptyStringValueParser};
 use indicatif::{ProgressBar, ProgressStyle};
 use time::OffsetDateTime;
 
+use crate::cli::{
+    database::{open, with_database_name},
+    output::{count, print},
+};
 use crate::{
-    cli::{
-        database::{open, with_database_name},
-        output::{count, print},
-    },
     clock,
     config::{BcryptCost, DatabaseOptions},
     credential::{Credential, Prefix},
@@ -33,7 +33,7 @@ mod unkey;
 use losses::Losses;
 
 #[derive(Debug, Args)]
-pub(in crate::cli) struct Import {
+pub(crate) struct Import {
     /// File of keys; `-` is stdin. Rows have the columns of `api_keys`, and `user_email` where there is no `user_id`.
     file: PathBuf,
     /// Format of the file; by its ending (.csv, .jsonl, .ndjson, .yaml and .yml of Kong) when absent.

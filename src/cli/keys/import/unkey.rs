@@ -213,6 +213,9 @@ fn limits(key: &Object, losses: &mut Losses) -> Vec<(&'static str, u64)> {
 }
 
 fn count_losses(key: &Object, losses: &mut Losses) {
+    if key.contains_key("hash") && !key.contains_key("ratelimits") {
+        losses.restriction("ratelimits, which the file does not tell of");
+    }
     let is_limited = |object: &Object| object.get("credits").is_some_and(is_set);
     if is_limited(key) || key.get(REMAINING).is_some_and(is_set) {
         losses.restriction("credits: the number of requests that remain");

@@ -82,6 +82,8 @@ fn limits_of_other_windows_and_credits_are_losses() {
         ]
     );
     assert!(contents.losses.all().contains("meta (1)") && contents.losses.all().contains("roles (1)"));
+    let silent = read_one(&json!({ "start": "acme_abcd", "hash": HASH }));
+    assert!(silent.losses.restrictions().contains("ratelimits, which the file does not tell of (1)"));
     let deleted = read_one(&json!({ "hash": HASH, "deleted_at_m": 1_700_000_000_000_u64 }));
     assert!(
         deleted.rows.is_empty()
