@@ -10,6 +10,7 @@ use crate::harness::{
     envoy::{Gateway, VERSIONS},
     keystile::{Run, keystile},
     place::Place,
+    postgres::Schema,
     service::{Keystile, Setup},
     until,
 };
@@ -335,6 +336,53 @@ async fn flags_without_effect_and_unknown_formats_are_refused() {
         &["--format", "tyk"],
     ] {
         import(&place.url(), KONG_DECK, arguments).failed(2);
+    }
+}
+
+/// The commands of the guide, with litellm's tables as far as they read them.
+#[tokio::test]
+async fn users_of_litellm_get_new_keys_as_the_guide_says() {
+    let (place, litellm) = (Place::sqlite().await, Schema::create().await);
+    place.user().await;
+    litellm
+        .execute(
+            "CREATE TABLE \"LiteLLM_UserTable\" (user_id text PRIMARY KEY, user_email text);
+             CREATE TABLE \"LiteLLM_VerificationToken\" (token text PRIMARY KEY, key_name text, user_id text,
+                 blocked boolean, expires timestamp(3));
+             INSERT INTO \"LiteLLM_UserTable\" VALUES ('1', 'ada@example.com'), ('2', 'grace@example.com'),
+                 ('3', 'gone@example.com'), ('4', NULL), ('5', 'without-key@example.com');
+             INSERT INTO \"LiteLLM_VerificationToken\" VALUES ('a', 'sk-...abcd', '1', NULL, NULL),
+                 ('b', 'sk-...bcde', '1', false, '2099-01-01'), ('c', 'sk-...cdef', '2', NULL, NULL),
+                 ('d', 'sk-...defg', '3', true, NULL), ('e', 'sk-...efgh', '3', NULL, '2020-01-01'),
+                 ('f', 'sk-...fghi', '4', NULL, NULL);",
+        )
+        .await;
+    let guide = crate::harness::tools::read("docs/guides/import.md");
+    let (_, section) = guide.split_once("## From litellm").expect("the section");
+    let (_, block) = section.split_once("```sh\n").expect("commands");
+    let (script, _) = block.split_once("```").expect("their end");
+    let folder = tempfile::tempdir().expect("a folder");
+    let binary = std::path::Path::new(env!("CARGO_BIN_EXE_keystile")).parent().expect("its folder");
+    let output = std::process::Command::new("bash")
+        .env_clear()
+        .env("KEYSTILE_DATABASE_URL", place.url())
+        .env("KEYSTILE_BCRYPT_COST", "4")
+        .env("PATH", format!("{}:{}", binary.display(), std::env::var("PATH").expect("a path")))
+        .env("LITELLM_DATABASE_URL", litellm.url())
+        .current_dir(folder.path())
+        .args(["-e", "-c", script])
+        .output()
+        .expect("runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut keys: Vec<_> = listed(&place.url()).iter().map(|key| key["user_email"].clone()).collect();
+    keys.sort_by_key(Value::to_string);
+    assert_eq!(keys, ["ada@example.com", "grace@example.com"]);
+    for user in ["ada", "grace"] {
+        let file = folder.path().join(format!("new-keys/{user}@example.com.env"));
+        let text = fs::read_to_string(file).expect("a file for each user");
+        let key = text.trim_end().strip_prefix("API_KEY=").expect("a variable");
+        let shown = keystile(&["keys", "show", "-", "--output", "json"], &place.url(), key).json();
+        assert_eq!(shown["user_email"], format!("{user}@example.com"));
     }
 }
 

@@ -20,16 +20,17 @@ use crate::cli::{
 use crate::{
     clock,
     config::{BcryptCost, DatabaseOptions},
-    credential::{Credential, Prefix},
-    store::{ImportError, ImportOptions, ImportProgress, ImportRow, ImportStep, Imported, OwnerRule},
+    store::{ImportError, ImportOptions, ImportProgress, ImportStep, Imported, OwnerRule},
 };
 
+mod contents;
 mod documents;
 mod kong;
 mod losses;
 mod rows;
 mod unkey;
 
+use contents::{Contents, Lines, ReadOptions};
 use losses::Losses;
 
 #[derive(Debug, Args)]
@@ -92,26 +93,6 @@ enum Users {
     Match,
     /// An owner who is no user becomes one.
     Create,
-}
-
-type Lines = BTreeMap<u64, String>;
-
-/// What a file has.
-#[derive(Default)]
-struct Contents {
-    rows: Vec<ImportRow>,
-    errors: Lines,
-    /// What a number of [`Contents::errors`] stands for, where it is no line.
-    places: BTreeMap<u64, String>,
-    losses: Losses,
-}
-
-/// What a file is read with.
-#[derive(Debug, Clone, Copy)]
-struct ReadOptions {
-    /// When the file was written: durations in it count from then.
-    written_at: OffsetDateTime,
-    allow_short_keys: bool,
 }
 
 /// Errors shown; a file that is wrong throughout needs no more to be recognised.
@@ -204,30 +185,6 @@ impl Import {
             Format::Unkey => unkey::read(&text(input)?, options),
         }
     }
-}
-
-impl Contents {
-    fn add(&mut self, row: Result<ImportRow, String>, line: u64) {
-        match row {
-            Ok(row) => self.rows.push(row),
-            Err(error) => drop(self.errors.insert(line, error)),
-        }
-    }
-}
-
-/// Reads a whole key. The error repeats nothing of it.
-fn parse_secret(text: &str, options: ReadOptions) -> Result<Credential, String> {
-    let secret =
-        Credential::parse(text.as_bytes()).map_err(|error| format!("the key cannot be one here: {error}"))?;
-    if secret.expose().len() < 2 * Prefix::LEN && !options.allow_short_keys {
-        return Err(format!(
-            "the key has fewer than {} characters, of which logs and lists show the first {}: replace it by a new one, \
-             or give --allow-short-keys",
-            2 * Prefix::LEN,
-            Prefix::LEN
-        ));
-    }
-    Ok(secret)
 }
 
 fn text(input: Box<dyn Read>) -> anyhow::Result<String> {

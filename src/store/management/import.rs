@@ -3,53 +3,27 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{
-    ColumnValue, Database, ManagementError, NewKey, Result, Schema, Statement, StoreError,
+    Database, ManagementError, NewKey, Result, Schema, Statement, StoreError,
     columns::{API_KEYS, ColumnKind},
     insert_from,
 };
 use crate::{
-    credential::{Credential, Prefix},
-    record::{KeyHash, Sha256Hash},
+    credential::Prefix,
     store::{
         MAX_RECORDS,
         statement::{Progress, TransactionOutcome},
     },
 };
 
+mod options;
 mod owners;
+mod row;
 mod secrets;
 
-pub use owners::{ExportedUser, OwnerRule};
+pub use options::{ImportOptions, ImportProgress, ImportStep};
+pub use owners::OwnerRule;
 use owners::{Owner, Owners};
-
-/// One key to import, its values checked.
-#[derive(Debug, Clone)]
-pub struct ImportRow {
-    line: u64,
-    values: Vec<ColumnValue>,
-    user_email: Option<String>,
-    /// What another product says of the key. `None` for a row with the columns of `api_keys`.
-    exported: Option<Exported>,
-}
-
-/// A key of another product.
-#[derive(Debug, Clone)]
-struct Exported {
-    owner: Option<ExportedUser>,
-    /// The whole key, whose hash is still to be made.
-    secret: Option<Credential>,
-}
-
-/// How keys are imported.
-#[derive(Debug, Clone)]
-pub struct ImportOptions {
-    /// Whose the keys of another product are.
-    pub owners: OwnerRule,
-    /// The bcrypt cost of hashes that are made.
-    pub cost: u32,
-    /// Whether everything is tried and nothing is kept.
-    pub is_dry_run: bool,
-}
+pub use row::{ExportedUser, ImportRow};
 
 /// What was imported.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -61,20 +35,6 @@ pub struct Imported {
     /// Values that the database has no column for, by column: each is of a kind that restricts nothing.
     pub without_column: BTreeMap<&'static str, u64>,
 }
-
-/// A step that takes long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ImportStep {
-    /// Keys are looked for among those that exist.
-    Comparing,
-    /// Hashes are made.
-    Hashing,
-    /// Rows are inserted.
-    Inserting,
-}
-
-/// Receives the number of keys that are done in a step.
-pub type ImportProgress = std::sync::Arc<dyn Fn(ImportStep, usize) + Send + Sync>;
 
 /// Why nothing was imported.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -93,104 +53,6 @@ const DISPENSABLE: [&str; 5] = ["name", "description", "tags", "created_at", "up
 impl From<StoreError> for ImportError {
     fn from(error: StoreError) -> Self {
         Self::Manage(error.into())
-    }
-}
-
-impl ImportRow {
-    /// The column that names the key's user by email, in place of `user_id`.
-    pub const USER_EMAIL: &'static str = "user_email";
-
-    /// Whether a row may have this column.
-    pub fn knows(column: &str) -> bool {
-        column == Self::USER_EMAIL || API_KEYS.iter().any(|known| known.name == column)
-    }
-
-    /// Checks the columns and values of one line.
-    ///
-    /// # Errors
-    /// A sentence that names the column and its expected value. It repeats no value, which may be a hash in the wrong
-    /// column.
-    pub fn parse(line: u64, fields: impl IntoIterator<Item = (String, String)>) -> Result<Self, String> {
-        let row = Self::with_values(line, fields)?;
-        for column in ["key_hash", "key_prefix"] {
-            if row.value(column).is_none() {
-                return Err(format!("{column} is missing"));
-            }
-        }
-        if row.value("user_id").is_none() && row.user_email.is_none() {
-            return Err("user_id or user_email is missing".into());
-        }
-        Ok(row)
-    }
-
-    /// A key of another product, of which the whole secret is known.
-    ///
-    /// # Errors
-    /// A sentence that names the column whose value does not fit.
-    pub fn with_secret(
-        line: u64,
-        secret: Credential,
-        owner: Option<ExportedUser>,
-        fields: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Self, String> {
-        let mut row = Self::with_values(line, fields)?;
-        row.values.push(("key_prefix", Some(secret.prefix().as_str().to_owned())));
-        row.exported = Some(Exported { owner, secret: Some(secret) });
-        Ok(row)
-    }
-
-    /// A key of another product, of which the beginning and a hash are known.
-    ///
-    /// # Errors
-    /// As above.
-    pub fn with_hash(
-        line: u64,
-        (prefix, hash): (Prefix, Sha256Hash),
-        owner: Option<ExportedUser>,
-        fields: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Self, String> {
-        let mut row = Self::with_values(line, fields)?;
-        row.values.push(("key_prefix", Some(prefix.as_str().to_owned())));
-        row.values.push(("key_hash", Some(hash.expose())));
-        row.exported = Some(Exported { owner, secret: None });
-        Ok(row)
-    }
-
-    fn with_values(line: u64, fields: impl IntoIterator<Item = (String, String)>) -> Result<Self, String> {
-        let mut row = Self { line, values: Vec::new(), user_email: None, exported: None };
-        for (name, text) in fields {
-            if name == Self::USER_EMAIL {
-                row.user_email = Some(text);
-                continue;
-            }
-            let Some(column) = API_KEYS.iter().find(|column| column.name == name) else {
-                return Err("a column that api_keys does not have".into());
-            };
-            let value = column.kind.normalize(&text);
-            row.values.push((column.name, value.map_err(|expected| format!("{name} is not {expected}"))?));
-        }
-        row.values.retain(|(_, value)| value.is_some());
-        Ok(row)
-    }
-
-    fn value(&self, column: &str) -> Option<&str> {
-        self.values.iter().find(|(name, _)| *name == column)?.1.as_deref()
-    }
-
-    fn prefix(&self) -> &str {
-        self.value("key_prefix").unwrap_or_default()
-    }
-
-    fn secret(&self) -> Option<&Credential> {
-        self.exported.as_ref()?.secret.as_ref()
-    }
-
-    /// The SHA-256 of its secret, where it is known.
-    fn sha256(&self) -> Option<KeyHash> {
-        match self.secret() {
-            Some(secret) => Some(Sha256Hash::of(secret).into()),
-            None => self.value("key_hash")?.parse::<Sha256Hash>().ok().map(KeyHash::from),
-        }
     }
 }
 
@@ -397,38 +259,5 @@ impl Plan {
     fn add(&mut self, line: u64, statement: Statement) {
         self.lines.push(line);
         self.statements.push(statement);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::record::fixtures;
-
-    fn parse(fields: &[(&str, &str)]) -> Result<ImportRow, String> {
-        let base = [("key_hash", fixtures::HASH), ("key_prefix", "ks_sampl"), ("user_id", "1")];
-        let kept = base.iter().filter(|(name, _)| fields.iter().all(|(other, _)| other != name));
-        let fields = kept.chain(fields.iter().filter(|(_, text)| !text.is_empty()));
-        ImportRow::parse(2, fields.map(|(name, text)| ((*name).to_owned(), (*text).to_owned())))
-    }
-
-    #[test]
-    fn every_malformed_value_is_named_by_its_column_and_not_repeated() {
-        assert!(parse(&[]).is_ok());
-        for (column, bad) in [
-            ("key_hash", "$2x$secret"),
-            ("key_hash", "$sha256$secret"),
-            ("key_hash", ""),
-            ("key_prefix", "short"),
-            ("user_id", fixtures::HASH),
-            ("expires_at", "tomorrow"),
-            ("rate_limit_per_day", "-1"),
-            ("scopes", "chat embed"),
-            ("is_active", "yes!"),
-        ] {
-            let error = parse(&[(column, bad)]).expect_err(column);
-            assert!(error.contains(column), "{error}");
-            assert!(bad.is_empty() || !error.contains(bad), "{error}");
-        }
     }
 }

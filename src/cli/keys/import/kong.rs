@@ -10,10 +10,9 @@ use serde_json::Value;
 use time::Duration;
 
 use super::{
-    Contents, ReadOptions,
+    contents::{Contents, ReadOptions, parse_secret},
     documents::{self, Object, instant, is_set, objects, others, text, texts},
     losses::{Losses, shown},
-    parse_secret,
 };
 use crate::{
     record::rfc3339,

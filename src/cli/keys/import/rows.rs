@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use anyhow::bail;
 use serde_json::Value;
 
-use super::{Contents, losses::shown};
+use super::{contents::Contents, losses::shown};
 use crate::store::ImportRow;
 
 pub(super) fn read_csv(input: Box<dyn Read>) -> anyhow::Result<Contents> {

@@ -9,10 +9,9 @@ use data_encoding::{BASE64, BASE64_NOPAD, BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use serde_json::Value;
 
 use super::{
-    Contents, ReadOptions,
+    contents::{Contents, ReadOptions, parse_secret},
     documents::{self, Object, instant, is_set, objects, others, text, texts},
     losses::{Losses, shown},
-    parse_secret,
 };
 use crate::{
     credential::Prefix,

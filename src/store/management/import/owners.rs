@@ -3,18 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::{
-    super::users::NewUser,
-    {Database, ImportRow, Result, Schema, Statement},
+    super::{Database, Result, Schema, Statement, users::NewUser},
+    row::{ExportedUser, ImportRow},
 };
-
-/// An owner as another product names it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct ExportedUser {
-    /// Its id in the application, such as Kong's `custom_id` or Unkey's `externalId`.
-    pub id: Option<String>,
-    /// Its name, such as Kong's `username`.
-    pub name: Option<String>,
-}
 
 /// How owners become users.
 #[derive(Debug, Clone, PartialEq, Eq)]

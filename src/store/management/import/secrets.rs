@@ -10,8 +10,12 @@ use data_encoding::BASE64_NOPAD;
 use parking_lot::Mutex;
 
 use super::{
-    super::keys::{blocking, proves},
-    Database, ImportOptions, ImportProgress, ImportRow, ImportStep, ManagementError, Result, Schema,
+    super::{
+        Database, ManagementError, Result, Schema,
+        keys::{blocking, proves},
+    },
+    options::{ImportOptions, ImportProgress, ImportStep},
+    row::ImportRow,
 };
 use crate::{clock::Timestamps, credential::Credential, store::KeyStore};
 
