@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{
-    Database, ManagementError, NewKey, Result, Schema, Statement, StoreError,
+    Action, Database, ManagementError, NewKey, Result, Schema, Statement, StoreError,
     columns::{API_KEYS, ColumnKind},
     insert_from,
 };
@@ -187,8 +187,8 @@ impl Database {
         let count: Progress = Box::new(move |done| {
             progress(ImportStep::Inserting, done.saturating_sub(users));
         });
-        match self.backend().transaction(statements, true, count).await? {
-            TransactionOutcome::Committed => Ok(()),
+        match self.change(Action::Import, statements, true, count).await? {
+            TransactionOutcome::Committed(_) => Ok(()),
             TransactionOutcome::RolledBack(places) => {
                 let exists = |at: usize| match at < users {
                     true => {

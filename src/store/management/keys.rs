@@ -3,7 +3,7 @@
 use time::OffsetDateTime;
 
 use super::{
-    ColumnValue, Database, DisplayRow, ManagementError, Result, SqlValue, Statement,
+    Action, ColumnValue, Database, DisplayRow, ManagementError, Result, SqlValue, Statement,
     columns::{API_KEYS, Column, ColumnKind, write_list},
     id, insert, needs_column, update,
     users::{EMAIL, user_id},
@@ -85,7 +85,8 @@ impl Database {
             values.push(("key_prefix", Some(credential.prefix().as_str().to_owned())));
             values.push(("key_hash", Some(hash(credential.clone(), cost).await?)));
             // Another process may have created the same prefix in between.
-            let rows = self.query(insert(schema, "api_keys", values, &[&["key_prefix"]])).await?;
+            let insert = insert(schema, "api_keys", values, &[&["key_prefix"]]);
+            let rows = self.change_by(Action::Create, insert).await?;
             if let Some(id) = id(&rows) {
                 return Ok((self.find_key(&id.to_string()).await?, credential));
             }
@@ -183,7 +184,7 @@ impl Database {
         let schema = &self.operator_schema().await?;
         needs_column(schema, "api_keys", "is_active")?;
         let values = vec![("is_active", Some("0".into())), ("updated_at", self.now())];
-        self.query(update(schema, "api_keys", id.0, values)).await?;
+        self.change_by(Action::Revoke, update(schema, "api_keys", id.0, values)).await?;
         self.find_key(&id.0.to_string()).await?.inactive()
     }
 
