@@ -25,6 +25,7 @@ mod feed_generator;
 mod fence_schedules;
 mod first_proofs;
 mod foreign_credentials;
+mod fuzz;
 mod gateway;
 mod header_bounds;
 mod imports;
