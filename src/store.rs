@@ -48,7 +48,10 @@ pub use database::Database;
 pub use decode::value::allow_list;
 pub use inspection::{FindingKind, Inspection, InspectionProgress};
 pub use lower_tier::LowerTier;
-pub use management::{DisplayRow, ImportError, ImportRow, ManagementError, NewKey, NewUser, UnreadBudget};
+pub use management::{
+    DisplayRow, ExportedUser, ImportError, ImportOptions, ImportProgress, ImportRow, ImportStep, Imported,
+    ManagementError, NewKey, NewUser, OwnerRule, UnreadBudget,
+};
 pub use memory::{Memory, MemoryConfig};
 pub use migrate::{LogInstallation, Migration};
 pub use postgres::Confirmations;
@@ -132,9 +135,9 @@ impl<R: StoredRecord> Lookup<R> {
         Proven { record, tier: self.tier, stale: self.stale, limit_status: None }
     }
 
-    /// Whether every record has its hash.
+    /// Whether every record has a hash that a credential can be proven against.
     pub fn is_hashed(&self) -> bool {
-        self.records.iter().all(|stored| stored.record().hash.expose().is_some())
+        self.records.iter().all(|stored| stored.record().hash.is_whole())
     }
 }
 

@@ -9,7 +9,6 @@ use zeroize::Zeroizing;
 use super::{
     argument::refuse_whole_key,
     database::{open, open_read_only, with_database_name},
-    import::{self, Import},
     output::{Output, OutputFormat, json, print},
     wait::{WaitArgs, wait_for_instances_with_key},
 };
@@ -19,8 +18,11 @@ use crate::{
 };
 
 mod create;
+mod credential_output;
+mod import;
 
 use create::Create;
+use import::Import;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -32,8 +34,8 @@ pub(super) enum Command {
     Show(Show),
     /// Revoke a key.
     Revoke(Revoke),
-    /// Import rows with bcrypt hashes from a file: all of them or none.
-    Import(Import),
+    /// Import keys from a file: rows with their hashes, or what Kong or Unkey exports. All of them or none.
+    Import(Box<Import>),
 }
 
 #[derive(Debug, Args)]
@@ -113,7 +115,7 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
             }
         }
         Command::Revoke(args) => revoke(args).await,
-        Command::Import(args) => import::run(args).await,
+        Command::Import(args) => import::run(*args).await,
     }
 }
 
@@ -140,19 +142,12 @@ async fn revoke(Revoke { key, wait, wait_args, output, database }: Revoke) -> an
 
 async fn create(args: Box<Create>) -> anyhow::Result<()> {
     let database = open(&args.database)?;
+    let target = args.output.open()?;
     let (key, credential) = database
         .create_key(&args.new_key(), &args.brand, args.cost.of_new_hashes())
         .await
         .map_err(|error| with_database_name(&args.database, error))?;
-    if args.output.output == OutputFormat::Json {
-        return json(&key.with("credential", credential.expose()));
-    }
-    eprintln!(
-        "created key {} of {}; this is the only time that it is shown:",
-        key.text("id"),
-        key.text("user_email")
-    );
-    print(&format!("{}\n", credential.expose()))
+    target.write(&key, &credential, &format!("created key {} of {}", key.text("id"), key.text("user_email")))
 }
 
 /// Finds the key of a credential. A typo is recognised without the database.
