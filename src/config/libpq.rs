@@ -70,6 +70,7 @@ pub(super) fn complete_database_url(text: &str) -> Result<DatabaseUrl, String> {
 struct LibpqVariables(BTreeMap<&'static str, String>);
 
 impl LibpqVariables {
+    #[expect(clippy::disallowed_methods, reason = "this is config, where settings are parsed")]
     fn of_process() -> Self {
         let names = READ.iter().map(|(name, _)| *name).chain([PASSFILE, "HOME"]);
         Self(names.filter_map(|name| Some((name, env::var(name).ok()?))).collect())

@@ -8,7 +8,6 @@ use super::PostgresUrl;
 ///
 /// # Errors
 /// When the servers have different passwords: all connections of a URL use one.
-#[expect(clippy::type_complexity, reason = "three outcomes: a password, a warning, a refusal")]
 pub(super) fn password_for(url: &PostgresUrl, file: &Path) -> Result<Result<Option<String>, String>, String> {
     let Ok(metadata) = fs::metadata(file) else { return Ok(Ok(None)) };
     let name = file.display();
