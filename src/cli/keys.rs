@@ -16,6 +16,7 @@ use super::{
 use crate::{
     config::DatabaseOptions,
     credential::{Credential, MAX_LEN, Prefix, generate},
+    store::{KeyFilter, KeyState, PageRequest},
 };
 
 mod create;
@@ -93,8 +94,10 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Create(args) => create(args).await,
         Command::List(List { user, all, output, database }) => {
-            let keys = open_read_only(&database)?.list_keys(user.as_deref(), all).await;
-            let keys = keys.map_err(|error| with_database_name(&database, error))?;
+            let state = if all { KeyState::Any } else { KeyState::Active };
+            let filter = KeyFilter { user, state, ..KeyFilter::default() };
+            let page = open_read_only(&database)?.list_keys(&filter, &PageRequest::default()).await;
+            let keys = page.map_err(|error| with_database_name(&database, error))?.keys;
             let none =
                 if all { "no keys" } else { "no active keys; --all lists revoked and deleted ones too" };
             output.rows(&keys, COLUMNS, none)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{access, change_log};
+use super::{access, change_log, expressions};
 use crate::{
     revocation::{Since, Snapshot},
     store::{
@@ -105,8 +105,39 @@ impl Dialect for PostgresStatements {
         }
     }
 
+    fn is_true(&self, column: &str, kind: &str) -> String {
+        if kind == "boolean" {
+            return format!("COALESCE({column}, false)");
+        }
+        let text = self.as_text(column, kind);
+        format!("COALESCE(lower({text}) IN ('true', 't') OR {text} ~ '^[+]?0*1([.]0+)?$', false)")
+    }
+
+    fn has_entry(&self, column: &str, kind: &str, param: usize) -> String {
+        expressions::has_entry(&self.as_text(column, kind), param)
+    }
+
+    fn instant(&self, column: &str, kind: &str) -> String {
+        expressions::instant(column, kind)
+    }
+
+    fn instant_param(&self, number: usize) -> String {
+        self.param(number, self.instant_kind())
+    }
+
+    fn instant_kind(&self) -> &'static str {
+        "timestamp without time zone"
+    }
+
+    fn lock_rows(&self, alias: &str) -> String {
+        format!(" FOR UPDATE OF {alias}")
+    }
+
     fn param(&self, number: usize, kind: &str) -> String {
-        format!("CAST(${number}::text AS {kind})")
+        match kind.strip_suffix("[]") {
+            Some(entry) => expressions::array(&format!("${number}::text"), entry),
+            None => format!("CAST(${number}::text AS {kind})"),
+        }
     }
 
     /// A column without a time zone ignores the offset. A column with one needs it.

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::store::{
     SqlValue, StoreError,
-    statement::{Access, Deadline, Progress, Rows, Statement, TransactionOutcome},
+    statement::{Access, Deadline, Progress, Rows, Statement, Step, TransactionOutcome},
 };
 
 /// A database file. Cheap to clone.
@@ -106,6 +106,34 @@ impl SqliteFile {
             Ok(TransactionOutcome::Committed)
         })
         .await
+    }
+
+    pub(crate) async fn transact<T, E>(
+        &self,
+        first: Statement,
+        mut next: impl FnMut(Rows) -> Result<Step<T>, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let work = self.run(Deadline::Operator, move |connection| {
+            // Nothing else writes from here on, so what is read stays as it is.
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let mut statement = first;
+            loop {
+                // Dropped without a commit, it is rolled back.
+                match next(run(&transaction, &statement)?) {
+                    Ok(Step::Run(other)) => statement = other,
+                    Ok(Step::Commit(value)) => {
+                        transaction.commit()?;
+                        return Ok(Ok(value));
+                    }
+                    Err(error) => return Ok(Err(error)),
+                }
+            }
+        });
+        work.await?
     }
 
     /// The file at the path, by device and inode. Empty while there is none.
