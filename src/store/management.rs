@@ -1,14 +1,15 @@
 //! How operators manage users and keys.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use time::OffsetDateTime;
 
 use super::{
     Database, SqlValue, StoreError,
+    actor::Action,
     decode::timestamp::write_timestamp,
     schema::Schema,
-    statement::{Deadline, Rows, Statement, Step},
+    statement::{Deadline, Progress, Rows, Statement, Step, TransactionOutcome},
 };
 use crate::clock;
 
@@ -94,13 +95,89 @@ impl Database {
         Ok(self.backend().query(Deadline::Operator, statement).await?)
     }
 
-    /// Runs a transaction whose statements are decided one by one: `next` gets the rows of the previous one.
-    async fn transact<T: Send + 'static>(
+    /// Makes a change whose statements are decided one by one, in one transaction: `next` gets the rows of the previous
+    /// one. The first statement locks the rows that are changed.
+    async fn decide_change<T: Send + 'static>(
         &self,
+        action: Action,
         first: Statement,
-        next: impl FnMut(Rows) -> Result<Step<T>> + Send + 'static,
+        mut next: impl FnMut(Rows) -> Result<Step<T>> + Send + 'static,
     ) -> Result<T> {
-        self.backend().transact(first, next).await
+        let schema = self.operator_schema().await?;
+        let mut queued = VecDeque::from(self.statements().begin_change(&schema, self.actor(), action));
+        queued.push_back(first.clone());
+        let mut end = self.statements().end_change(&schema);
+        let first = queued.pop_front().unwrap_or(first);
+        let (mut is_required, mut result) = (first.is_required, None);
+        let step = move |rows: Rows| {
+            if is_required && rows.is_empty() {
+                return Err(audit_failed("its triggers are missing or of another version"));
+            }
+            if let Some(value) = result.take() {
+                return Ok(Step::Commit(value));
+            }
+            let statement = match queued.pop_front() {
+                Some(statement) => statement,
+                None => match (next(rows)?, end.take()) {
+                    (Step::Run(statement), kept) => {
+                        end = kept;
+                        statement
+                    }
+                    (Step::Commit(value), Some(statement)) => {
+                        result = Some(value);
+                        statement
+                    }
+                    (Step::Commit(value), None) => return Ok(Step::Commit(value)),
+                },
+            };
+            is_required = statement.is_required;
+            Ok(Step::Run(statement))
+        };
+        self.backend().transact(first, step).await
+    }
+
+    /// Makes a change: runs these statements in one transaction, all or nothing, in which the audit log knows who makes
+    /// which change. Every change by Keystile goes this way. With `needs_rows`, each statement must return a row.
+    async fn change(
+        &self,
+        action: Action,
+        mut statements: Vec<Statement>,
+        needs_rows: bool,
+        progress: Progress,
+    ) -> Result<TransactionOutcome> {
+        let schema = self.operator_schema().await?;
+        let before = self.statements().begin_change(&schema, self.actor(), action);
+        let (offset, count) = (before.len(), statements.len());
+        statements.splice(0..0, before);
+        statements.extend(self.statements().end_change(&schema));
+        let progress = move |done: usize| progress(done.saturating_sub(offset).min(count));
+        let outcome = self.backend().transaction(statements, needs_rows, Box::new(progress)).await?;
+        let is_change = |at: usize| (offset..offset + count).contains(&at);
+        match outcome {
+            TransactionOutcome::Committed(mut rows) => {
+                Ok(TransactionOutcome::Committed(rows.drain(offset..offset + count).collect()))
+            }
+            TransactionOutcome::Failed(at, error) if is_change(at) => {
+                Ok(TransactionOutcome::Failed(at - offset, error))
+            }
+            TransactionOutcome::RolledBack(places) if places.iter().any(|at| is_change(*at)) => {
+                let places = places.into_iter().filter(|at| is_change(*at)).map(|at| at - offset);
+                Ok(TransactionOutcome::RolledBack(places.collect()))
+            }
+            TransactionOutcome::Failed(_, error) => Err(audit_failed(&error.to_string())),
+            TransactionOutcome::RolledBack(_) => {
+                Err(audit_failed("its triggers are missing or of another version"))
+            }
+        }
+    }
+
+    /// The same for one statement, which need not return a row.
+    async fn change_by(&self, action: Action, statement: Statement) -> Result<Rows> {
+        match self.change(action, vec![statement], false, Box::new(|_| ())).await? {
+            TransactionOutcome::Committed(rows) => Ok(rows.into_iter().next().unwrap_or_default()),
+            TransactionOutcome::RolledBack(_) => Ok(Rows::new()),
+            TransactionOutcome::Failed(_, error) => Err(error.into()),
+        }
     }
 
     async fn operator_schema(&self) -> Result<Arc<Schema>> {
@@ -171,6 +248,13 @@ fn holds_time(schema: &Schema, table: &str, column: &str) -> bool {
     let kind = schema.kind(table, column).map(str::to_ascii_lowercase);
     let is_time = |kind: &String| ["time", "date", "text", "char"].iter().any(|part| kind.contains(part));
     kind.as_ref().is_some_and(is_time) && !schema.is_generated(table, column)
+}
+
+fn audit_failed(why: &str) -> ManagementError {
+    ManagementError::Refused(format!(
+        "nothing was changed, because the audit log keystile_audit cannot record it: {why}; run `keystile migrate` \
+         as the owner of the tables"
+    ))
 }
 
 /// Refuses a setting that has no column.

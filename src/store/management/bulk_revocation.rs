@@ -3,8 +3,8 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use super::{
-    ColumnValue, Database, KeyFilter, KeyState, ManagementError, Result, Schema, Statement, assignments,
-    holds_time, key_filter::is_active, needs_column,
+    Action, ColumnValue, Database, KeyFilter, KeyState, ManagementError, Result, Schema, Statement,
+    assignments, holds_time, key_filter::is_active, needs_column,
 };
 use crate::{
     credential::Prefix,
@@ -69,7 +69,7 @@ impl Database {
         let database = self.clone();
         let (mut locked, mut batches) = (None, VecDeque::new());
         let mut done = 0;
-        self.transact(lock, move |rows| {
+        self.decide_change(Action::Revoke, lock, move |rows| {
             let Some(revoked) = &locked else {
                 let revoked = BulkRevocation::of(rows)?;
                 for batch in revoked.keys.chunks(BATCH) {

@@ -5,8 +5,8 @@ use std::num::NonZeroUsize;
 use time::OffsetDateTime;
 
 use super::{
-    ColumnValue, Database, DisplayRow, KeyFilter, KeyPage, ManagementError, PageCursor, PageRequest, Result,
-    Schema, SqlValue, Statement,
+    Action, ColumnValue, Database, DisplayRow, KeyFilter, KeyPage, ManagementError, PageCursor, PageRequest,
+    Result, Schema, SqlValue, Statement,
     columns::{API_KEYS, Column, ColumnKind, write_list},
     id, insert,
     key_filter::Conditions,
@@ -91,7 +91,8 @@ impl Database {
             values.push(("key_prefix", Some(credential.prefix().as_str().to_owned())));
             values.push(("key_hash", Some(hash(credential.clone(), cost).await?)));
             // Another process may have created the same prefix in between.
-            let rows = self.query(insert(schema, "api_keys", values, &[&["key_prefix"]])).await?;
+            let insert = insert(schema, "api_keys", values, &[&["key_prefix"]]);
+            let rows = self.change_by(Action::Create, insert).await?;
             if let Some(id) = id(&rows) {
                 return Ok((self.find_key(&id.to_string()).await?, credential));
             }
@@ -226,7 +227,7 @@ impl Database {
         let id = key_id(&key)?;
         let schema = &self.operator_schema().await?;
         let values = self.revocation(schema)?;
-        self.query(update(schema, "api_keys", id.0, values)).await?;
+        self.change_by(Action::Revoke, update(schema, "api_keys", id.0, values)).await?;
         self.find_key(&id.0.to_string()).await?.inactive()
     }
 

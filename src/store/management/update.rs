@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    Change, ColumnValue, Database, DisplayRow, ManagementError, Patch, Resource, Result, RowVersion, Schema,
-    Statement, columns::ColumnKind, holds_time, keys, needs_column, patch::NewValue, update, users,
+    Action, Change, ColumnValue, Database, DisplayRow, ManagementError, Patch, Resource, Result, RowVersion,
+    Schema, Statement, columns::ColumnKind, holds_time, keys, needs_column, patch::NewValue, update, users,
 };
 use crate::{
     clock,
@@ -79,7 +79,7 @@ impl Database {
     ) -> Result<Change> {
         let mut plan = self.plan(resource, row, patch, if_version).await?;
         let lock = plan.select(true);
-        self.transact(lock, move |rows| plan.next(rows)).await
+        self.decide_change(Action::Update, lock, move |rows| plan.next(rows)).await
     }
 
     /// Reads what an update needs beyond the row itself.

@@ -6,6 +6,7 @@ use super::{access, change_log, expressions};
 use crate::{
     revocation::{Since, Snapshot},
     store::{
+        actor::{Action, Actor},
         dialect::Dialect,
         schema::{PROOFS, Schema},
         statement::Statement,
@@ -246,6 +247,16 @@ impl Statements for PostgresStatements {
 
     fn access(&self, schema: &Schema) -> Option<Statement> {
         Some(Statement::plain(access::access(schema)))
+    }
+
+    /// The setting ends with the transaction.
+    fn begin_change(&self, _: &Schema, actor: &Actor, action: Action) -> Vec<Statement> {
+        const TELL: &str = "SELECT set_config('keystile.actor', $1::text, true)";
+        vec![Statement::new(TELL, [Some(actor.to_json(action))])]
+    }
+
+    fn end_change(&self, _: &Schema) -> Option<Statement> {
+        None
     }
 
     fn advance_key_ids(&self) -> Option<Statement> {

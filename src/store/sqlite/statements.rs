@@ -6,6 +6,7 @@ use super::{change_log, triggers};
 use crate::{
     revocation::{Since, Snapshot},
     store::{
+        actor::{Action, Actor},
         dialect::Dialect,
         schema::{PROOF_COLUMNS, PROOFS, Schema},
         statement::Statement,
@@ -213,6 +214,14 @@ impl Statements for SqliteStatements {
     }
 
     fn access(&self, _: &Schema) -> Option<Statement> {
+        None
+    }
+
+    fn begin_change(&self, _: &Schema, _: &Actor, _: Action) -> Vec<Statement> {
+        Vec::new()
+    }
+
+    fn end_change(&self, _: &Schema) -> Option<Statement> {
         None
     }
 
