@@ -18,7 +18,7 @@ pub struct Change {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Difference {
     /// Its name.
-    pub column: &'static str,
+    pub field: &'static str,
     /// Its value before.
     pub before: Value,
     /// Its value after.
@@ -28,10 +28,10 @@ pub struct Difference {
 impl Change {
     /// The columns that differ, without those that use changes.
     pub fn differences(&self) -> Vec<Difference> {
-        let differs = |(column, after): (&'static str, &Value)| {
-            let before = self.before.get(column);
-            let is_different = super::columns::is_versioned(column) && before != after;
-            is_different.then(|| Difference { column, before: before.clone(), after: after.clone() })
+        let differs = |(field, after): (&'static str, &Value)| {
+            let before = self.before.get(field);
+            let is_different = super::columns::is_versioned(field) && before != after;
+            is_different.then(|| Difference { field, before: before.clone(), after: after.clone() })
         };
         self.after.values().filter_map(differs).collect()
     }

@@ -21,7 +21,7 @@ use crate::{
         generate::{self, Brand},
     },
     record::{KeyId, Limits},
-    store::{KeyStore, Row},
+    store::{KeyStore, Row, decode::value},
 };
 
 /// A key to create. Empty fields are not set.
@@ -137,6 +137,20 @@ impl Database {
             _ => None,
         };
         Ok(KeyPage { keys, next })
+    }
+
+    /// The ids of the keys that the filter selects.
+    ///
+    /// # Errors
+    /// As [`Database::list_keys`].
+    pub async fn key_ids(&self, filter: &KeyFilter) -> Result<Vec<KeyId>> {
+        let schema = &self.operator_schema().await?;
+        let conditions = self.key_conditions(schema, filter, Vec::new()).await?;
+        let (id, keys) = (schema.column("api_keys", "id"), schema.relation("api_keys"));
+        let sql = format!("SELECT {id} FROM {keys} k {}", conditions.clause());
+        let rows = self.query(Statement::new(sql, conditions.params)).await?;
+        let ids = rows.iter().filter_map(|row| value::integer(row.first()?.as_deref()?).ok().map(KeyId));
+        Ok(ids.collect())
     }
 
     /// The conditions of a filter. Their parameters come after these.

@@ -165,6 +165,11 @@ impl Patch {
         Ok(self)
     }
 
+    /// The fields that it sets.
+    pub fn into_fields(self) -> Map<String, Value> {
+        self.merge
+    }
+
     /// Whether it changes nothing, whatever the row is.
     pub fn is_empty(&self) -> bool {
         self.merge.is_empty() && self.lists.is_empty()

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use serde_json::Map;
+
 use super::{
     Action, Change, ColumnValue, Database, DisplayRow, ManagementError, Patch, Resource, Result, RowVersion,
     Schema, Statement, columns::ColumnKind, holds_time, keys, needs_column, patch::NewValue, update, users,
@@ -43,6 +45,16 @@ impl Database {
     ) -> Result<Change> {
         let user = self.find_user(id_or_email).await?;
         self.update_row(Resource::User, &user, patch, if_version).await
+    }
+
+    /// Lets the keys of a disabled user work again.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn enable_user(&self, id_or_email: &str) -> Result<DisplayRow> {
+        let active = Map::from_iter([("is_active".to_owned(), true.into())]);
+        let patch = Patch::new(Resource::User, active)?;
+        Ok(self.update_user(id_or_email, &patch, None).await?.after)
     }
 
     /// What the patch would change. Nothing is written.
