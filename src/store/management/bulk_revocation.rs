@@ -28,13 +28,24 @@ pub struct BulkRevocation {
 const BATCH: usize = 500;
 
 impl Database {
-    /// The values that revoke a key. Where there is `deleted_at`, it is for good.
-    pub(super) fn revocation(&self, schema: &Schema) -> Result<Vec<ColumnValue>> {
+    /// The values that revoke a key. Where there is `deleted_at`, and this role may write it, it is for good. A role
+    /// that may only disable keys must be able to revoke one.
+    pub(super) async fn revocation(&self, schema: &Schema) -> Result<Vec<ColumnValue>> {
         needs_column(schema, "api_keys", "is_active")?;
-        let times = ["updated_at", "deleted_at"].into_iter();
-        let times = times.filter(|column| holds_time(schema, "api_keys", column));
-        let values = times.map(|column| (column, self.now()));
-        Ok([("is_active", Some("0".into()))].into_iter().chain(values).collect())
+        let mut values = vec![("is_active", Some("0".into()))];
+        if holds_time(schema, "api_keys", "updated_at") {
+            values.push(("updated_at", self.now()));
+        }
+        if holds_time(schema, "api_keys", "deleted_at") {
+            let may_write = match self.statements().may_update(schema, "api_keys", "deleted_at") {
+                Some(right) => !self.query(right).await?.is_empty(),
+                None => true,
+            };
+            if may_write {
+                values.push(("deleted_at", self.now()));
+            }
+        }
+        Ok(values)
     }
 
     /// Revokes those of these keys that the filter still selects when they are locked, all of them or none. `progress`
@@ -65,7 +76,7 @@ impl Database {
             self.statements().lock_rows("k"),
         );
         let lock = Statement::new(sql, conditions.params);
-        let values = self.revocation(&schema)?;
+        let values = self.revocation(&schema).await?;
         let database = self.clone();
         let (mut locked, mut batches) = (None, VecDeque::new());
         let mut done = 0;

@@ -240,7 +240,7 @@ impl Database {
         let key = self.find_key(id_or_prefix).await?;
         let id = key_id(&key)?;
         let schema = &self.operator_schema().await?;
-        let values = self.revocation(schema)?;
+        let values = self.revocation(schema).await?;
         self.change_by(Action::Revoke, update(schema, "api_keys", id.0, values)).await?;
         self.find_key(&id.0.to_string()).await?.inactive()
     }

@@ -250,6 +250,13 @@ impl Statements for PostgresStatements {
     }
 
     /// The setting ends with the transaction.
+    fn may_update(&self, schema: &Schema, table: &str, column: &str) -> Option<Statement> {
+        const SQL: &str =
+            "SELECT 'yes' WHERE has_column_privilege(CAST(to_regclass($1::text) AS oid), $2::text, 'UPDATE')";
+        let column = schema.spelling(table, column).unwrap_or(column).to_owned();
+        Some(Statement::new(SQL, [Some(schema.relation(table).to_owned()), Some(column)]))
+    }
+
     fn begin_change(&self, _: &Schema, actor: &Actor, action: Action) -> Vec<Statement> {
         const TELL: &str = "SELECT set_config('keystile.actor', $1::text, true)";
         vec![Statement::new(TELL, [Some(actor.to_json(action))])]

@@ -217,6 +217,10 @@ impl Statements for SqliteStatements {
         None
     }
 
+    fn may_update(&self, _: &Schema, _: &str, _: &str) -> Option<Statement> {
+        None
+    }
+
     fn begin_change(&self, _: &Schema, _: &Actor, _: Action) -> Vec<Statement> {
         Vec::new()
     }
