@@ -23,9 +23,9 @@ mod key_filter;
 mod key_page;
 mod keys;
 mod patch;
+mod row_update;
 mod row_version;
 mod strict_json;
-mod update;
 mod users;
 
 pub use budgets::UnreadBudget;

@@ -84,8 +84,7 @@ impl Dialect for SqliteStatements {
         // A list with another entry cannot be read, by a check either.
         format!(
             "COALESCE((SELECT sum(e.value = ?{param}) > 0 AND min(e.type = 'text') FROM json_each(
-                CASE WHEN json_valid({text}) THEN {text} ELSE '[]' END) e
-                WHERE json_type({text}) = 'array'), 0)"
+                CASE WHEN json_valid({text}) THEN CASE WHEN json_type({text}) = 'array' THEN {text} END END) e), 0)"
         )
     }
 

@@ -78,7 +78,7 @@ impl Database {
         for new in changed {
             after.replace(new.column.name, new.shown);
         }
-        let after = after.with_new_version();
+        let after = after.with_version();
         Ok(Change { before, after })
     }
 
