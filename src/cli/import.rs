@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::{
     database::{open, with_database_name},
-    output::print,
+    output::{count, print},
 };
 use crate::{
     config::DatabaseOptions,
@@ -70,7 +70,7 @@ pub(super) async fn run(Import { file, format, database }: Import) -> anyhow::Re
         open(&database)?.import(rows, Box::new(move |done| progress.set_position(done as u64))).await;
     bar.finish_and_clear();
     match imported {
-        Ok(count) => print(&format!("imported {count} keys\n")),
+        Ok(imported) => print(&format!("imported {}\n", count(imported as u64, "key"))),
         Err(ImportError::Lines(errors)) => Err(refusal(&errors)),
         Err(ImportError::Manage(error)) => Err(with_database_name(&database, error)),
     }
@@ -91,7 +91,7 @@ fn refusal(errors: &Lines) -> anyhow::Error {
         text.push_str(&format!("\n  line {line}: {error}"));
     }
     if errors.len() > SHOWN {
-        text.push_str(&format!("\n  and {} lines more", errors.len() - SHOWN));
+        text.push_str(&format!("\n  and {} more", count((errors.len() - SHOWN) as u64, "line")));
     }
     anyhow::Error::msg(text)
 }
@@ -124,7 +124,7 @@ fn read_csv(input: Box<dyn Read>) -> anyhow::Result<(Vec<ImportRow>, Lines)> {
         };
         let line = record.position().map_or(at as u64 + 2, csv::Position::line);
         if record.len() != header.len() {
-            let text = format!("{} fields under a header of {}", record.len(), header.len());
+            let text = format!("{} under a header of {}", count(record.len() as u64, "field"), header.len());
             errors.insert(line, text);
             continue;
         }
