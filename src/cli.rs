@@ -19,10 +19,10 @@ use crate::{
 
 mod argument;
 mod backup;
+mod completions;
 mod database;
 mod doctor;
 mod explain;
-mod import;
 mod inject;
 mod invalidate;
 mod keys;
@@ -82,6 +82,12 @@ enum Command {
 
     /// Ask a running `keystile serve` whether it is ready, for probes that run in its container.
     Probe(probe::Probe),
+
+    /// Print the completions for a shell.
+    Completions(completions::Completions),
+
+    /// Write a manual page for each command into a folder.
+    Man(completions::Man),
 }
 
 /// Flags whose values may hold secrets. Errors show at most scheme, host and port.
@@ -221,12 +227,16 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Users(command) => users::run(command).await,
         Command::Inject(options) => inject::run(*options, &cli.startup).await,
         Command::Probe(probe) => probe::run(probe).await,
+        Command::Completions(args) => completions::completions(args, Cli::command()),
+        Command::Man(args) => completions::man(args, Cli::command()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            if let Some(StoreError::Unavailable(_) | StoreError::Timeout(_)) = error.downcast_ref() {
+            if let Some(StoreError::Unavailable(_) | StoreError::Paused(_) | StoreError::Timeout(_)) =
+                error.downcast_ref()
+            {
                 eprintln!("help: {DATABASE_HELP}");
             }
             ExitCode::FAILURE

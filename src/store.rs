@@ -49,9 +49,9 @@ pub use decode::value::allow_list;
 pub use inspection::{FindingKind, Inspection, InspectionProgress};
 pub use lower_tier::LowerTier;
 pub use management::{
-    BulkRevocation, Change, Difference, DisplayRow, ImportError, ImportRow, KeyFilter, KeyPage, KeySort,
-    KeyState, ManagementError, NewKey, NewUser, PageCursor, PageRequest, Patch, PatchError, Resource,
-    RowVersion, UnreadBudget,
+    BulkRevocation, Change, Difference, DisplayRow, ExportedUser, ImportError, ImportOptions, ImportProgress,
+    ImportRow, ImportStep, Imported, KeyFilter, KeyPage, KeySort, KeyState, ManagementError, NewKey, NewUser,
+    OwnerRule, PageCursor, PageRequest, Patch, PatchError, Resource, RowVersion, UnreadBudget,
 };
 pub use memory::{Memory, MemoryConfig};
 pub use migrate::{LogInstallation, Migration};
@@ -136,9 +136,9 @@ impl<R: StoredRecord> Lookup<R> {
         Proven { record, tier: self.tier, stale: self.stale, limit_status: None }
     }
 
-    /// Whether every record has its hash.
+    /// Whether every record has a hash that a credential can be proven against.
     pub fn is_hashed(&self) -> bool {
-        self.records.iter().all(|stored| stored.record().hash.expose().is_some())
+        self.records.iter().all(|stored| stored.record().hash.is_whole())
     }
 }
 

@@ -275,7 +275,7 @@ pub const TABLE: &[Metric] = &[
     Metric {
         name: "process_cpu_seconds_total",
         kind: Kind::Counter,
-        help: "Total user and system CPU time spent in seconds.",
+        help: "User and system CPU time, in whole seconds.",
     },
     Metric {
         name: "process_resident_memory_bytes",

@@ -25,7 +25,7 @@ use crate::{
     decision::Tier,
     dependencies::{Dependency, Reporter},
     metrics::{DatabaseConnections, Metrics},
-    record::{KeyHash, KeyRecord, UnreadableBudget},
+    record::{BcryptHash, KeyRecord, UnreadableBudget},
     resilience::{CallError, Singleflight},
     usage::WriteOutcome,
 };
@@ -166,7 +166,7 @@ impl Database {
         let _permit = self.permit().await;
         let rows = self.backend().query(Deadline::Operator, statement).await?;
         let costs = rows.iter().filter_map(|cells| cells.first()?.as_deref()?.parse().ok());
-        Ok(costs.filter(|cost| KeyHash::COSTS.contains(cost)).max())
+        Ok(costs.filter(|cost| BcryptHash::COSTS.contains(cost)).max())
     }
 
     /// Free capacity for further calls, and open connections.

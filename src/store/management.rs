@@ -32,7 +32,9 @@ pub use budgets::UnreadBudget;
 pub use bulk_revocation::BulkRevocation;
 pub use change::{Change, Difference};
 pub use display_row::DisplayRow;
-pub use import::{ImportError, ImportRow};
+pub use import::{
+    ExportedUser, ImportError, ImportOptions, ImportProgress, ImportRow, ImportStep, Imported, OwnerRule,
+};
 pub use key_filter::{KeyFilter, KeyState};
 pub use key_page::{KeyPage, KeySort, PageCursor, PageRequest};
 pub use keys::NewKey;
@@ -228,9 +230,20 @@ impl Database {
 /// An INSERT that returns the new row's id. It does nothing if a row already has the same values in all columns of one of
 /// the `unless` groups.
 fn insert(schema: &Schema, table: &'static str, values: Vec<ColumnValue>, unless: &[&[&str]]) -> Statement {
+    insert_from(schema, table, values, unless, |_, _| None)
+}
+
+/// The same. `expression` returns what a column gets in place of the parameter of this number.
+fn insert_from(
+    schema: &Schema,
+    table: &'static str,
+    values: Vec<ColumnValue>,
+    unless: &[&[&str]],
+    expression: impl Fn(&str, usize) -> Option<String>,
+) -> Statement {
     let param = |column: &str| {
         let at = values.iter().position(|(name, _)| *name == column);
-        at.map(|at| schema.param(at + 1, table, column))
+        at.map(|at| expression(column, at + 1).unwrap_or_else(|| schema.param(at + 1, table, column)))
     };
     let relation = schema.relation(table);
     let columns: Vec<_> = values.iter().map(|(column, _)| *column).collect();
