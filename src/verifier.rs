@@ -44,7 +44,6 @@ mod pool;
 mod proofs;
 mod queue;
 mod recent;
-mod watch;
 
 pub use caller::Caller;
 use pool::{Job, Pool};
@@ -191,6 +190,11 @@ impl Verifier {
                 self.0.pool.imitate(cost);
             }
         }
+    }
+
+    /// Reports that a credential was not proven before the deadline of its check.
+    pub fn report_late(&self) {
+        self.0.pool.report_late();
     }
 
     /// Number of cached proofs and of cached refusals.

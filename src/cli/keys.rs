@@ -10,7 +10,7 @@ use super::{
     argument::refuse_whole_key,
     database::{open, open_read_only, with_database_name},
     output::{Output, OutputFormat, json, print},
-    wait::{WaitArgs, wait_for_instances},
+    wait::{WaitArgs, wait_for_instances_with_key},
 };
 use crate::{
     config::DatabaseOptions,
@@ -136,7 +136,7 @@ async fn revoke(Revoke { key, wait, wait_args, output, database }: Revoke) -> an
     let prefix = Prefix::parse(&key.text("key_prefix"));
     let prefix = prefix
         .context("the key is revoked; no credential can have its prefix, so no instance has it in memory")?;
-    let waited = wait_for_instances(&opened, Some(prefix), wait_args, output).await;
+    let waited = wait_for_instances_with_key(&opened, key, prefix, wait_args, output).await;
     waited.with_context(|| format!("key {id} is revoked, but not confirmed everywhere"))
 }
 

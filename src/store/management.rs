@@ -38,6 +38,35 @@ pub(super) fn knows_column(table: &str, column: &str) -> bool {
     columns.iter().any(|known| known.name == column)
 }
 
+/// The columns of a table that operators see. A hash and a password are not among them.
+pub(super) fn shown_columns(table: &str) -> impl Iterator<Item = &'static str> {
+    let columns = match table {
+        "api_keys" => columns::API_KEYS,
+        "users" => columns::USERS,
+        _ => &[],
+    };
+    let is_shown = |column: &&columns::Column| column.kind != columns::ColumnKind::Hash;
+    columns.iter().filter(is_shown).map(|column| column.name)
+}
+
+/// The columns that a new key or user is written with.
+pub(super) fn inserted_columns(table: &str) -> Vec<&'static str> {
+    let more: &[_] = match table {
+        "api_keys" => &["key_hash"],
+        "users" => &["hashed_password", "role_id"],
+        _ => &[],
+    };
+    shown_columns(table).chain(more.iter().copied()).collect()
+}
+
+/// The columns of existing keys and users that commands write.
+pub(super) fn updated_columns(table: &str) -> Vec<&'static str> {
+    match table {
+        "api_keys" | "users" => vec!["is_active", "updated_at"],
+        _ => Vec::new(),
+    }
+}
+
 /// Why an operation failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ManagementError {

@@ -342,7 +342,7 @@ async fn no_clock_of_an_instance_makes_an_entry_younger() {
         };
         until("it is shared", 5 * SECOND, async || {
             read(&one, writer).await;
-            !redis.keys("*").concat().is_empty()
+            !redis.keys("keystile:{*").concat().is_empty()
         })
         .await;
         tokio::time::sleep(2 * SECOND).await;

@@ -67,7 +67,7 @@ impl Inspector<'_> {
         read?;
         let unseen = total.min(self.count("api_keys").await?).saturating_sub(self.inspection.keys);
         if unseen > 0 {
-            let detail = format!("{unseen} rows without an id, or whose id cannot be compared");
+            let detail = format!("rows without an id, or whose id cannot be compared: {unseen}");
             let location = Location::column("api_keys", "id");
             self.report(FindingKind::NotExamined, Severity::Error, location, &detail);
         }
