@@ -49,8 +49,9 @@ pub use decode::value::allow_list;
 pub use inspection::{FindingKind, Inspection, InspectionProgress};
 pub use lower_tier::LowerTier;
 pub use management::{
-    DisplayRow, ExportedUser, ImportError, ImportOptions, ImportProgress, ImportRow, ImportStep, Imported,
-    ManagementError, NewKey, NewUser, OwnerRule, UnreadBudget,
+    BulkRevocation, Change, Difference, DisplayRow, ExportedUser, ImportError, ImportOptions, ImportProgress,
+    ImportRow, ImportStep, Imported, KeyFilter, KeyPage, KeySort, KeyState, ManagementError, NewKey, NewUser,
+    OwnerRule, PageCursor, PageRequest, Patch, PatchError, Resource, RowVersion, UnreadBudget,
 };
 pub use memory::{Memory, MemoryConfig};
 pub use migrate::{LogInstallation, Migration};

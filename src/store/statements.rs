@@ -65,6 +65,9 @@ pub(crate) trait Statements: Dialect {
     /// roles.
     fn access(&self, schema: &Schema) -> Option<Statement>;
 
+    /// Selects a row if this role may update this column. None where there are no roles.
+    fn may_update(&self, schema: &Schema, table: &str, column: &str) -> Option<Statement>;
+
     /// Tells the audit log, at the start of a transaction, who makes which change in it. A required statement among them
     /// returns no row if the audit log cannot record the change.
     fn begin_change(&self, schema: &Schema, actor: &Actor, action: Action) -> Vec<Statement>;
