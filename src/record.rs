@@ -8,6 +8,7 @@ use crate::credential::Prefix;
 
 mod allowed;
 mod budget;
+mod chain;
 pub mod endpoint;
 mod hash;
 pub mod hash_form;
@@ -19,9 +20,10 @@ mod period_budget;
 pub mod unmatchable;
 
 pub use allowed::{AllowList, Restrictions};
-pub use budget::Budget;
+pub use budget::{Budget, PERIODS};
+pub use chain::{Chain, ChainMember, Rotation};
 pub use hash::{HashTag, KeyHash, UnacceptedHash};
-pub use period_budget::{BudgetId, PeriodBudget, PeriodBudgets, UnreadableBudget};
+pub use period_budget::{BudgetId, PeriodBudget, PeriodBudgets, SharedUsage, UnreadableBudget};
 
 #[cfg(test)]
 pub(crate) mod fixtures;
@@ -63,6 +65,8 @@ pub struct KeyRecord {
     pub allowed: Restrictions,
     /// The rate limits of the key.
     pub limits: Limits,
+    /// The keys that it was rotated from and to.
+    pub chain: Chain,
     /// The key's own budget.
     pub budget: Budget,
     /// The budgets of a period: for this key alone, or shared with its user's other keys.

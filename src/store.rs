@@ -44,7 +44,10 @@ pub use database::Database;
 pub use decode::value::allow_list;
 pub use inspection::{FindingKind, Inspection, InspectionProgress};
 pub use lower_tier::LowerTier;
-pub use management::{DisplayRow, ImportError, ImportRow, ManagementError, NewKey, NewUser, UnreadBudget};
+pub use management::{
+    DisplayRow, ImportError, ImportRow, KeyRotation, ManagementError, NewKey, NewUser, RevokedKeys,
+    RotatedKey, UnreadBudget,
+};
 pub use memory::{Memory, MemoryConfig};
 pub use migrate::{LogInstallation, Migration};
 pub use postgres::Confirmations;

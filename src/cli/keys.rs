@@ -11,16 +11,20 @@ use super::{
     database::{open, open_read_only, with_database_name},
     import::{self, Import},
     output::{Output, OutputFormat, json, print},
-    wait::{WaitArgs, wait_for_instances},
 };
 use crate::{
     config::DatabaseOptions,
-    credential::{Credential, MAX_LEN, Prefix, generate},
+    credential::{Credential, MAX_LEN, generate},
+    store::DisplayRow,
 };
 
 mod create;
+mod revoke;
+mod rotate;
 
 use create::Create;
+use revoke::Revoke;
+use rotate::Rotate;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -30,7 +34,9 @@ pub(super) enum Command {
     List(List),
     /// Show one key: by id, by prefix, or by the key itself on stdin.
     Show(Show),
-    /// Revoke a key.
+    /// Create the successor of a key and print its secret, this once. The key ends now, or after an overlap.
+    Rotate(Box<Rotate>),
+    /// Revoke a key, and the keys that it was rotated from and to.
     Revoke(Revoke),
     /// Import rows with bcrypt hashes from a file: all of them or none.
     Import(Import),
@@ -61,23 +67,6 @@ pub(super) struct Show {
     database: DatabaseOptions,
 }
 
-#[derive(Debug, Args)]
-pub(super) struct Revoke {
-    /// Id or prefix.
-    #[arg(value_name = "ID|PREFIX")]
-    key: String,
-    /// Wait until every instance that listens to the database's changes has dropped the key, and fail if one has not.
-    /// Instances that do not listen are unknown. With SQLite, wait half a second.
-    #[arg(long)]
-    wait: bool,
-    #[command(flatten)]
-    wait_args: WaitArgs,
-    #[command(flatten)]
-    output: Output,
-    #[command(flatten)]
-    database: DatabaseOptions,
-}
-
 const COLUMNS: &[(&str, &str)] = &[
     ("ID", "id"),
     ("Prefix", "key_prefix"),
@@ -102,40 +91,19 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
         Command::Show(args) if args.key == "-" => identify(args).await,
         Command::Show(Show { key, output, database }) => {
             refuse_whole_key(&key)?;
-            let keys = open_read_only(&database)?
-                .find_keys(&key)
-                .await
-                .map_err(|error| with_database_name(&database, error))?;
+            let opened = open_read_only(&database)?;
+            let name = |error| with_database_name(&database, error);
+            let keys = opened.find_keys(&key).await.map_err(name)?;
             match &keys[..] {
                 [] => bail!("no key has the id or prefix {key}; see `keystile keys list --all`"),
-                [key] => output.row(key),
+                [key] => output.row(&opened.with_chain(key.clone()).await.map_err(name)?),
                 several => output.rows(several, COLUMNS, ""),
             }
         }
-        Command::Revoke(args) => revoke(args).await,
+        Command::Rotate(args) => rotate::run(*args).await,
+        Command::Revoke(args) => revoke::run(args).await,
         Command::Import(args) => import::run(args).await,
     }
-}
-
-async fn revoke(Revoke { key, wait, wait_args, output, database }: Revoke) -> anyhow::Result<()> {
-    refuse_whole_key(&key)?;
-    let opened = open(&database)?;
-    let key = opened.revoke_key(&key).await.map_err(|error| with_database_name(&database, error))?;
-    if !wait && output.output == OutputFormat::Json {
-        return json(&key);
-    }
-    let id = key.text("id");
-    if output.output == OutputFormat::Table {
-        print(&format!("revoked key {id} ({}) of {}\n", key.text("key_prefix"), key.text("user_email")))?;
-    }
-    if !wait {
-        return Ok(());
-    }
-    let prefix = Prefix::parse(&key.text("key_prefix"));
-    let prefix = prefix
-        .context("the key is revoked; no credential can have its prefix, so no instance has it in memory")?;
-    let waited = wait_for_instances(&opened, Some(prefix), wait_args, output).await;
-    waited.with_context(|| format!("key {id} is revoked, but not confirmed everywhere"))
 }
 
 async fn create(args: Box<Create>) -> anyhow::Result<()> {
@@ -144,14 +112,21 @@ async fn create(args: Box<Create>) -> anyhow::Result<()> {
         .create_key(&args.new_key(), &args.brand, args.cost.of_new_hashes())
         .await
         .map_err(|error| with_database_name(&args.database, error))?;
-    if args.output.output == OutputFormat::Json {
+    let created = format!("created key {} of {}", key.text("id"), key.text("user_email"));
+    print_credential(args.output, key, &credential, &created)
+}
+
+/// Prints a new key: the credential alone, or everything as JSON.
+fn print_credential(
+    output: Output,
+    key: DisplayRow,
+    credential: &Credential,
+    done: &str,
+) -> anyhow::Result<()> {
+    if output.output == OutputFormat::Json {
         return json(&key.with("credential", credential.expose()));
     }
-    eprintln!(
-        "created key {} of {}; this is the only time that it is shown:",
-        key.text("id"),
-        key.text("user_email")
-    );
+    eprintln!("{done}; this is the only time that it is shown:");
     print(&format!("{}\n", credential.expose()))
 }
 

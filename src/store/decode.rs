@@ -4,7 +4,7 @@ use crate::{
     config::AccountLock,
     credential::Prefix,
     record::{
-        Budget, Expiry, KeyHash, KeyId, KeyRecord, Limits, Lock, Restrictions, User, UserId,
+        Budget, Chain, Expiry, KeyHash, KeyId, KeyRecord, Limits, Lock, Restrictions, User, UserId,
         endpoint::Endpoint, model::ModelPattern, network::Network,
     },
 };
@@ -12,6 +12,7 @@ use crate::{
 use super::{Row, SqlValue};
 
 pub(crate) mod budgets;
+mod chain;
 pub(crate) mod lenient;
 pub(crate) mod timestamp;
 pub(crate) mod value;
@@ -54,10 +55,18 @@ pub(crate) const COLUMNS: &[(&str, &str)] = &[
     ("users", "account_locked"),
     ("users", "account_locked_until"),
     BUDGETS,
+    CHAIN,
+    SHARED_USAGE,
 ];
 
 /// The budgets of the key and of its user, in one value.
 pub(crate) const BUDGETS: (&str, &str) = ("budgets", "active rows");
+
+/// The rotations of the key's chain, in one value.
+pub(crate) const CHAIN: (&str, &str) = ("keystile_rotations", "chain");
+
+/// What other keys of the chain have used of the key's budgets, in one value.
+pub(crate) const SHARED_USAGE: (&str, &str) = ("keystile_rotated_budgets", "usage");
 
 /// Why a row cannot be decoded. It names the column, never the value.
 #[derive(Debug, PartialEq, Eq)]
@@ -107,8 +116,17 @@ fn decode_with(
 ) -> Result<KeyRecord, DecodeError> {
     let (key, user) = (RowReader { values, table: "api_keys" }, RowReader { values, table: "users" });
     let (table, rows) = BUDGETS;
+    let id = KeyId(key.required("id", value::integer)?);
+    let chain = RowReader { values, table: CHAIN.0 };
+    let chain = chain.read(CHAIN.1, |json| chain::decode(json, id))?.unwrap_or_else(|| Chain::of(id));
+    let spent_cents = key.read("total_cost", value::number)?;
+    let spent_cents = if chain.others.is_empty() {
+        spent_cents
+    } else {
+        Some(spent_cents.unwrap_or(0.0) + chain.spent_by_others())
+    };
     Ok(KeyRecord {
-        id: KeyId(key.required("id", value::integer)?),
+        id,
         name: key.text("name"),
         prefix: key.required("key_prefix", |text| Prefix::parse(text).map_err(|_| "8 characters"))?,
         hash: key.required(HASH.1, hash)?,
@@ -137,9 +155,13 @@ fn decode_with(
             unlimited: key.read("is_unlimited", value::boolean)?,
             limit_cents: key.read("budget_limit_cents", value::integer)?,
             kind: key.text("budget_type"),
-            spent_cents: key.read("total_cost", value::number)?,
+            spent_cents,
         },
-        period_budgets: budgets::decode(RowReader { values, table }.value(rows)),
+        chain,
+        period_budgets: budgets::decode(
+            RowReader { values, table }.value(rows),
+            RowReader { values, table: SHARED_USAGE.0 }.value(SHARED_USAGE.1),
+        ),
     })
 }
 

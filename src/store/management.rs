@@ -13,16 +13,19 @@ use super::{
 use crate::clock;
 
 mod budgets;
+mod chain;
 mod columns;
 mod display_row;
 mod import;
 mod keys;
+mod rotation;
 mod users;
 
 pub use budgets::UnreadBudget;
 pub use display_row::DisplayRow;
 pub use import::{ImportError, ImportRow};
-pub use keys::NewKey;
+pub use keys::{NewKey, RevokedKeys};
+pub use rotation::{KeyRotation, RotatedKey};
 pub use users::NewUser;
 
 /// Whether operators manage this column.

@@ -107,7 +107,7 @@ impl Create {
     }
 }
 
-fn expiry(text: &str) -> Result<OffsetDateTime, String> {
+pub(super) fn expiry(text: &str) -> Result<OffsetDateTime, String> {
     expiry_at(text, clock::wall())
 }
 

@@ -19,6 +19,7 @@ fn spent() -> PeriodBudget {
         is_hard: true,
         models: vec![],
         endpoints: vec![],
+        shared: vec![],
     }
 }
 
@@ -345,7 +346,9 @@ prop_compose! {
         models in some_of(&["o1", "gpt-4o"]), endpoints in some_of(&["/a", "/b"]),
     ) -> PeriodBudget {
         let used_cents = used.into();
-        PeriodBudget { id: BudgetId(1), limit_cents, used_cents, start, end, renews, is_hard, models, endpoints }
+        PeriodBudget {
+            id: BudgetId(1), limit_cents, used_cents, start, end, renews, is_hard, models, endpoints, shared: vec![],
+        }
     }
 }
 

@@ -7,9 +7,9 @@ use crate::{
     revocation::{Since, Snapshot},
     store::{
         dialect::Dialect,
-        schema::{PROOFS, Schema},
+        schema::{PROOFS, ROTATED_BUDGETS, Schema},
         statement::Statement,
-        statements::{ColumnRef, LAST_USED_INTERVAL, Statements, UsageUpdate, sections},
+        statements::{ColumnRef, LAST_USED_INTERVAL, Statements, UsageUpdate, script, sections},
         watched_tables::WatchedTable,
     },
 };
@@ -19,7 +19,8 @@ pub(crate) struct PostgresStatements;
 
 /// `to_regclass` follows the search path, as every other statement does.
 const SCHEMA: &str = "SELECT 'column', t.name, a.attname::text, format_type(b.oid, -1)
-    FROM (VALUES ('api_keys'), ('users'), ('roles'), ('budgets'), ('keystile_changes'), ('keystile_proofs')) AS t (name)
+    FROM (VALUES ('api_keys'), ('users'), ('roles'), ('budgets'), ('keystile_changes'), ('keystile_proofs'),
+        ('keystile_rotations'), ('keystile_rotated_budgets')) AS t (name)
     JOIN pg_attribute a ON a.attrelid = to_regclass(t.name)
     CROSS JOIN LATERAL (
         WITH RECURSIVE domains AS (
@@ -32,9 +33,18 @@ const SCHEMA: &str = "SELECT 'column', t.name, a.attname::text, format_type(b.oi
 
 const TABLES: &str = include_str!("../migrations/postgres.sql");
 const CREATE_PROOFS: &str = include_str!("../migrations/proofs.postgres.sql");
+const CREATE_ROTATIONS: &str = include_str!("../migrations/rotations.postgres.sql");
 
 /// Serialises concurrent migrations. The number is arbitrary, and used by Keystile only.
 pub(super) const MIGRATION_LOCK: &str = "SELECT CAST(pg_advisory_xact_lock(5353872341) AS text)";
+
+/// Identity columns are left to the database, those of a view as well.
+const COLUMNS: &str = "SELECT a.attname::text, quote_ident(a.attname), CASE
+        WHEN a.attidentity <> '' OR a.attgenerated <> '' THEN 'computed'
+        WHEN a.atthasdef AND EXISTS (SELECT 1 FROM pg_index i WHERE i.indrelid = a.attrelid AND i.indisunique
+            AND i.indnkeyatts = 1 AND i.indkey[0] = a.attnum) THEN 'default' END
+    FROM pg_attribute a WHERE a.attrelid = to_regclass($1::text) AND a.attnum > 0 AND NOT a.attisdropped
+    ORDER BY a.attnum";
 
 const INDEX: &str = "SELECT 'found' FROM pg_index i
     JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
@@ -207,6 +217,10 @@ impl Statements for PostgresStatements {
         [MIGRATION_LOCK, CREATE_PROOFS].map(Statement::plain).to_vec()
     }
 
+    fn create_rotations(&self) -> Vec<Statement> {
+        [Statement::plain(MIGRATION_LOCK)].into_iter().chain(script(CREATE_ROTATIONS)).collect()
+    }
+
     fn index_on(&self, schema: &Schema, table: &str, column: &str) -> Statement {
         let relation = schema.relation(table).to_owned();
         let column = schema.spelling(table, column).unwrap_or(column).to_owned();
@@ -215,6 +229,22 @@ impl Statements for PostgresStatements {
 
     fn access(&self, schema: &Schema) -> Option<Statement> {
         Some(Statement::plain(access::access(schema)))
+    }
+
+    fn columns(&self, schema: &Schema, table: &str) -> Statement {
+        Statement::new(COLUMNS, [Some(schema.relation(table).to_owned())])
+    }
+
+    fn copy_budget(&self, schema: &Schema, insert: Statement, first: i64) -> Vec<Statement> {
+        let (id, key) = (schema.name("budgets", "id"), schema.name("budgets", "api_key_id"));
+        let sql = format!(
+            "WITH copied (id, key_id) AS ({} RETURNING {id}, {key})
+            INSERT INTO {} (budget_id, first_id, key_id) SELECT id, {first}, key_id FROM copied
+            RETURNING CAST(budget_id AS text)",
+            insert.sql,
+            schema.relation(ROTATED_BUDGETS),
+        );
+        vec![Statement::new(sql, insert.params)]
     }
 
     fn advance_key_ids(&self) -> Option<Statement> {

@@ -1,0 +1,65 @@
+//! `keystile keys revoke`
+
+use anyhow::Context;
+use clap::Args;
+
+use crate::{
+    cli::{
+        argument::refuse_whole_key,
+        database::{open, with_database_name},
+        output::{Output, OutputFormat, json, print},
+        wait::{WaitArgs, wait_for_instances},
+    },
+    config::DatabaseOptions,
+    credential::Prefix,
+    store::RevokedKeys,
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct Revoke {
+    /// Id or prefix.
+    #[arg(value_name = "ID|PREFIX")]
+    key: String,
+    /// Revoke this key only. The keys that it was rotated from or to continue to work.
+    #[arg(long)]
+    only: bool,
+    /// Wait until every instance that listens to the database's changes has dropped the key, and fail if one has not.
+    /// Instances that do not listen are unknown. With SQLite, wait half a second.
+    #[arg(long)]
+    wait: bool,
+    #[command(flatten)]
+    wait_args: WaitArgs,
+    #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
+    database: DatabaseOptions,
+}
+
+pub(super) async fn run(
+    Revoke { key, only, wait, wait_args, output, database }: Revoke,
+) -> anyhow::Result<()> {
+    refuse_whole_key(&key)?;
+    let opened = open(&database)?;
+    let revoked = opened.revoke_key(&key, only).await;
+    let RevokedKeys { key, others } = revoked.map_err(|error| with_database_name(&database, error))?;
+    if !wait && output.output == OutputFormat::Json {
+        let ids: Vec<_> = others.iter().map(|other| other.get("id").clone()).collect();
+        return json(&if ids.is_empty() { key } else { key.with("also_revoked", ids) });
+    }
+    let id = key.text("id");
+    if output.output == OutputFormat::Table {
+        for key in others.iter().chain([&key]) {
+            let (id, prefix, user) = (key.text("id"), key.text("key_prefix"), key.text("user_email"));
+            print(&format!("revoked key {id} ({prefix}) of {user}\n"))?;
+        }
+    }
+    if !wait {
+        return Ok(());
+    }
+    let prefix = Prefix::parse(&key.text("key_prefix"));
+    let prefix = prefix
+        .context("the key is revoked; no credential can have its prefix, so no instance has it in memory")?;
+    // An instance that confirms this change has read the earlier ones, of the other keys as well.
+    let waited = wait_for_instances(&opened, Some(prefix), wait_args, output).await;
+    waited.with_context(|| format!("key {id} is revoked, but not confirmed everywhere"))
+}
