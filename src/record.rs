@@ -65,8 +65,11 @@ pub struct KeyRecord {
     pub allowed: Restrictions,
     /// The rate limits of the key.
     pub limits: Limits,
-    /// The keys that it was rotated from and to.
-    pub chain: Chain,
+    /// The first key of the chain that this key belongs to. Requests with every key of the chain count against limits
+    /// under its id.
+    pub limit_id: KeyId,
+    /// The keys that it was rotated from and to. None for a key that was never rotated.
+    pub chain: Option<Box<Chain>>,
     /// The key's own budget.
     pub budget: Budget,
     /// The budgets of a period: for this key alone, or shared with its user's other keys.

@@ -168,7 +168,7 @@ impl Explain {
         let (checks, budgets, reason, shadow) = match &attributes.route {
             Ok(route) => {
                 let facts = Facts { record: &record, attributes: &attributes, route, now };
-                let charge = Charge { key: record.chain.limit_id, limits: record.limits, cost: route.cost };
+                let charge = Charge { key: record.limit_id, limits: record.limits, cost: route.cost };
                 let limits = checked_limits(&charge, self.rate_limit);
                 let limited = (!limits.passes).then_some(Reason::RateLimited);
                 let checks = CHECKS.iter().map(|check| checked(check, &facts)).chain([limits]).collect();

@@ -10,19 +10,18 @@ use super::{
     argument::refuse_whole_key,
     database::{open, open_read_only, with_database_name},
     import::{self, Import},
-    output::{Output, OutputFormat, json, print},
+    output::Output,
 };
 use crate::{
     config::DatabaseOptions,
     credential::{Credential, MAX_LEN, generate},
-    store::DisplayRow,
 };
 
 mod create;
 mod revoke;
 mod rotate;
 
-use create::Create;
+use create::{Create, print_credential};
 use revoke::Revoke;
 use rotate::Rotate;
 
@@ -114,20 +113,6 @@ async fn create(args: Box<Create>) -> anyhow::Result<()> {
         .map_err(|error| with_database_name(&args.database, error))?;
     let created = format!("created key {} of {}", key.text("id"), key.text("user_email"));
     print_credential(args.output, key, &credential, &created)
-}
-
-/// Prints a new key: the credential alone, or everything as JSON.
-fn print_credential(
-    output: Output,
-    key: DisplayRow,
-    credential: &Credential,
-    done: &str,
-) -> anyhow::Result<()> {
-    if output.output == OutputFormat::Json {
-        return json(&key.with("credential", credential.expose()));
-    }
-    eprintln!("{done}; this is the only time that it is shown:");
-    print(&format!("{}\n", credential.expose()))
 }
 
 /// Finds the key of a credential. A typo is recognised without the database.

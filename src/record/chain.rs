@@ -4,11 +4,9 @@ use time::OffsetDateTime;
 
 use super::KeyId;
 
-/// The place of a key in its chain. A key that was never rotated is alone in its chain.
-#[derive(Debug, Clone, PartialEq)]
+/// The place of a key that was rotated, or that a rotation created.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Chain {
-    /// The first key of the chain. Requests with every key of the chain count against limits under its id.
-    pub limit_id: KeyId,
     /// The other keys of the chain, by id.
     pub others: Vec<ChainMember>,
     /// The rotation that ended this key.
@@ -36,11 +34,6 @@ pub struct Rotation {
 }
 
 impl Chain {
-    /// The chain of a key that was never rotated.
-    pub fn of(key: KeyId) -> Self {
-        Self { limit_id: key, others: Vec::new(), successor: None, predecessor: None }
-    }
-
     /// What the other keys have spent, in cents.
     pub fn spent_by_others(&self) -> f64 {
         self.others.iter().map(|member| member.spent_cents).sum()

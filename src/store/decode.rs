@@ -117,15 +117,7 @@ fn decode_with(
     let (key, user) = (RowReader { values, table: "api_keys" }, RowReader { values, table: "users" });
     let (table, rows) = BUDGETS;
     let id = KeyId(key.required("id", value::integer)?);
-    let chain = RowReader { values, table: CHAIN.0 };
-    let chain = chain.read(CHAIN.1, |json| chain::decode(json, id))?.unwrap_or_else(|| Chain::of(id));
-    let spent_cents = key.read("total_cost", value::number)?;
-    let spent_cents = if chain.others.is_empty() {
-        spent_cents
-    } else {
-        Some(spent_cents.unwrap_or(0.0) + chain.spent_by_others())
-    };
-    Ok(KeyRecord {
+    let mut record = KeyRecord {
         id,
         name: key.text("name"),
         prefix: key.required("key_prefix", |text| Prefix::parse(text).map_err(|_| "8 characters"))?,
@@ -155,14 +147,28 @@ fn decode_with(
             unlimited: key.read("is_unlimited", value::boolean)?,
             limit_cents: key.read("budget_limit_cents", value::integer)?,
             kind: key.text("budget_type"),
-            spent_cents,
+            spent_cents: key.read("total_cost", value::number)?,
         },
-        chain,
+        limit_id: id,
+        chain: None,
         period_budgets: budgets::decode(
             RowReader { values, table }.value(rows),
             RowReader { values, table: SHARED_USAGE.0 }.value(SHARED_USAGE.1),
         ),
-    })
+    };
+    add_chain(
+        &mut record,
+        RowReader { values, table: CHAIN.0 }.read(CHAIN.1, |json| chain::decode(json, id))?,
+    );
+    Ok(record)
+}
+
+/// What the keys of a chain have spent adds up.
+fn add_chain(record: &mut KeyRecord, decoded: Option<(KeyId, Option<Box<Chain>>)>) {
+    let Some((limit_id, Some(chain))) = decoded else { return };
+    record.limit_id = limit_id;
+    record.budget.spent_cents = Some(record.budget.spent_cents.unwrap_or(0.0) + chain.spent_by_others());
+    record.chain = Some(chain);
 }
 
 fn decode_user(user: &RowReader<'_>, locks: AccountLock) -> Result<User, DecodeError> {

@@ -4,7 +4,7 @@ use anyhow::Context;
 use clap::{Args, builder::NonEmptyStringValueParser};
 use time::OffsetDateTime;
 
-use super::{create::expiry, print_credential};
+use super::create::{expiry, print_credential};
 use crate::{
     cli::{
         argument::refuse_whole_key,

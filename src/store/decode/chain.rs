@@ -11,18 +11,21 @@ use crate::{
     store::SqlValue,
 };
 
-/// Decodes the JSON value: an array with an array of texts for each rotation of the chain, which are the ids of the
+/// The first key of the chain, and the chain of a key. The JSON value is an array with an array of texts for each rotation of the chain, which are the ids of the
 /// predecessor, the successor and the first key, the time of the rotation, and what the two keys have spent.
 ///
 /// A chain that cannot be read denies the key: what it may spend is unknown.
-pub(super) fn decode(json: &str, key: KeyId) -> Result<Chain, Expectation> {
+pub(super) fn decode(json: &str, key: KeyId) -> Result<(KeyId, Option<Box<Chain>>), Expectation> {
     let rows: Vec<[SqlValue; 6]> = serde_json::from_str(json).map_err(|_| "JSON")?;
-    let mut chain = Chain::of(key);
+    if rows.is_empty() {
+        return Ok((key, None));
+    }
+    let (mut limit_id, mut chain) = (key, Box::<Chain>::default());
     let mut others = BTreeMap::new();
     for [predecessor, successor, first, rotated_at, predecessor_spent, successor_spent] in rows {
         let rotated_at = rotated_at.and_then(|at| timestamp::timestamp(&at).ok());
         let (predecessor, successor) = (id(predecessor)?, id(successor)?);
-        chain.limit_id = id(first)?;
+        limit_id = id(first)?;
         if predecessor == key {
             chain.successor = Some(Rotation { key: successor, rotated_at });
         }
@@ -36,7 +39,7 @@ pub(super) fn decode(json: &str, key: KeyId) -> Result<Chain, Expectation> {
     }
     others.remove(&key);
     chain.others = others.into_values().collect();
-    Ok(chain)
+    Ok((limit_id, Some(chain)))
 }
 
 fn id(text: SqlValue) -> Result<KeyId, Expectation> {
@@ -57,7 +60,6 @@ mod tests {
             ["7","8","7","2026-01-01 00:00:00","2","10.5"]]"#;
         let rotation = |key, rotated_at| Some(Rotation { key: KeyId(key), rotated_at: Some(rotated_at) });
         let chain = Chain {
-            limit_id: KeyId(7),
             others: vec![
                 ChainMember { id: KeyId(7), spent_cents: 2.0 },
                 ChainMember { id: KeyId(9), spent_cents: 0.0 },
@@ -65,13 +67,13 @@ mod tests {
             successor: rotation(9, datetime!(2026-02-01 00:00 UTC)),
             predecessor: rotation(7, datetime!(2026-01-01 00:00 UTC)),
         };
-        assert_eq!(decode(json, KEY), Ok(chain.clone()));
+        assert_eq!(decode(json, KEY), Ok((KeyId(7), Some(Box::new(chain.clone())))));
         assert!((chain.spent_by_others() - 2.0).abs() < f64::EPSILON);
     }
 
     #[test]
     fn key_without_rotations_is_alone() {
-        assert_eq!(decode("[]", KEY), Ok(Chain::of(KEY)));
+        assert_eq!(decode("[]", KEY), Ok((KEY, None)));
     }
 
     #[test]
@@ -86,7 +88,7 @@ mod tests {
         ] {
             assert!(decode(bad, KEY).is_err(), "{bad}");
         }
-        let undated = decode(r#"[["8","9","8","soon",null,null]]"#, KEY).expect("decodes");
-        assert_eq!(undated.successor, Some(Rotation { key: KeyId(9), rotated_at: None }));
+        let undated = decode(r#"[["8","9","8","soon",null,null]]"#, KEY).expect("decodes").1;
+        assert_eq!(undated.expect("a chain").successor, Some(Rotation { key: KeyId(9), rotated_at: None }));
     }
 }

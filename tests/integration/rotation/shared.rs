@@ -23,9 +23,9 @@ async fn every_key_of_a_chain_knows_the_first_and_what_all_have_spent() {
         place.execute("UPDATE api_keys SET total_cost = 10").await;
         for key in &chain {
             let record = record(&place, key).await;
-            assert_eq!(record.chain.limit_id.0, chain[0]["id"]);
+            assert_eq!(record.limit_id.0, chain[0]["id"]);
             assert_eq!(record.budget.spent_cents, Some(50.0));
-            assert_eq!(record.chain.others.len(), 4);
+            assert_eq!(record.chain.unwrap().others.len(), 4);
         }
         place.execute(&format!("UPDATE api_keys SET total_cost = 60 WHERE id = {}", id(&chain[2]))).await;
         for key in &chain {
