@@ -18,6 +18,7 @@ use crate::{
     revocation::LogPosition,
 };
 
+mod actor;
 mod backend;
 mod change_log;
 mod database;
@@ -39,6 +40,7 @@ mod statements;
 mod usage;
 mod watched_tables;
 
+pub use actor::{Action, Actor};
 pub use change_log::MAX_ENTRIES;
 pub use database::Database;
 pub use decode::value::allow_list;

@@ -6,9 +6,10 @@ use time::OffsetDateTime;
 
 use super::{
     Database, SqlValue, StoreError,
+    actor::Action,
     decode::timestamp::write_timestamp,
     schema::Schema,
-    statement::{Deadline, Rows, Statement},
+    statement::{Deadline, Progress, Rows, Statement, TransactionOutcome},
 };
 use crate::clock;
 
@@ -72,6 +73,50 @@ impl Database {
         Ok(self.backend().query(Deadline::Operator, statement).await?)
     }
 
+    /// Makes a change: runs these statements in one transaction, all or nothing, in which the audit log knows who makes
+    /// which change. Every change by Keystile goes this way. With `needs_rows`, each statement must return a row.
+    async fn change(
+        &self,
+        action: Action,
+        mut statements: Vec<Statement>,
+        needs_rows: bool,
+        progress: Progress,
+    ) -> Result<TransactionOutcome> {
+        let schema = self.operator_schema().await?;
+        let before = self.statements().begin_change(&schema, self.actor(), action);
+        let (offset, count) = (before.len(), statements.len());
+        statements.splice(0..0, before);
+        statements.extend(self.statements().end_change(&schema));
+        let progress = move |done: usize| progress(done.saturating_sub(offset).min(count));
+        let outcome = self.backend().transaction(statements, needs_rows, Box::new(progress)).await?;
+        let is_change = |at: usize| (offset..offset + count).contains(&at);
+        match outcome {
+            TransactionOutcome::Committed(mut rows) => {
+                Ok(TransactionOutcome::Committed(rows.drain(offset..offset + count).collect()))
+            }
+            TransactionOutcome::Failed(at, error) if is_change(at) => {
+                Ok(TransactionOutcome::Failed(at - offset, error))
+            }
+            TransactionOutcome::RolledBack(places) if places.iter().any(|at| is_change(*at)) => {
+                let places = places.into_iter().filter(|at| is_change(*at)).map(|at| at - offset);
+                Ok(TransactionOutcome::RolledBack(places.collect()))
+            }
+            TransactionOutcome::Failed(_, error) => Err(audit_failed(&error.to_string())),
+            TransactionOutcome::RolledBack(_) => {
+                Err(audit_failed("its triggers are missing or of another version"))
+            }
+        }
+    }
+
+    /// The same for one statement, which need not return a row.
+    async fn change_by(&self, action: Action, statement: Statement) -> Result<Rows> {
+        match self.change(action, vec![statement], false, Box::new(|_| ())).await? {
+            TransactionOutcome::Committed(rows) => Ok(rows.into_iter().next().unwrap_or_default()),
+            TransactionOutcome::RolledBack(_) => Ok(Rows::new()),
+            TransactionOutcome::Failed(_, error) => Err(error.into()),
+        }
+    }
+
     async fn operator_schema(&self) -> Result<Arc<Schema>> {
         Ok(self.schema(Deadline::Operator).await?)
     }
@@ -124,6 +169,13 @@ fn update(schema: &Schema, table: &'static str, id: i64, mut values: Vec<ColumnV
     );
     let params = values.into_iter().map(|(_, value)| value).chain([Some(id.to_string())]);
     Statement::new(sql, params.collect::<Vec<_>>())
+}
+
+fn audit_failed(why: &str) -> ManagementError {
+    ManagementError::Refused(format!(
+        "nothing was changed, because the audit log keystile_audit cannot record it: {why}; run `keystile migrate` \
+         as the owner of the tables"
+    ))
 }
 
 /// Refuses a setting that has no column.

@@ -3,7 +3,7 @@
 use time::OffsetDateTime;
 
 use super::{
-    ColumnValue, Database, DisplayRow, ManagementError, Result, Schema, SqlValue, Statement,
+    Action, ColumnValue, Database, DisplayRow, ManagementError, Result, Schema, SqlValue, Statement,
     chain::is_in_chain_of,
     columns::{API_KEYS, Column, ColumnKind, write_list},
     id, insert, needs_column, update,
@@ -95,7 +95,8 @@ impl Database {
             values.push(("key_prefix", Some(credential.prefix().as_str().to_owned())));
             values.push(("key_hash", Some(hash(credential.clone(), cost).await?)));
             // Another process may have created the same prefix in between.
-            let rows = self.query(insert(schema, "api_keys", values, &[&["key_prefix"]])).await?;
+            let insert = insert(schema, "api_keys", values, &[&["key_prefix"]]);
+            let rows = self.change_by(Action::Create, insert).await?;
             if let Some(id) = id(&rows) {
                 return Ok((self.find_key(&id.to_string()).await?, credential));
             }
@@ -203,7 +204,7 @@ impl Database {
             // A rotation at the same time holds the lock on the row. The second statement sees its successor.
             statements.push(revoke_chain(schema, id.0, values));
         }
-        self.backend().execute_all(statements).await?;
+        self.change(Action::Revoke, statements, false, Box::new(|_| ())).await?.into_result()?;
         let mut others = Vec::new();
         if !only {
             for other in self.other_members(id.0).await? {

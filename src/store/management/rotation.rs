@@ -8,7 +8,7 @@ use std::sync::Arc;
 use time::{Duration, OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
-    Database, DisplayRow, ManagementError, Result, SqlValue, Statement,
+    Action, Database, DisplayRow, ManagementError, Result, SqlValue, Statement,
     keys::{DRAWS, hash},
     needs_column,
 };
@@ -107,8 +107,8 @@ impl Database {
             }
             let hash = hash(credential.clone(), cost).await?;
             let statements = plan.statements(&NewCredential { prefix: credential.prefix(), hash });
-            match self.backend().transaction(statements, true, Box::new(|_| ())).await? {
-                TransactionOutcome::Committed => return plan.rotated(credential).await,
+            match self.change(Action::Rotate, statements, true, Box::new(|_| ())).await? {
+                TransactionOutcome::Committed(_) => return plan.rotated(credential).await,
                 TransactionOutcome::RolledBack(places) => match places.first() {
                     // Another process has created the same prefix in between.
                     Some(1) => {}

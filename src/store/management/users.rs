@@ -1,7 +1,7 @@
 //! Users: create, list, disable.
 
 use super::{
-    ColumnValue, Database, DisplayRow, ManagementError, Result, Schema, Statement,
+    Action, ColumnValue, Database, DisplayRow, ManagementError, Result, Schema, Statement,
     columns::{Column, ColumnKind, USERS},
     id, insert, needs_column, update,
 };
@@ -47,7 +47,8 @@ impl Database {
         if let Some(role) = &new.role {
             values.push(self.role(schema, role).await?);
         }
-        let rows = self.query(insert(schema, "users", values, &[&["email"], &["username"]])).await?;
+        let insert = insert(schema, "users", values, &[&["email"], &["username"]]);
+        let rows = self.change_by(Action::Create, insert).await?;
         let Some(id) = id(&rows) else {
             return Err(ManagementError::Refused(format!(
                 "there is a user with --email {} or --username {} already; see `keystile users list`",
@@ -100,7 +101,7 @@ impl Database {
         let schema = &self.operator_schema().await?;
         needs_column(schema, "users", "is_active")?;
         let values = vec![("is_active", Some("0".into())), ("updated_at", self.now())];
-        self.query(update(schema, "users", user_id(&user)?.0, values)).await?;
+        self.change_by(Action::Disable, update(schema, "users", user_id(&user)?.0, values)).await?;
         self.find_user(&user.text("id")).await?.inactive()
     }
 

@@ -124,8 +124,8 @@ impl PostgresPool {
         let mut connection = self.connection().await?;
         // Each early return leaves it busy: the connection is closed, and the server rolls back.
         connection.state = ConnectionState::Busy;
-        let mut empty = Vec::new();
-        within(limit, connection.command("BEGIN")).await?;
+        let (mut returned, mut empty) = (Vec::with_capacity(statements.len()), Vec::new());
+        within(limit, connection.begin()).await?;
         for (at, statement) in statements.iter().enumerate() {
             if statement.is_final && !empty.is_empty() {
                 continue;
@@ -135,9 +135,10 @@ impl PostgresPool {
                 Ok(rows) => rows,
                 Err(error) => return Ok(TransactionOutcome::Failed(at, error)),
             };
-            if needs_rows && rows.is_empty() {
+            if (needs_rows || statement.is_required) && rows.is_empty() {
                 empty.push(at);
             }
+            returned.push(rows);
             progress(at + 1);
         }
         let end = if empty.is_empty() { "COMMIT" } else { "ROLLBACK" };
@@ -145,7 +146,7 @@ impl PostgresPool {
         within(limit, connection.command(end)).await?;
         connection.state = ConnectionState::Idle;
         Ok(if empty.is_empty() {
-            TransactionOutcome::Committed
+            TransactionOutcome::Committed(returned)
         } else {
             TransactionOutcome::RolledBack(empty)
         })

@@ -6,6 +6,7 @@ use super::{access, change_log};
 use crate::{
     revocation::{Since, Snapshot},
     store::{
+        actor::{Action, Actor},
         dialect::Dialect,
         schema::{PROOFS, ROTATED_BUDGETS, Schema},
         statement::Statement,
@@ -245,6 +246,16 @@ impl Statements for PostgresStatements {
             schema.relation(ROTATED_BUDGETS),
         );
         vec![Statement::new(sql, insert.params)]
+    }
+
+    /// The setting ends with the transaction.
+    fn begin_change(&self, _: &Schema, actor: &Actor, action: Action) -> Vec<Statement> {
+        const TELL: &str = "SELECT set_config('keystile.actor', $1::text, true)";
+        vec![Statement::new(TELL, [Some(actor.to_json(action))])]
+    }
+
+    fn end_change(&self, _: &Schema) -> Option<Statement> {
+        None
     }
 
     fn advance_key_ids(&self) -> Option<Statement> {

@@ -84,7 +84,7 @@ impl SqliteFile {
         let inner = Arc::clone(&self.0);
         self.run(Deadline::Operator, move |connection| {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let mut empty = Vec::new();
+            let (mut returned, mut empty) = (Vec::with_capacity(statements.len()), Vec::new());
             for (at, statement) in statements.iter().enumerate() {
                 if statement.is_final && !empty.is_empty() {
                     continue;
@@ -93,9 +93,10 @@ impl SqliteFile {
                     Ok(rows) => rows,
                     Err(error) => return Ok(TransactionOutcome::Failed(at, inner.explain(&error))),
                 };
-                if needs_rows && rows.is_empty() {
+                if (needs_rows || statement.is_required) && rows.is_empty() {
                     empty.push(at);
                 }
+                returned.push(rows);
                 progress(at + 1);
             }
             if !empty.is_empty() {
@@ -103,7 +104,7 @@ impl SqliteFile {
                 return Ok(TransactionOutcome::RolledBack(empty));
             }
             transaction.commit()?;
-            Ok(TransactionOutcome::Committed)
+            Ok(TransactionOutcome::Committed(returned))
         })
         .await
     }

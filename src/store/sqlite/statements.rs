@@ -6,6 +6,7 @@ use super::{change_log, triggers};
 use crate::{
     revocation::{Since, Snapshot},
     store::{
+        actor::{Action, Actor},
         dialect::Dialect,
         schema::{PROOF_COLUMNS, PROOFS, ROTATED_BUDGETS, Schema},
         statement::Statement,
@@ -197,6 +198,14 @@ impl Statements for SqliteStatements {
         );
         let insert = Statement::new(format!("{} RETURNING '1'", insert.sql), insert.params);
         vec![insert, Statement::plain(note)]
+    }
+
+    fn begin_change(&self, _: &Schema, _: &Actor, _: Action) -> Vec<Statement> {
+        Vec::new()
+    }
+
+    fn end_change(&self, _: &Schema) -> Option<Statement> {
+        None
     }
 
     fn advance_key_ids(&self) -> Option<Statement> {
