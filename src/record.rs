@@ -137,6 +137,13 @@ pub struct Limits {
     pub day: Option<u64>,
 }
 
+impl KeyRecord {
+    /// The rotation that ends this key, if it was rotated.
+    pub fn successor(&self) -> Option<Rotation> {
+        self.chain.as_ref()?.successor
+    }
+}
+
 impl StoredRecord for KeyRecord {
     fn record(&self) -> &KeyRecord {
         self

@@ -7,6 +7,8 @@ use crate::harness::{
     place::{BUDGETS, Place},
 };
 
+mod gateway;
+mod live;
 mod refusals;
 mod shared;
 

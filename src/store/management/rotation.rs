@@ -151,10 +151,7 @@ impl<'a> Plan<'a> {
         let state = state(database, &schema, &listed).await?;
         let key = database.record_of(&listed).await?;
         let now = clock::wall();
-        if key.is_active
-            && !key.is_deleted
-            && key.chain.as_ref().is_some_and(|chain| chain.successor.is_some())
-        {
+        if key.is_active && !key.is_deleted && key.successor().is_some() {
             return Err(already_rotated(database, &schema, &key).await);
         }
         refuse_unusable(&key, now)?;
