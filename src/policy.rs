@@ -43,7 +43,11 @@ pub const CHECKS: &[Check] = &[
         name: "expiry",
         reason: Reason::Expired,
         passes: |facts| !facts.record.expiry.is_past(facts.now),
-        looks_at: |facts| format!("expires_at: {}; now: {}", facts.record.expiry, rfc3339(facts.now)),
+        looks_at: |facts| {
+            let successor = facts.record.successor();
+            let rotated = successor.map_or_else(String::new, |to| format!("; rotated to key {}", to.key.0));
+            format!("expires_at: {}; now: {}{rotated}", facts.record.expiry, rfc3339(facts.now))
+        },
     },
     Check {
         name: "user",

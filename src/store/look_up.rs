@@ -116,16 +116,8 @@ fn chain_of_key(schema: &Schema, statements: &dyn Statements) -> String {
         WHERE c.limit_id = {first})",
         rows = statements.json_rows(&columns.join(", ")),
         rotations = schema.relation(ROTATIONS),
-        first = limit_id(schema, &statements.as_integer(&format!("k.{id}"), kind)),
+        first = schema.limit_id(&statements.as_integer(&format!("k.{id}"), kind)),
     )
-}
-
-/// An expression for the first key of the chain of a key; NULL for a key that was never rotated.
-pub(super) fn limit_id(schema: &Schema, key: &str) -> String {
-    let rotations = schema.relation(ROTATIONS);
-    // Two sub-selects, so that each uses the index of its column.
-    let by = |column: &str| format!("(SELECT f.limit_id FROM {rotations} f WHERE f.{column} = {key})");
-    format!("COALESCE({}, {})", by("predecessor_id"), by("successor_id"))
 }
 
 /// An expression for what other keys of the chain have used of the budgets of the key `k`: a JSON array with an array of

@@ -179,6 +179,15 @@ impl Schema {
         self.relations.get(table).map_or(table, String::as_str)
     }
 
+    /// An expression for the first key of the chain of a key, which is an expression for an id; NULL for a key that was
+    /// never rotated.
+    pub(crate) fn limit_id(&self, key: &str) -> String {
+        let rotations = self.relation(ROTATIONS);
+        // Two sub-selects, so that each uses the index of its column.
+        let by = |column: &str| format!("(SELECT f.limit_id FROM {rotations} f WHERE f.{column} = {key})");
+        format!("COALESCE({}, {})", by("predecessor_id"), by("successor_id"))
+    }
+
     /// A condition: the time in this column, of the table named `alias`, is ahead.
     pub(crate) fn is_ahead(&self, alias: &str, table: &str, column: &str) -> String {
         let (name, kind) = (self.name(table, column), self.kind(table, column).unwrap_or("text"));

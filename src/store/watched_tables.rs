@@ -2,7 +2,6 @@
 
 use super::{
     decode::{self, budgets},
-    look_up::limit_id,
     schema::{ROTATED_BUDGET_COLUMNS, ROTATED_BUDGETS, ROTATION_COLUMNS, ROTATIONS, Schema},
 };
 
@@ -24,6 +23,8 @@ pub(crate) struct WatchedTable {
 
 /// Spending that adds up over several rows. All conditions and expressions are on `{row}`.
 pub(crate) struct SharedSpending {
+    /// The table, in SQL.
+    pub(crate) relation: String,
     /// The columns of the amount and of its limit, in SQL.
     pub(crate) amount: String,
     pub(crate) limit: String,
@@ -132,7 +133,7 @@ fn shared_by_chain(schema: &Schema) -> SharedSpending {
     let name = |column| schema.name("api_keys", column);
     let (keys, rotations, id) = (schema.relation("api_keys"), schema.relation(ROTATIONS), name("id"));
     let (amount, row_id) = (name("total_cost"), format!("{{row}}.{id}"));
-    let first = limit_id(schema, &row_id);
+    let first = schema.limit_id(&row_id);
     let members = |column| format!("SELECT c.{column} FROM {rotations} c WHERE c.limit_id = {first}");
     let mut enforced = vec!["true".to_owned()];
     if schema.has("api_keys", "is_unlimited") {
@@ -149,6 +150,7 @@ fn shared_by_chain(schema: &Schema) -> SharedSpending {
         ));
     }
     SharedSpending {
+        relation: keys.to_owned(),
         limit: name("budget_limit_cents"),
         is_shared: format!("{first} IS NOT NULL"),
         by_others: format!(
@@ -178,6 +180,7 @@ fn shared_by_copies(schema: &Schema) -> SharedSpending {
         String::new()
     };
     SharedSpending {
+        relation: budgets.to_owned(),
         limit: name("limit_cents"),
         is_shared: format!("EXISTS (SELECT 1 FROM {copies} c WHERE c.budget_id = {row_id})"),
         by_others: format!(

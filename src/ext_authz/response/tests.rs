@@ -296,7 +296,7 @@ fn callers_of_a_rotated_key_are_told_of_its_end_and_others_are_not() {
         ("sunset", "Mon, 12 Jan 1970 13:47:40 GMT"),
         ("link", "<https://example.com/rotation>; rel=\"deprecation sunset\""),
     ];
-    assert_eq!(by_name(&headers), expected.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
+    assert_eq!(by_name(&headers), expected.into());
     // The upstream's own links stay.
     let actions: Vec<_> = headers.iter().map(|option| option.append_action).collect();
     assert_eq!(actions, [2, 2, 0]);

@@ -6,10 +6,7 @@ use super::{
     Database, DisplayRow, Result, Statement,
     columns::{Column, ColumnKind},
 };
-use crate::store::{
-    look_up::limit_id,
-    schema::{ROTATIONS, Schema},
-};
+use crate::store::schema::{ROTATIONS, Schema};
 
 /// The values of one rotation.
 const COLUMNS: [Column; 8] = [
@@ -103,7 +100,7 @@ impl Database {
             schema.relation(ROTATIONS),
             schema.relation("api_keys"),
             schema.name("api_keys", "id"),
-            limit_id(schema, &id.to_string()),
+            schema.limit_id(&id.to_string()),
         );
         let rows = self.query(Statement::plain(sql)).await?;
         Ok(rows.into_iter().map(|row| DisplayRow::new(COLUMNS, row)).collect())
@@ -112,7 +109,7 @@ impl Database {
 
 /// A condition on ids: those of the chain of this key, itself included only where it was rotated.
 pub(super) fn is_in_chain_of(schema: &Schema, id: i64) -> String {
-    let (rotations, first) = (schema.relation(ROTATIONS), limit_id(schema, &id.to_string()));
+    let (rotations, first) = (schema.relation(ROTATIONS), schema.limit_id(&id.to_string()));
     let members = ["predecessor_id", "successor_id"]
         .map(|column| format!("SELECT c.{column} FROM {rotations} c WHERE c.limit_id = {first}"));
     format!("IN ({})", members.join(" UNION "))

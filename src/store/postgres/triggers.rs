@@ -215,16 +215,17 @@ fn row_changed(location: &LogLocation<'_>, table: &WatchedTable) -> String {
 /// transaction at READ COMMITTED does not see what others have not committed yet, so this is not only about the change that
 /// reaches the limit: the next one would reveal a sum that two of them reached together.
 ///
-/// At other levels a transaction sees less, and reading the other rows could make a serializable transaction fail. So it
-/// logs each change.
+/// At other levels a transaction sees less, and reading the other rows could make a serializable transaction fail. Row-level
+/// security may hide them. Then each change is logged.
 fn shared_spending(location: &LogLocation<'_>, shared: &SharedSpending) -> String {
     let LogLocation { schema, .. } = location;
-    let SharedSpending { amount, limit, is_shared, by_others, is_enforced, key } = shared;
+    let SharedSpending { relation, amount, limit, is_shared, by_others, is_enforced, key } = shared;
     let on_new = |text: &str| text.replace("{row}", "NEW");
     format!(
         "IF NEW.{amount} IS DISTINCT FROM OLD.{amount} AND {is_enforced} THEN
                         IF {is_shared} THEN
-                            IF current_setting('transaction_isolation') <> 'read committed' THEN
+                            IF current_setting('transaction_isolation') <> 'read committed'
+                                OR row_security_active({relation}::text) THEN
                                 INSERT INTO {schema}.keystile_changes (key_id) VALUES (NEW.{key}::bigint);
                             ELSIF {by_others} + GREATEST(COALESCE(OLD.{amount}, 0), COALESCE(NEW.{amount}, 0))
                                 >= NEW.{limit} THEN
@@ -232,6 +233,7 @@ fn shared_spending(location: &LogLocation<'_>, shared: &SharedSpending) -> Strin
                             END IF;
                         END IF;
                     END IF;",
+        relation = literal(relation),
         is_enforced = on_new(is_enforced),
         is_shared = on_new(is_shared),
         by_others = on_new(by_others),

@@ -31,6 +31,22 @@ async fn every_key_of_a_chain_knows_the_first_and_what_all_have_spent() {
         for key in &chain {
             assert_eq!(explain(&place, key, &[])["code"], "budget_exhausted");
         }
+        let explained = explain(&place, &chain[4], &[]);
+        let looks_at = |check: &str| {
+            let checks = explained["checks"].as_array().unwrap();
+            let found = checks.iter().find(|found| found["check"] == check).unwrap();
+            found["looks_at"].as_str().unwrap().to_owned()
+        };
+        let budget = looks_at("budget");
+        assert!(
+            budget.contains("spent: 100 of 100 cents")
+                && budget.contains(&format!("key {} (60 cents)", id(&chain[2]))),
+            "{budget}"
+        );
+        let first = format!("counted under key {}", id(&chain[0]));
+        assert!(looks_at("limits").contains(&first), "{explained}");
+        let expiry = explain(&place, &chain[0], &[])["checks"][1]["looks_at"].to_string();
+        assert!(expiry.contains(&format!("rotated to key {}", id(&chain[1]))), "{expiry}");
     }
 }
 
