@@ -291,6 +291,45 @@ async fn transactions_that_do_not_see_each_other_reach_the_limit_together() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rows_that_the_triggers_may_not_see_are_taken_to_be_spent() {
+    let fleet = Fleet::start(1, &[]).await;
+    let database = Setup::with_database(&fleet.schema.url());
+    let old = fleet.key(&["--budget-limit-cents", "100"]);
+    let new = rotate_by(&database, &old, &["--overlap", "7d"]);
+    fleet.schema.execute("UPDATE api_keys SET total_cost = 40").await;
+    // The owner of the tables, which owns the functions, sees one key only.
+    let owner = format!("owner_of_{}", fleet.schema.name());
+    let tables = "api_keys, users, keystile_changes, keystile_rotations, keystile_rotated_budgets";
+    let give =
+        tables.split(", ").map(|table| format!("ALTER TABLE {table} OWNER TO {owner};")).collect::<String>();
+    fleet
+        .schema
+        .execute(&format!(
+            "DROP ROLE IF EXISTS {owner}; CREATE ROLE {owner}; GRANT ALL ON SCHEMA {} TO {owner}; {give}
+            ALTER SEQUENCE keystile_changes_lost OWNER TO {owner};
+            ALTER TABLE api_keys ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+            CREATE POLICY one ON api_keys USING (id = {})",
+            fleet.schema.name(),
+            old.id
+        ))
+        .await;
+    assert!(database.run(&["migrate"]).status.success());
+    fleet.expect(&old, 200).await;
+    fleet.expect(&new, 200).await;
+    fleet.schema.execute(&format!("UPDATE api_keys SET total_cost = 60 WHERE id = {}", old.id)).await;
+    for key in [&old, &new] {
+        until("the budget is spent", SECOND, async || {
+            fleet.code(0, key).await.as_deref() == Some("budget_exhausted")
+        })
+        .await;
+    }
+    fleet
+        .schema
+        .execute(&format!("REASSIGN OWNED BY {owner} TO keystile; DROP OWNED BY {owner}; DROP ROLE {owner}"))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn budgets_whose_period_or_flag_leaves_them_to_others_cost_no_reading() {
     let fleet = Fleet::start(1, &[]).await;
     let database = Setup::with_database(&fleet.schema.url());

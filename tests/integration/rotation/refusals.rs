@@ -107,26 +107,89 @@ async fn unique_column_of_the_application_is_named_and_nothing_is_half_done() {
     }
 }
 
+/// What a role with these rights is answered to a rotation.
+async fn rotated_by_role(place: &Place, key: &Value, rights: &str) -> Run {
+    let schema = place.value("SELECT CAST(current_schema() AS text)").await.unwrap();
+    let role = format!("role_of_{schema}");
+    place.execute(&format!("DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN")).await;
+    let rights = rights.replace("SCHEMA public", &format!("SCHEMA {schema}"));
+    place.execute(&rights.replace("keystile_admin", &role)).await;
+    let url = place.url().replace("postgres://keystile@", &format!("postgres://{role}@"));
+    let run = keystile(&["keys", "rotate", &id(key), "--output", "json"], &url, "");
+    place.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+    run
+}
+
+/// The rights that the documentation gives to the role that manages keys.
+fn documented_rights() -> String {
+    let guide = include_str!("../../../docs/guides/database.md");
+    let (_, rest) = guide.split_once("CREATE ROLE keystile_admin").expect("the role");
+    let (rights, _) = rest.split_once("```").expect("the end of the script");
+    // This database has no such table.
+    let lines = rights.lines().skip(1).filter(|line| !line.contains("ON roles"));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[tokio::test]
+async fn documented_rights_are_enough() {
+    let place = Place::postgres().await;
+    place.user().await;
+    create_budgets(&place).await;
+    run(&place, &["migrate"]).done();
+    let key = create(&place, &[]);
+    place.budget("1", &[("api_key_id", Some(&id(&key)))]).await;
+    place.execute("SELECT setval('budgets_id_seq', 100)").await;
+    let new = rotated_by_role(&place, &key, &documented_rights()).await.json();
+    assert_eq!(new["rotated_from"], key["id"]);
+    let copies = place.value("SELECT CAST(count(*) AS text) FROM keystile_rotated_budgets").await;
+    assert_eq!(copies.as_deref(), Some("2"));
+}
+
 #[tokio::test]
 async fn missing_right_is_named_and_nothing_is_half_done() {
     let place = Place::postgres().await;
     place.user().await;
+    create_budgets(&place).await;
+    run(&place, &["migrate"]).done();
     let key = create(&place, &[]);
-    let schema = place.value("SELECT CAST(current_schema() AS text)").await.unwrap();
-    let role = format!("role_of_{schema}");
-    place
-        .execute(&format!(
-            "DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA {schema} TO {role};
-            GRANT SELECT, INSERT, UPDATE ON api_keys, users TO {role};
-            GRANT USAGE, UPDATE ON SEQUENCE api_keys_id_seq TO {role}"
-        ))
-        .await;
-    let url = place.url().replace("postgres://keystile@", &format!("postgres://{role}@"));
-    let refused = keystile(&["keys", "rotate", &id(&key)], &url, "").failed(1);
-    assert!(refused.contains("keystile_rotations") && refused.contains("nothing was changed"), "{refused}");
-    place.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
-    let count = place.value("SELECT CAST(count(*) AS text) FROM api_keys").await;
-    assert_eq!(count.as_deref(), Some("1"));
+    place.budget("1", &[("api_key_id", Some(&id(&key)))]).await;
+    place.execute("SELECT setval('budgets_id_seq', 100)").await;
+    let rows = "SELECT (SELECT count(*) FROM api_keys) || '/' || (SELECT count(*) FROM budgets) || '/' ||
+        (SELECT count(*) FROM keystile_rotations)";
+    for (revoked, table) in [
+        ("INSERT ON keystile_rotations", "keystile_rotations"),
+        ("INSERT ON budgets", "budgets"),
+        ("UPDATE (expires_at) ON api_keys", "api_keys"),
+        ("INSERT ON api_keys", "api_keys"),
+    ] {
+        let rights = format!("{}\nREVOKE {revoked} FROM keystile_admin;", documented_rights());
+        let refused = rotated_by_role(&place, &key, &rights).await.failed(1);
+        assert!(refused.contains(table) && refused.contains("nothing was changed"), "{refused}");
+        assert_eq!(place.value(rows).await.as_deref(), Some("1/1/0"), "{refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn revocation_at_the_same_time_leaves_no_successor() {
+    for place in places().await {
+        for round in 0..6 {
+            let key = create(&place, &[]);
+            let command = |verb: &'static str| {
+                let (url, id) = (place.url(), id(&key));
+                // Now one is first, now the other.
+                let pause = std::time::Duration::from_millis(if verb == "revoke" { 4 * round } else { 8 });
+                std::thread::spawn(move || {
+                    std::thread::sleep(pause);
+                    keystile(&["keys", verb, &id], &url, "")
+                })
+            };
+            let threads = [command("rotate"), command("revoke")];
+            let [rotated, revoked] = threads.map(|thread| thread.join().unwrap());
+            revoked.done();
+            let active = "SELECT CAST(count(*) AS text) FROM api_keys WHERE is_active";
+            assert_eq!(place.value(active).await.as_deref(), Some("0"), "{rotated:?}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
