@@ -78,7 +78,7 @@ async fn overlap_and_its_end_hold_in_memory_in_redis_and_in_the_database() {
     let name = format!("keystile:{{{}}}:records", &old.credential[..8]);
     until("it is shared", 3 * SECOND, async || {
         fleet.status(0, &old).await;
-        redis.keys(&name).iter().any(|found| *found == name)
+        redis.keys(&name).contains(&name)
     })
     .await;
     fleet.add(&fleet.schema.url(), &settings).await;
