@@ -22,7 +22,7 @@ pub mod unmatchable;
 pub use allowed::{AllowList, Restrictions};
 pub use budget::{Budget, PERIODS};
 pub use chain::{Chain, ChainMember, Rotation};
-pub use hash::{HashTag, KeyHash, UnacceptedHash};
+pub use hash::{BcryptHash, HashKind, HashTag, KeyHash, Sha256Hash, UnacceptedHash};
 pub use period_budget::{BudgetId, PeriodBudget, PeriodBudgets, SharedUsage, UnreadableBudget};
 
 #[cfg(test)]

@@ -9,7 +9,6 @@ use zeroize::Zeroizing;
 use super::{
     argument::refuse_whole_key,
     database::{open, open_read_only, with_database_name},
-    import::{self, Import},
     output::Output,
 };
 use crate::{
@@ -18,10 +17,13 @@ use crate::{
 };
 
 mod create;
+mod credential_output;
+mod import;
 mod revoke;
 mod rotate;
 
-use create::{Create, print_credential};
+use create::Create;
+use import::Import;
 use revoke::Revoke;
 use rotate::Rotate;
 
@@ -37,8 +39,8 @@ pub(super) enum Command {
     Rotate(Box<Rotate>),
     /// Revoke a key, and the keys that it was rotated from and to.
     Revoke(Revoke),
-    /// Import rows with bcrypt hashes from a file: all of them or none.
-    Import(Import),
+    /// Import keys from a file: rows with their hashes, or what Kong or Unkey exports. All of them or none.
+    Import(Box<Import>),
 }
 
 #[derive(Debug, Args)]
@@ -101,18 +103,18 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Rotate(args) => rotate::run(*args).await,
         Command::Revoke(args) => revoke::run(args).await,
-        Command::Import(args) => import::run(args).await,
+        Command::Import(args) => import::run(*args).await,
     }
 }
 
 async fn create(args: Box<Create>) -> anyhow::Result<()> {
     let database = open(&args.database)?;
+    let target = args.output.open()?;
     let (key, credential) = database
         .create_key(&args.new_key(), &args.brand, args.cost.of_new_hashes())
         .await
         .map_err(|error| with_database_name(&args.database, error))?;
-    let created = format!("created key {} of {}", key.text("id"), key.text("user_email"));
-    print_credential(args.output, key, &credential, &created)
+    target.write(&key, &credential, &format!("created key {} of {}", key.text("id"), key.text("user_email")))
 }
 
 /// Finds the key of a credential. A typo is recognised without the database.

@@ -1,14 +1,15 @@
 //! Creates the tables, the change log and its triggers where they are missing. Tables of other applications stay as
 //! they are.
 
-use std::sync::Arc;
-
 use super::{
     Database, StoreError,
     schema::{PROOFS, TABLES},
     statement::{Deadline, Statement},
 };
-use crate::revocation::{Cause, Evidence, Problem, verify};
+use crate::{
+    dependencies::ErrorText,
+    revocation::{Cause, Evidence, Problem, verify},
+};
 
 /// The outcome of a migration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,7 +113,7 @@ impl Database {
     }
 
     /// Creates tables of Keystile's own. Returns the reason if the database does not allow it, which is no failure.
-    async fn create(&self, tables: Vec<Statement>) -> Result<Option<Arc<str>>, StoreError> {
+    async fn create(&self, tables: Vec<Statement>) -> Result<Option<ErrorText>, StoreError> {
         match self.backend().execute_all(tables).await {
             Ok(()) => Ok(None),
             Err(StoreError::Unfit(reason)) => Ok(Some(reason)),

@@ -5,13 +5,13 @@ use std::{fmt::Display, str::FromStr};
 use clap::{Args, builder::NonEmptyStringValueParser};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::cli::output::{Output, OutputFormat, json, print};
+use super::credential_output::CredentialOutput;
 use crate::{
     clock,
     config::{BcryptCost, DatabaseOptions},
-    credential::{Credential, generate::Brand},
+    credential::generate::Brand,
     record::{Limits, endpoint::Endpoint, model::ModelPattern, network::Network},
-    store::{DisplayRow, NewKey},
+    store::NewKey,
 };
 
 #[derive(Debug, Args)]
@@ -76,7 +76,7 @@ pub(crate) struct Create {
     pub(super) cost: BcryptCost,
 
     #[command(flatten)]
-    pub(super) output: Output,
+    pub(super) output: CredentialOutput,
     #[command(flatten)]
     pub(super) database: DatabaseOptions,
 }
@@ -105,20 +105,6 @@ impl Create {
             budget_type: self.budget_type.clone(),
         }
     }
-}
-
-/// Prints a new key: the credential alone, or everything as JSON.
-pub(super) fn print_credential(
-    output: Output,
-    key: DisplayRow,
-    credential: &Credential,
-    done: &str,
-) -> anyhow::Result<()> {
-    if output.output == OutputFormat::Json {
-        return json(&key.with("credential", credential.expose()));
-    }
-    eprintln!("{done}; this is the only time that it is shown:");
-    print(&format!("{}\n", credential.expose()))
 }
 
 pub(super) fn expiry(text: &str) -> Result<OffsetDateTime, String> {

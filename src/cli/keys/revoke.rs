@@ -8,7 +8,7 @@ use crate::{
         argument::refuse_whole_key,
         database::{open, with_database_name},
         output::{Output, OutputFormat, json, print},
-        wait::{WaitArgs, wait_for_instances},
+        wait::{WaitArgs, wait_for_instances_with_key},
     },
     config::DatabaseOptions,
     credential::Prefix,
@@ -42,10 +42,6 @@ pub(super) async fn run(
     let opened = open(&database)?;
     let revoked = opened.revoke_key(&key, only).await;
     let RevokedKeys { key, others } = revoked.map_err(|error| with_database_name(&database, error))?;
-    if !wait && output.output == OutputFormat::Json {
-        let ids: Vec<_> = others.iter().map(|other| other.get("id").clone()).collect();
-        return json(&if ids.is_empty() { key } else { key.with("also_revoked", ids) });
-    }
     let id = key.text("id");
     if output.output == OutputFormat::Table {
         for key in others.iter().chain([&key]) {
@@ -53,13 +49,15 @@ pub(super) async fn run(
             print(&format!("revoked key {id} ({prefix}) of {user}\n"))?;
         }
     }
+    let ids: Vec<_> = others.iter().map(|other| other.get("id").clone()).collect();
+    let key = if ids.is_empty() { key } else { key.with("also_revoked", ids) };
     if !wait {
-        return Ok(());
+        return if output.output == OutputFormat::Json { json(&key) } else { Ok(()) };
     }
     let prefix = Prefix::parse(&key.text("key_prefix"));
     let prefix = prefix
         .context("the key is revoked; no credential can have its prefix, so no instance has it in memory")?;
     // An instance that confirms this change has read the earlier ones, of the other keys as well.
-    let waited = wait_for_instances(&opened, Some(prefix), wait_args, output).await;
+    let waited = wait_for_instances_with_key(&opened, key, prefix, wait_args, output).await;
     waited.with_context(|| format!("key {id} is revoked, but not confirmed everywhere"))
 }

@@ -4,12 +4,11 @@ use anyhow::Context;
 use clap::{Args, builder::NonEmptyStringValueParser};
 use time::OffsetDateTime;
 
-use super::create::{expiry, print_credential};
+use super::{create::expiry, credential_output::CredentialOutput};
 use crate::{
     cli::{
         argument::refuse_whole_key,
         database::{open, with_database_name},
-        output::Output,
         wait::{WaitArgs, wait_behind_credential},
     },
     config::{BcryptCost, DatabaseOptions},
@@ -48,7 +47,7 @@ pub(crate) struct Rotate {
     cost: BcryptCost,
 
     #[command(flatten)]
-    output: Output,
+    output: CredentialOutput,
     #[command(flatten)]
     database: DatabaseOptions,
 }
@@ -60,6 +59,7 @@ pub(super) async fn run(args: Rotate) -> anyhow::Result<()> {
     refuse_whole_key(&args.key)?;
     let Rotate { key, overlap, expires_at, name, output, .. } = args;
     let database = open(&args.database)?;
+    let target = output.open()?;
     let rotation = KeyRotation { ends_at: overlap.flatten(), expires_at, name };
     let rotated = database.rotate_key(&key, &rotation, &args.brand, args.cost.of_new_hashes()).await;
     let rotated = rotated.map_err(|error| with_database_name(&args.database, error))?;
@@ -71,7 +71,7 @@ pub(super) async fn run(args: Rotate) -> anyhow::Result<()> {
         format!("at {}", predecessor.text("expires_at"))
     };
     let done = format!("created key {new} of {}; key {old} ends {end}", successor.text("user_email"));
-    print_credential(output, successor, &credential, &done)?;
+    target.write(&successor, &credential, &done)?;
     if !args.wait {
         return Ok(());
     }

@@ -48,7 +48,7 @@ pub(super) enum ColumnKind {
     /// A list of [`Network`].
     Networks,
     Prefix,
-    /// A bcrypt hash, which is never shown.
+    /// A hash of a key, which is never shown.
     Hash,
 }
 
@@ -135,8 +135,7 @@ impl ColumnKind {
                 text.to_owned()
             }
             Self::Hash => {
-                text.parse::<KeyHash>()
-                    .map_err(|_| "a bcrypt hash of the form $2a$, $2b$ or $2y$ with a cost of 4 to 14")?;
+                text.parse::<KeyHash>().map_err(|_| KeyHash::EXPECTED)?;
                 text.to_owned()
             }
         }))
@@ -182,6 +181,7 @@ mod tests {
             (ColumnKind::Models, r#"["a*b"]"#),
             (ColumnKind::Prefix, "short"),
             (ColumnKind::Hash, "$2b$15$"),
+            (ColumnKind::Hash, "$sha256$"),
         ] {
             assert!(kind.normalize(bad).is_err(), "{bad}");
         }

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use super::{access, change_log};
+use super::{access, change_log, grants};
 use crate::{
     revocation::{Since, Snapshot},
     store::{
         actor::{Action, Actor},
         dialect::Dialect,
         schema::{PROOFS, ROTATED_BUDGETS, Schema},
-        statement::Statement,
-        statements::{ColumnRef, LAST_USED_INTERVAL, Statements, UsageUpdate, script, sections},
+        statement::{Rows, Statement},
+        statements::{ColumnRef, LAST_USED_INTERVAL, Statements, UsageUpdate, UsedColumns, script, sections},
         watched_tables::WatchedTable,
     },
 };
@@ -256,6 +256,14 @@ impl Statements for PostgresStatements {
 
     fn end_change(&self, _: &Schema) -> Option<Statement> {
         None
+    }
+
+    fn granted_relations(&self, schema: &Schema) -> Option<Statement> {
+        Some(Statement::plain(grants::relations(schema)))
+    }
+
+    fn grants(&self, schema: &Schema, used: &[UsedColumns], relations: Rows, role: &str) -> String {
+        grants::script(schema, used, relations, role)
     }
 
     fn advance_key_ids(&self) -> Option<Statement> {

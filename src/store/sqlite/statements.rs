@@ -9,8 +9,8 @@ use crate::{
         actor::{Action, Actor},
         dialect::Dialect,
         schema::{PROOF_COLUMNS, PROOFS, ROTATED_BUDGETS, Schema},
-        statement::Statement,
-        statements::{ColumnRef, LAST_USED_INTERVAL, Statements, UsageUpdate, script, sections},
+        statement::{Rows, Statement},
+        statements::{ColumnRef, LAST_USED_INTERVAL, Statements, UsageUpdate, UsedColumns, script, sections},
         watched_tables::WatchedTable,
     },
 };
@@ -206,6 +206,14 @@ impl Statements for SqliteStatements {
 
     fn end_change(&self, _: &Schema) -> Option<Statement> {
         None
+    }
+
+    fn granted_relations(&self, _: &Schema) -> Option<Statement> {
+        None
+    }
+
+    fn grants(&self, _: &Schema, _: &[UsedColumns], _: Rows, _: &str) -> String {
+        String::new()
     }
 
     fn advance_key_ids(&self) -> Option<Statement> {
