@@ -34,8 +34,8 @@ async fn every_key_of_a_chain_knows_the_first_and_what_all_have_spent() {
         let explained = explain(&place, &chain[4], &[]);
         let looks_at = |check: &str| {
             let checks = explained["checks"].as_array().unwrap();
-            let found = checks.iter().find(|found| found["check"] == check).unwrap();
-            found["looks_at"].as_str().unwrap().to_owned()
+            let found = checks.iter().find(|found| found["step"] == check).unwrap();
+            found["detail"].as_str().unwrap().to_owned()
         };
         let budget = looks_at("budget");
         assert!(
@@ -45,7 +45,7 @@ async fn every_key_of_a_chain_knows_the_first_and_what_all_have_spent() {
         );
         let first = format!("counted under key {}", id(&chain[0]));
         assert!(looks_at("limits").contains(&first), "{explained}");
-        let expiry = explain(&place, &chain[0], &[])["checks"][1]["looks_at"].to_string();
+        let expiry = explain(&place, &chain[0], &[])["checks"][1]["detail"].to_string();
         assert!(expiry.contains(&format!("rotated to key {}", id(&chain[1]))), "{expiry}");
     }
 }
