@@ -314,8 +314,15 @@ async fn rows_that_the_triggers_may_not_see_are_taken_to_be_spent() {
         ))
         .await;
     assert!(database.run(&["migrate"]).status.success());
-    fleet.expect(&old, 200).await;
-    fleet.expect(&new, 200).await;
+    until("both are in memory, while the feed is up", 10 * SECOND, async || {
+        let mut answers = Vec::new();
+        for key in [&old, &new] {
+            answers.push(format!("{:?}", ask(&fleet.channels[0], &key.credential).await));
+        }
+        let is_up = fleet.instances[0].setup.stats().await["change_feed"]["up"] == true;
+        is_up && answers.iter().all(|answer| answer.contains("\"memory\""))
+    })
+    .await;
     fleet.schema.execute(&format!("UPDATE api_keys SET total_cost = 60 WHERE id = {}", old.id)).await;
     for key in [&old, &new] {
         until("the budget is spent", SECOND, async || {
