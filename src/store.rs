@@ -50,8 +50,9 @@ pub use inspection::{FindingKind, Inspection, InspectionProgress};
 pub use lower_tier::LowerTier;
 pub use management::{
     BulkRevocation, Change, Difference, DisplayRow, ExportedUser, ImportError, ImportOptions, ImportProgress,
-    ImportRow, ImportStep, Imported, KeyFilter, KeyPage, KeySort, KeyState, ManagementError, NewKey, NewUser,
-    OwnerRule, PageCursor, PageRequest, Patch, PatchError, Resource, RowVersion, UnreadBudget,
+    ImportRow, ImportStep, Imported, KeyFilter, KeyPage, KeyRotation, KeySort, KeyState, ManagementError,
+    NewKey, NewUser, OwnerRule, PageCursor, PageRequest, Patch, PatchError, Resource, RevokedKeys,
+    RotatedKey, RowVersion, UnreadBudget,
 };
 pub use memory::{Memory, MemoryConfig};
 pub use migrate::{LogInstallation, Migration};

@@ -4,7 +4,7 @@
 use super::{
     Database, StoreError,
     schema::{PROOFS, TABLES},
-    statement::Deadline,
+    statement::{Deadline, Statement},
 };
 use crate::{
     dependencies::ErrorText,
@@ -22,6 +22,8 @@ pub struct Migration {
     pub log: LogInstallation,
     /// Whether the table of proofs was created.
     pub proofs_created: bool,
+    /// Whether the tables of rotated keys were created.
+    pub rotations_created: bool,
     /// Problems that an operator should solve, each with its fix.
     pub warnings: Vec<String>,
 }
@@ -49,15 +51,25 @@ impl Database {
         if !created.is_empty() {
             self.backend().execute_all(self.statements().create_tables(&created)).await?;
         }
+        // Before the log, whose triggers watch them.
+        let has_rotations = schema.has_rotations();
+        let rotations =
+            if has_rotations { None } else { self.create(self.statements().create_rotations()).await? };
         let log = self.install_log(notify).await?;
         let has_proofs = schema.has_table(PROOFS);
-        let refusal = if has_proofs { None } else { self.create_proofs().await? };
+        let refusal = if has_proofs { None } else { self.create(self.statements().create_proofs()).await? };
         self.forget_tables();
         let mut warnings = self.log_problems().await?;
         if let Some(reason) = &refusal {
             warnings.push(format!(
                 "no table of proofs: {reason}; until it exists, a restart without Redis costs one bcrypt for each \
                  key. To create it, run `keystile migrate` as the owner of the tables"
+            ));
+        }
+        if let Some(reason) = &rotations {
+            warnings.push(format!(
+                "no tables of rotated keys: {reason}; until they exist, no key can be rotated. To create them, run \
+                 `keystile migrate` as the owner of the tables"
             ));
         }
         if let LogInstallation::Refused(reason) = &log {
@@ -74,7 +86,8 @@ impl Database {
             );
         }
         let proofs_created = !has_proofs && refusal.is_none();
-        Ok(Migration { created, kept, log, proofs_created, warnings })
+        let rotations_created = !has_rotations && rotations.is_none();
+        Ok(Migration { created, kept, log, proofs_created, rotations_created, warnings })
     }
 
     /// Installs the change log. A refusal is no failure: there are other ways to notice changes.
@@ -99,9 +112,9 @@ impl Database {
         }
     }
 
-    /// Creates the table of proofs. Returns the reason if the database does not allow it, which is no failure.
-    async fn create_proofs(&self) -> Result<Option<ErrorText>, StoreError> {
-        match self.backend().execute_all(self.statements().create_proofs()).await {
+    /// Creates tables of Keystile's own. Returns the reason if the database does not allow it, which is no failure.
+    async fn create(&self, tables: Vec<Statement>) -> Result<Option<ErrorText>, StoreError> {
+        match self.backend().execute_all(tables).await {
             Ok(()) => Ok(None),
             Err(StoreError::Unfit(reason)) => Ok(Some(reason)),
             Err(error) => Err(error),
