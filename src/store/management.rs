@@ -13,6 +13,7 @@ use super::{
 };
 use crate::clock;
 
+mod audit;
 mod budgets;
 mod columns;
 mod display_row;
@@ -20,6 +21,7 @@ mod import;
 mod keys;
 mod users;
 
+pub use audit::{AuditFilter, AuditPage, AuditPosition};
 pub use budgets::UnreadBudget;
 pub use display_row::DisplayRow;
 pub use import::{ImportError, ImportRow};
@@ -108,13 +110,18 @@ impl Database {
         needs_rows: bool,
         progress: Progress,
     ) -> Result<TransactionOutcome> {
+        // The tables may have been migrated since they were read.
+        self.forget_tables();
         let schema = self.operator_schema().await?;
         let before = self.statements().begin_change(&schema, self.actor(), action);
         let (offset, count) = (before.len(), statements.len());
+        for statement in &mut statements {
+            statement.is_required |= needs_rows;
+        }
         statements.splice(0..0, before);
         statements.extend(self.statements().end_change(&schema));
         let progress = move |done: usize| progress(done.saturating_sub(offset).min(count));
-        let outcome = self.backend().transaction(statements, needs_rows, Box::new(progress)).await?;
+        let outcome = self.backend().transaction(statements, false, Box::new(progress)).await?;
         let is_change = |at: usize| (offset..offset + count).contains(&at);
         match outcome {
             TransactionOutcome::Committed(mut rows) => {
@@ -129,7 +136,8 @@ impl Database {
             }
             TransactionOutcome::Failed(_, error) => Err(audit_failed(&error.to_string())),
             TransactionOutcome::RolledBack(_) => {
-                Err(audit_failed("its triggers are missing or of another version"))
+                let problems = self.audit_state(&schema).await?.problems;
+                Err(audit_failed(problems.first().map_or("its triggers changed meanwhile", String::as_str)))
             }
         }
     }

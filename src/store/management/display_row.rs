@@ -37,6 +37,15 @@ impl DisplayRow {
         self.0.iter().map(|(name, value)| (*name, DisplayValue(value).to_string()))
     }
 
+    /// The same with another value in a column.
+    #[must_use]
+    pub(super) fn replace(mut self, column: &str, value: Value) -> Self {
+        if let Some((_, old)) = self.0.iter_mut().find(|(name, _)| *name == column) {
+            *old = value;
+        }
+        self
+    }
+
     /// Adds a value at the end.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
@@ -74,7 +83,7 @@ impl fmt::Display for DisplayValue<'_> {
 }
 
 /// A value as JSON. An unreadable value is shown as its text.
-fn show(kind: ColumnKind, value: SqlValue) -> Value {
+pub(super) fn show(kind: ColumnKind, value: SqlValue) -> Value {
     let Some(text) = value else { return Value::Null };
     let read = match kind {
         ColumnKind::Boolean => value::boolean(&text).ok().map(Value::from),

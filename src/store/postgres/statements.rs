@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use super::{access, change_log, grants};
+use super::{access, audit_check, change_log, grants};
 use crate::{
     revocation::{Since, Snapshot},
     store::{
         actor::{Action, Actor},
+        audited_tables::audited_tables,
         dialect::Dialect,
         schema::{PROOFS, Schema},
         statement::{Rows, Statement},
@@ -20,7 +21,8 @@ pub(crate) struct PostgresStatements;
 
 /// `to_regclass` follows the search path, as every other statement does.
 const SCHEMA: &str = "SELECT 'column', t.name, a.attname::text, format_type(b.oid, -1)
-    FROM (VALUES ('api_keys'), ('users'), ('roles'), ('budgets'), ('keystile_changes'), ('keystile_proofs')) AS t (name)
+    FROM (VALUES ('api_keys'), ('users'), ('roles'), ('budgets'), ('keystile_changes'), ('keystile_proofs'),
+        ('keystile_audit'), ('keystile_management_tokens')) AS t (name)
     JOIN pg_attribute a ON a.attrelid = to_regclass(t.name)
     CROSS JOIN LATERAL (
         WITH RECURSIVE domains AS (
@@ -218,10 +220,27 @@ impl Statements for PostgresStatements {
         Some(Statement::plain(access::access(schema)))
     }
 
+    fn audit_state(&self, schema: &Schema) -> Statement {
+        Statement::plain(audit_check::state(&audited_tables(schema)))
+    }
+
+    fn audit_position(&self) -> &'static str {
+        "CAST(pg_current_snapshot() AS text)"
+    }
+
+    /// An entry whose number no transaction of this cluster had yet is from a dump of another cluster.
+    fn audit_since(&self, param: usize) -> String {
+        format!(
+            "a.xid >= pg_snapshot_xmin(CAST(${param}::text AS pg_snapshot))
+            AND NOT pg_visible_in_snapshot(a.xid, CAST(${param}::text AS pg_snapshot))
+            AND a.xid < pg_snapshot_xmax(pg_current_snapshot())"
+        )
+    }
+
     /// The setting ends with the transaction.
-    fn begin_change(&self, _: &Schema, actor: &Actor, action: Action) -> Vec<Statement> {
-        const TELL: &str = "SELECT set_config('keystile.actor', $1::text, true)";
-        vec![Statement::new(TELL, [Some(actor.to_json(action))])]
+    fn begin_change(&self, schema: &Schema, actor: &Actor, action: Action) -> Vec<Statement> {
+        let begin = audit_check::begin(&audited_tables(schema));
+        vec![Statement::new(begin, [Some(actor.to_json(action))]).required()]
     }
 
     fn end_change(&self, _: &Schema) -> Option<Statement> {
