@@ -20,6 +20,8 @@ use crate::{
 };
 
 mod actor;
+mod audit;
+mod audited_tables;
 mod backend;
 mod change_log;
 mod database;
@@ -48,7 +50,10 @@ pub use database::Database;
 pub use decode::value::allow_list;
 pub use inspection::{FindingKind, Inspection, InspectionProgress};
 pub use lower_tier::LowerTier;
-pub use management::{DisplayRow, ImportError, ImportRow, ManagementError, NewKey, NewUser, UnreadBudget};
+pub use management::{
+    AuditFilter, AuditPage, AuditPosition, DisplayRow, ImportError, ImportRow, ManagementError, NewKey,
+    NewUser, UnreadBudget,
+};
 pub use memory::{Memory, MemoryConfig};
 pub use migrate::{LogInstallation, Migration};
 pub use postgres::Confirmations;
