@@ -20,15 +20,16 @@ use crate::{
 mod argument;
 mod audit;
 mod backup;
+mod completions;
 mod database;
 mod doctor;
 mod explain;
-mod import;
 mod inject;
 mod invalidate;
 mod keys;
 mod migrate;
 mod output;
+mod patch_args;
 mod probe;
 mod startup;
 mod users;
@@ -72,11 +73,11 @@ enum Command {
     /// Drop a prefix, or everything, from the memory of every running instance, and wait for their confirmation.
     Invalidate(invalidate::Invalidate),
 
-    /// Create, list and revoke API keys.
+    /// Create, list, change and revoke API keys.
     #[command(subcommand)]
     Keys(keys::Command),
 
-    /// Create, list and disable the users that keys belong to.
+    /// Create, list, change and disable the users that keys belong to.
     #[command(subcommand)]
     Users(users::Command),
 
@@ -85,6 +86,12 @@ enum Command {
 
     /// Ask a running `keystile serve` whether it is ready, for probes that run in its container.
     Probe(probe::Probe),
+
+    /// Print the completions for a shell.
+    Completions(completions::Completions),
+
+    /// Write a manual page for each command into a folder.
+    Man(completions::Man),
 }
 
 /// Flags whose values may hold secrets. Errors show at most scheme, host and port.
@@ -225,12 +232,16 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Users(command) => users::run(command).await,
         Command::Inject(options) => inject::run(*options, &cli.startup).await,
         Command::Probe(probe) => probe::run(probe).await,
+        Command::Completions(args) => completions::completions(args, Cli::command()),
+        Command::Man(args) => completions::man(args, Cli::command()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            if let Some(StoreError::Unavailable(_) | StoreError::Timeout(_)) = error.downcast_ref() {
+            if let Some(StoreError::Unavailable(_) | StoreError::Paused(_) | StoreError::Timeout(_)) =
+                error.downcast_ref()
+            {
                 eprintln!("help: {DATABASE_HELP}");
             }
             ExitCode::FAILURE

@@ -51,8 +51,10 @@ pub use decode::value::allow_list;
 pub use inspection::{FindingKind, Inspection, InspectionProgress};
 pub use lower_tier::LowerTier;
 pub use management::{
-    AuditFilter, AuditPage, AuditPosition, DisplayRow, ImportError, ImportRow, ManagementError, NewKey,
-    NewUser, UnreadBudget,
+    AuditFilter, AuditPage, AuditPosition, BulkRevocation, Change, Difference, DisplayRow, ExportedUser,
+    ImportError, ImportOptions, ImportProgress, ImportRow, ImportStep, Imported, KeyFilter, KeyPage, KeySort,
+    KeyState, ManagementError, NewKey, NewUser, OwnerRule, PageCursor, PageRequest, Patch, PatchError,
+    Resource, RowVersion, UnreadBudget,
 };
 pub use memory::{Memory, MemoryConfig};
 pub use migrate::{LogInstallation, Migration};
@@ -137,9 +139,9 @@ impl<R: StoredRecord> Lookup<R> {
         Proven { record, tier: self.tier, stale: self.stale, limit_status: None }
     }
 
-    /// Whether every record has its hash.
+    /// Whether every record has a hash that a credential can be proven against.
     pub fn is_hashed(&self) -> bool {
-        self.records.iter().all(|stored| stored.record().hash.expose().is_some())
+        self.records.iter().all(|stored| stored.record().hash.is_whole())
     }
 }
 

@@ -5,8 +5,12 @@ use std::io::{self, Write};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use serde_json::Value;
 
-use crate::{clock, store::DisplayRow};
+use crate::{
+    clock,
+    store::{Difference, DisplayRow},
+};
 
 mod style;
 mod table;
@@ -84,6 +88,26 @@ impl Output {
         }
     }
 
+    /// Prints what a change would do: one row for each field as a table.
+    pub(super) fn differences(self, differences: &[Difference]) -> anyhow::Result<()> {
+        match self.output {
+            OutputFormat::Json => json(differences),
+            OutputFormat::Table if differences.is_empty() => Ok(()),
+            OutputFormat::Table => {
+                let mut table = TextTable::new(&["Field", "Before", "After"], Overflow::Wrap);
+                for Difference { field, before, after } in differences {
+                    let [before, after] = [before, after].map(|value| match value {
+                        Value::Null => "-".to_owned(),
+                        Value::String(text) => text.clone(),
+                        other => other.to_string(),
+                    });
+                    table.add([(*field).to_owned(), before, after]);
+                }
+                print(&table.text())
+            }
+        }
+    }
+
     /// Prints an explanation: one row for each step as a table, everything as JSON.
     pub(super) fn explanation(self, whole: &impl Serialize, steps: &[[String; 3]]) -> anyhow::Result<()> {
         match self.output {
@@ -116,6 +140,25 @@ impl Output {
                 print(&table.text_arranged(width))
             }
         }
+    }
+}
+
+/// Prints rows as one JSON array, as they come.
+#[derive(Debug, Default)]
+pub(super) struct JsonArray {
+    has_items: bool,
+}
+
+impl JsonArray {
+    pub(super) fn item(&mut self, value: &impl Serialize) -> anyhow::Result<()> {
+        let text = serde_json::to_string_pretty(value).context("writing JSON")?;
+        let start = if self.has_items { ",\n  " } else { "[\n  " };
+        self.has_items = true;
+        print(&format!("{start}{}", text.replace('\n', "\n  ")))
+    }
+
+    pub(super) fn end(self) -> anyhow::Result<()> {
+        print(if self.has_items { "\n]\n" } else { "[]\n" })
     }
 }
 

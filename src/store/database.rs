@@ -25,7 +25,7 @@ use crate::{
     decision::Tier,
     dependencies::{Dependency, Reporter},
     metrics::{DatabaseConnections, Metrics},
-    record::{KeyHash, KeyRecord, UnreadableBudget},
+    record::{BcryptHash, KeyRecord, UnreadableBudget},
     resilience::{CallError, Singleflight},
     usage::WriteOutcome,
 };
@@ -145,6 +145,15 @@ impl Database {
         self.backend().query(Deadline::Check, statement).await.map(drop)
     }
 
+    /// Makes a look-up if the change log can be read again after an outage, so that look-ups are answered before
+    /// everything that is cached is dropped.
+    pub(super) async fn resume_look_ups(&self) {
+        if self.0.calls.take_recovery() {
+            // If it fails, others are tried after the breaker's pause.
+            let _ = self.0.calls.run(Operation::Records, self.look_up(String::new())).await;
+        }
+    }
+
     /// Exports how many connections there are and how many calls wait for one.
     pub fn export_connections(&self) {
         let DatabaseConnections { used, idle, limit, waiting } = &self.0.connections;
@@ -166,7 +175,7 @@ impl Database {
         let _permit = self.permit().await;
         let rows = self.backend().query(Deadline::Operator, statement).await?;
         let costs = rows.iter().filter_map(|cells| cells.first()?.as_deref()?.parse().ok());
-        Ok(costs.filter(|cost| KeyHash::COSTS.contains(cost)).max())
+        Ok(costs.filter(|cost| BcryptHash::COSTS.contains(cost)).max())
     }
 
     /// Free capacity for further calls, and open connections.

@@ -9,6 +9,7 @@ mod change_log;
 mod connection;
 mod connector;
 mod error;
+mod expressions;
 mod grants;
 mod hosts;
 mod listen;

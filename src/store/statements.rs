@@ -65,6 +65,9 @@ pub(crate) trait Statements: Dialect {
     /// roles.
     fn access(&self, schema: &Schema) -> Option<Statement>;
 
+    /// Selects a row if this role may update this column. None where there are no roles.
+    fn may_update(&self, schema: &Schema, table: &str, column: &str) -> Option<Statement>;
+
     /// Selects what is wrong with the audit log, as rows of a kind and a text: `problem` keeps it from recording a change,
     /// `stale` makes it slow, `lost` is the number of changes that it could not record.
     fn audit_state(&self, schema: &Schema) -> Statement;

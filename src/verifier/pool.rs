@@ -151,6 +151,11 @@ impl Pool {
         self.0.metrics.reporter.fails_for(1, Cause::TooManyProofs, problem);
     }
 
+    /// Counts a credential that was proven without the queue.
+    pub(super) fn count_proven(&self) {
+        self.0.metrics.outcomes.proven.increment(1);
+    }
+
     /// Sets the cost that refusals imitate from now on.
     pub(super) fn imitate(&self, cost: u32) {
         let mut state = self.0.state.lock();

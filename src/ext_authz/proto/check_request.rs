@@ -147,7 +147,7 @@ impl<'a> HttpRequestView<'a> {
 
 /// The port that a client connected to: `attributes.destination.address.socket_address.port_value`. Not a field of the
 /// view, since only a log needs it.
-pub(in crate::ext_authz) fn destination_port(message: &[u8]) -> Option<u32> {
+pub(crate) fn destination_port(message: &[u8]) -> Option<u32> {
     const SOCKET_ADDRESS: [u32; 4] = [1, 2, 1, 1];
     const PORT: u32 = 3;
     let last = |message, level, number| {

@@ -200,7 +200,7 @@ impl AuditQuery<'_> {
 }
 
 /// The entry with its values in the types of their columns, which a database may not have.
-fn typed(entry: DisplayRow) -> DisplayRow {
+fn typed(mut entry: DisplayRow) -> DisplayRow {
     let table = entry.text("table_name");
     let columns = match &*table {
         "api_keys" => API_KEYS,
@@ -226,5 +226,7 @@ fn typed(entry: DisplayRow) -> DisplayRow {
         other => other.clone(),
     };
     let [before, after] = ["before_values", "after_values"].map(|column| typed(entry.get(column)));
-    entry.replace("before_values", before).replace("after_values", after)
+    entry.replace("before_values", before);
+    entry.replace("after_values", after);
+    entry
 }

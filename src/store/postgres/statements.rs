@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{access, audit_check, change_log, grants};
+use super::{access, audit_check, change_log, expressions, grants};
 use crate::{
     revocation::{Since, Snapshot},
     store::{
@@ -19,7 +19,8 @@ use crate::{
 /// Postgres' statements and expressions.
 pub(crate) struct PostgresStatements;
 
-/// `to_regclass` follows the search path, as every other statement does.
+/// `to_regclass` follows the search path, as every other statement does. Columns that the database computes are listed
+/// twice.
 const SCHEMA: &str = "SELECT 'column', t.name, a.attname::text, format_type(b.oid, -1)
     FROM (VALUES ('api_keys'), ('users'), ('roles'), ('budgets'), ('keystile_changes'), ('keystile_proofs'),
         ('keystile_audit'), ('keystile_management_tokens')) AS t (name)
@@ -31,7 +32,10 @@ const SCHEMA: &str = "SELECT 'column', t.name, a.attname::text, format_type(b.oi
         ) SELECT oid FROM domains WHERE typtype <> 'd') AS b
     WHERE a.attnum > 0 AND NOT a.attisdropped
     -- Every look-up reads this table, so it counts as absent where this role may not read it.
-    AND (t.name <> 'keystile_proofs' OR has_table_privilege(a.attrelid, 'SELECT'))";
+    AND (t.name <> 'keystile_proofs' OR has_table_privilege(a.attrelid, 'SELECT'))
+    UNION ALL SELECT 'generated', t.name, lower(a.attname::text), ''
+    FROM (VALUES ('api_keys'), ('users')) AS t (name) JOIN pg_attribute a ON a.attrelid = to_regclass(t.name)
+    WHERE a.attgenerated <> '' AND NOT a.attisdropped";
 
 const TABLES: &str = include_str!("../migrations/postgres.sql");
 const CREATE_PROOFS: &str = include_str!("../migrations/proofs.postgres.sql");
@@ -108,8 +112,39 @@ impl Dialect for PostgresStatements {
         }
     }
 
+    fn is_true(&self, column: &str, kind: &str) -> String {
+        if kind == "boolean" {
+            return format!("COALESCE({column}, false)");
+        }
+        let text = self.as_text(column, kind);
+        format!("COALESCE(lower({text}) IN ('true', 't') OR {text} ~ '^[+]?0*1([.]0+)?$', false)")
+    }
+
+    fn has_entry(&self, column: &str, kind: &str, param: usize) -> String {
+        expressions::has_entry(&self.as_text(column, kind), param)
+    }
+
+    fn instant(&self, column: &str, kind: &str) -> String {
+        expressions::instant(column, kind)
+    }
+
+    fn instant_param(&self, number: usize) -> String {
+        self.param(number, self.instant_kind())
+    }
+
+    fn instant_kind(&self) -> &'static str {
+        "timestamp without time zone"
+    }
+
+    fn lock_rows(&self, alias: &str) -> String {
+        format!(" FOR UPDATE OF {alias}")
+    }
+
     fn param(&self, number: usize, kind: &str) -> String {
-        format!("CAST(${number}::text AS {kind})")
+        match kind.strip_suffix("[]") {
+            Some(entry) => expressions::array(&format!("${number}::text"), entry),
+            None => format!("CAST(${number}::text AS {kind})"),
+        }
     }
 
     /// A column without a time zone ignores the offset. A column with one needs it.
@@ -241,6 +276,13 @@ impl Statements for PostgresStatements {
     fn begin_change(&self, schema: &Schema, actor: &Actor, action: Action) -> Vec<Statement> {
         let begin = audit_check::begin(&audited_tables(schema));
         vec![Statement::new(begin, [Some(actor.to_json(action))]).required()]
+    }
+
+    fn may_update(&self, schema: &Schema, table: &str, column: &str) -> Option<Statement> {
+        const SQL: &str =
+            "SELECT 'yes' WHERE has_column_privilege(CAST(to_regclass($1::text) AS oid), $2::text, 'UPDATE')";
+        let column = schema.spelling(table, column).unwrap_or(column).to_owned();
+        Some(Statement::new(SQL, [Some(schema.relation(table).to_owned()), Some(column)]))
     }
 
     fn end_change(&self, _: &Schema) -> Option<Statement> {

@@ -28,6 +28,9 @@ const SCHEMA: &str = "WITH t (name) AS (SELECT name FROM sqlite_schema WHERE typ
     UNION ALL SELECT 'unique', lower(t.name), l.name, i.name FROM t JOIN pragma_index_list(t.name) l
         JOIN pragma_index_info(l.name) i WHERE l.\"unique\" AND i.name IS NOT NULL";
 
+/// A time with milliseconds. Its text sorts by time, before `infinity` and after `-infinity`.
+const INSTANT: &str = "'%Y-%m-%d %H:%M:%f'";
+
 const TABLES: &str = include_str!("../migrations/sqlite.sql");
 const CREATE_PROOFS: &str = include_str!("../migrations/proofs.sqlite.sql");
 
@@ -67,6 +70,52 @@ impl Dialect for SqliteStatements {
 
     fn is_within(&self, column: &str, _: &str, window: Duration) -> String {
         format!("datetime({column}) > datetime('now', '-{} seconds')", window.as_secs())
+    }
+
+    fn is_true(&self, column: &str, _: &str) -> String {
+        let text = format!("CAST({column} AS TEXT)");
+        format!(
+            "COALESCE(lower({text}) IN ('true', 't')
+            OR ({text} GLOB '*[0-9]*' AND {text} NOT GLOB '*[^0-9.]*' AND CAST({text} AS REAL) = 1.0), 0)"
+        )
+    }
+
+    fn has_entry(&self, column: &str, _: &str, param: usize) -> String {
+        let text = format!("CAST({column} AS TEXT)");
+        // A list with another entry cannot be read, by a check either.
+        format!(
+            "COALESCE((SELECT sum(e.value = ?{param}) > 0 AND min(e.type = 'text') FROM json_each(
+                CASE WHEN json_valid({text}) THEN CASE WHEN json_type({text}) = 'array' THEN {text} END END) e), 0)"
+        )
+    }
+
+    fn instant(&self, column: &str, _: &str) -> String {
+        let text = format!("CAST({column} AS TEXT)");
+        // SQLite reads offsets with a colon only, a number as a Julian day, and February 30 as March 2.
+        format!(
+            "CASE WHEN lower({text}) IN ('infinity', '-infinity') THEN lower({text})
+            WHEN {text} GLOB '* BC' THEN '-infinity'
+            WHEN {text} NOT GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]'
+                AND {text} NOT GLOB '[0-9]*-*[ Tt][0-9][0-9]:[0-9][0-9]:[0-9][0-9]*' THEN NULL
+            WHEN date(substr({text}, 1, 10)) IS NOT substr({text}, 1, 10) THEN NULL
+            WHEN {text} GLOB '*:[0-9]*[+-][0-9][0-9]' THEN strftime({INSTANT}, {text} || ':00')
+            WHEN {text} GLOB '*:[0-9]*[+-][0-9][0-9][0-9][0-9]'
+                THEN strftime({INSTANT}, substr({text}, 1, length({text}) - 2) || ':' || substr({text}, -2))
+            ELSE strftime({INSTANT}, {text}) END"
+        )
+    }
+
+    fn instant_param(&self, number: usize) -> String {
+        format!("strftime({INSTANT}, ?{number})")
+    }
+
+    fn instant_kind(&self) -> &'static str {
+        "text"
+    }
+
+    /// A transaction that writes has the whole file.
+    fn lock_rows(&self, _: &str) -> String {
+        String::new()
     }
 
     fn param(&self, number: usize, _: &str) -> String {
@@ -169,6 +218,10 @@ impl Statements for SqliteStatements {
     }
 
     fn access(&self, _: &Schema) -> Option<Statement> {
+        None
+    }
+
+    fn may_update(&self, _: &Schema, _: &str, _: &str) -> Option<Statement> {
         None
     }
 
