@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::access::{WRITTEN, literal};
 use crate::store::{
+    audited_tables::AUDIT,
     schema::{CHANGES, PROOFS, ROTATED_BUDGETS, ROTATIONS, Schema},
     statement::Rows,
     statements::UsedColumns,
@@ -22,7 +23,8 @@ struct Relation {
 
 /// Selects the tables: name, schema, name in SQL, and the sequence of its ids.
 pub(super) fn relations(schema: &Schema) -> String {
-    let tables = ["api_keys", "users", "roles", "budgets", CHANGES, PROOFS, ROTATIONS, ROTATED_BUDGETS, LOST];
+    let tables =
+        ["api_keys", "users", "roles", "budgets", CHANGES, PROOFS, ROTATIONS, ROTATED_BUDGETS, AUDIT, LOST];
     let values = tables.map(|table| {
         let has_ids = matches!(table, "api_keys" | "users" | "budgets");
         let id = schema.spelling(table, "id").filter(|_| has_ids);
@@ -59,6 +61,10 @@ pub(super) fn script(schema: &Schema, used: &[UsedColumns], rows: Rows, role: &s
     lines.push(format!("-- For commands that write keys and users. First: CREATE ROLE {admin} LOGIN;"));
     lines.extend(script.reading(&admin));
     lines.extend(script.log(&admin, "SELECT, INSERT"));
+    // Its triggers write it.
+    if let Some(audit) = script.relation(AUDIT) {
+        lines.push(format!("GRANT SELECT ON {} TO {admin};", audit.sql));
+    }
     for UsedColumns { table, inserted, updated, .. } in used {
         lines.extend(script.columns("INSERT", table, inserted, &admin));
         lines.extend(script.columns("UPDATE", table, updated, &admin));
