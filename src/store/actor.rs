@@ -97,6 +97,11 @@ impl ActorKind {
 }
 
 impl Action {
+    /// Whether it only ends access. It must not wait for a migration where the audit log records it, but not every column.
+    pub(crate) const fn ends_access(self) -> bool {
+        matches!(self, Self::Disable | Self::Revoke)
+    }
+
     /// Its name in the audit log.
     pub const fn name(self) -> &'static str {
         match self {

@@ -262,6 +262,7 @@ async fn budget_limit_binds_a_key_that_was_unlimited() {
 async fn revoked_key_stays_revoked_where_the_database_can_say_so() {
     for place in places().await {
         place.execute("ALTER TABLE api_keys ADD COLUMN deleted_at timestamp").await;
+        run(&place, &["migrate"]).done();
         update(&place, &["--disable"]).done();
         assert_eq!(update(&place, &["--enable"]).json()["is_active"], true, "disabled is not revoked");
         run(&place, &["keys", "revoke", "7"]).done();

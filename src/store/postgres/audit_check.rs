@@ -41,17 +41,19 @@ fn checks(tables: &[AuditedTable]) -> String {
         "WITH RECURSIVE needed (name, columns) AS (VALUES {columns}), {members}, log AS (
             SELECT c.*, n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
             WHERE c.oid = to_regclass('keystile_audit')
-        ), {INSTALLED}, problems (problem) AS (
+        ), {INSTALLED}, missing (problem) AS (
             SELECT format('no trigger %s of this version is enabled on %s', g.name, CAST(m.oid AS regclass))
             FROM log CROSS JOIN members m CROSS JOIN (VALUES {triggers}) AS g (name, kind)
             WHERE NOT EXISTS (SELECT 1 FROM installed i
                 WHERE i.tgrelid = m.oid AND i.tgname = g.name AND i.tgtype = g.kind)
-            UNION ALL SELECT DISTINCT format('its triggers do not watch %s.%s', n.name, w.name)
+        ), unwatched (problem) AS (
+            SELECT DISTINCT format('its triggers do not watch %s.%s', n.name, w.name)
             FROM needed n CROSS JOIN LATERAL unnest(n.columns) AS w (name) JOIN members m ON m.name = n.name
             JOIN installed i ON i.tgrelid = m.oid AND i.tgname = '{update}'
             JOIN pg_attribute a ON a.attrelid = m.oid AND a.attname = w.name AND a.attgenerated <> 'v'
             WHERE NOT w.name = ANY (i.arguments[3:])
-            UNION ALL SELECT format('it has a rule or a trigger %s', COALESCE(t.tgname, ''))
+        ), unfit (problem) AS (
+            SELECT format('it has a rule or a trigger %s', COALESCE(t.tgname, ''))
             FROM log l LEFT JOIN pg_trigger t ON t.tgrelid = l.oid AND NOT t.tgisinternal
             WHERE l.relhasrules OR t.oid IS NOT NULL OR l.relkind <> 'r'
             UNION ALL SELECT 'its sequence keystile_audit_lost is missing' FROM log l
@@ -72,7 +74,8 @@ fn checks(tables: &[AuditedTable]) -> String {
 /// Selects what is wrong, as rows of a kind and a text.
 pub(super) fn state(tables: &[AuditedTable]) -> String {
     format!(
-        "{} SELECT 'problem', problem FROM problems UNION ALL SELECT 'stale', problem FROM stale
+        "{} SELECT 'problem', problem FROM (TABLE missing UNION ALL TABLE unfit UNION ALL TABLE unwatched) AS p
+        UNION ALL SELECT 'stale', problem FROM stale
         UNION ALL SELECT 'lost', CAST(pg_sequence_last_value(to_regclass(format('%I.%I', nspname,
             'keystile_audit_lost'))) AS text) FROM log
         WHERE pg_sequence_last_value(to_regclass(format('%I.%I', nspname, 'keystile_audit_lost'))) IS NOT NULL",
@@ -81,10 +84,12 @@ pub(super) fn state(tables: &[AuditedTable]) -> String {
 }
 
 /// Makes the actor (`$1`) known until the end of the transaction. Returns no row where the audit log would not record a
-/// change.
-pub(super) fn begin(tables: &[AuditedTable]) -> String {
+/// change; with `is_strict`, also where it would not record each column.
+pub(super) fn begin(tables: &[AuditedTable], is_strict: bool) -> String {
+    let unwatched = if is_strict { "UNION ALL TABLE unwatched" } else { "" };
     format!(
-        "{} SELECT set_config('keystile.actor', $1::text, true) WHERE NOT EXISTS (SELECT 1 FROM problems)",
+        "{} SELECT set_config('keystile.actor', $1::text, true)
+        WHERE NOT EXISTS (TABLE missing UNION ALL TABLE unfit {unwatched})",
         checks(tables)
     )
 }

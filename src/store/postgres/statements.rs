@@ -304,7 +304,7 @@ impl Statements for PostgresStatements {
 
     /// The setting ends with the transaction.
     fn begin_change(&self, schema: &Schema, actor: &Actor, action: Action) -> Vec<Statement> {
-        let begin = audit_check::begin(&audited_tables(schema));
+        let begin = audit_check::begin(&audited_tables(schema), !action.ends_access());
         vec![Statement::new(begin, [Some(actor.to_json(action))]).required()]
     }
 

@@ -34,12 +34,13 @@ pub(super) const TABLES: [&str; 3] = [
 ];
 
 /// Makes the actor known, given as JSON, until the end of the transaction. Returns no row where the audit log would not
-/// record a change.
-pub(super) fn begin(schema: &Schema, actor: &str) -> Vec<Statement> {
+/// record a change; with `is_strict`, also where the tables have changed since the triggers were made.
+pub(super) fn begin(schema: &Schema, actor: &str, is_strict: bool) -> Vec<Statement> {
     if !schema.has_table(AUDIT) {
         return Vec::new();
     }
-    let check = format!("SELECT 'complete' WHERE NOT EXISTS ({MISSING})");
+    let other_version = if is_strict { OTHER_VERSION } else { "" };
+    let check = format!("SELECT 'complete' WHERE NOT EXISTS ({MISSING}{other_version})");
     let tell = "INSERT INTO keystile_audit_actor SELECT ?1 ->> 'kind', ?1 ->> 'name', ?1 ->> 'origin', ?1 ->> 'action'";
     vec![
         Statement::new(check, [Some(expected(schema))]).required(),
@@ -58,14 +59,20 @@ fn end_statement() -> Statement {
 
 /// Selects what is wrong with the audit log, as rows of a kind and a text.
 pub(super) fn state(schema: &Schema) -> Statement {
-    let sql = format!("SELECT 'problem', 'no trigger ' || name || ' of this version' FROM ({MISSING})");
+    let sql = format!(
+        "SELECT 'problem', 'no trigger ' || name || ' of this version' FROM ({MISSING}{OTHER_VERSION})"
+    );
     Statement::new(sql, [Some(expected(schema))])
 }
 
 /// Selects the names of the triggers in `?1` that the file does not have.
 const MISSING: &str = "SELECT n.value ->> 'name' AS name FROM json_each(?1) n
     WHERE NOT EXISTS (SELECT 1 FROM sqlite_schema t WHERE t.type = 'trigger'
-        AND t.name = n.value ->> 'name' AND t.sql = n.value ->> 'sql')";
+        AND t.name = n.value ->> 'name')";
+
+/// Adds to [`MISSING`] those that have another text.
+const OTHER_VERSION: &str = " OR NOT EXISTS (SELECT 1 FROM sqlite_schema t WHERE t.type = 'trigger'
+        AND t.sql = n.value ->> 'sql')";
 
 fn expected(schema: &Schema) -> String {
     serde_json::to_string(&triggers(schema)).unwrap_or_default()

@@ -267,7 +267,7 @@ impl Statements for SqliteStatements {
     }
 
     fn begin_change(&self, schema: &Schema, actor: &Actor, action: Action) -> Vec<Statement> {
-        audit::begin(schema, &actor.to_json(action))
+        audit::begin(schema, &actor.to_json(action), !action.ends_access())
     }
 
     fn end_change(&self, schema: &Schema) -> Option<Statement> {

@@ -176,6 +176,20 @@ async fn change_of_a_partition_is_recorded_once() {
     setup.create_key("ada", &[]);
 }
 
+/// A migration of the application's has added a column that Keystile reads.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_end_of_access_is_recorded_without_a_new_column() {
+    let (server, key) = server().await;
+    server.execute("ALTER TABLE api_keys ADD allowed_regions text, ADD deleted_at timestamp").await;
+    let create = ["users", "create", "--email", "eve@example.com", "--username", "eve"];
+    let refused = keystile(&create, &server.url(), "").failed(1);
+    assert!(refused.contains("do not watch api_keys.deleted_at"), "{refused}");
+    keystile(&["keys", "revoke", &key.id.to_string()], &server.url(), "").done();
+    assert!(last(&server).await.starts_with("user revoke api_keys"), "{}", last(&server).await);
+    keystile(&["migrate"], &server.url(), "").done();
+    keystile(&create, &server.url(), "").done();
+}
+
 /// Each way in which the log cannot be written: other applications go on, Keystile's own commands do not.
 #[tokio::test]
 async fn statement_succeeds_and_command_fails_where_nothing_can_be_recorded() {
