@@ -1,7 +1,8 @@
 //! The tables whose changes are audited, and the columns that the audit log shows.
 
 use super::{
-    schema::Schema,
+    actor::Action,
+    schema::{ROTATED_BUDGETS, ROTATIONS, Schema},
     watched_tables::{WatchedColumn, read_columns},
 };
 
@@ -76,8 +77,21 @@ pub(crate) fn audited_tables(schema: &Schema) -> Vec<AuditedTable> {
     };
     let (tokens, columns) = TOKENS;
     let tokens = schema.has(tokens, "id").then(|| (tokens, columns.to_vec()));
-    let tables = read_columns(schema).into_iter().chain(tokens).map(audited);
+    // What Keystile writes of a rotation is recorded as the change of its keys.
+    let read =
+        read_columns(schema).into_iter().filter(|(name, _)| ![ROTATIONS, ROTATED_BUDGETS].contains(name));
+    let tables = read.chain(tokens).map(audited);
     tables.filter(|table| table.spellings().next().is_some()).collect()
+}
+
+/// The audited tables that a change of Keystile's own writes. The others may have been added since the last migration.
+pub(crate) fn written_tables(schema: &Schema, action: Action) -> Vec<AuditedTable> {
+    let is_written = |name: &str| match name {
+        "roles" => false,
+        "budgets" => action == Action::Rotate,
+        _ => true,
+    };
+    audited_tables(schema).into_iter().filter(|table| is_written(table.name)).collect()
 }
 
 fn named(schema: &Schema, table: &'static str, column: &'static str) -> Option<WatchedColumn> {

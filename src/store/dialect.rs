@@ -14,6 +14,9 @@ pub(crate) trait Dialect: Send + Sync {
     /// A column's value as an integer. A value that is none must not fail the statement.
     fn as_integer(&self, column: &str, kind: &str) -> String;
 
+    /// Whether a column of this type can be compared with a number, without an error.
+    fn is_comparable(&self, kind: &str) -> bool;
+
     /// A column's text, compared byte for byte. The column's type or collation may consider other texts equal.
     fn bytewise(&self, column: &str) -> String;
 

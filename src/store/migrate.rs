@@ -55,7 +55,7 @@ impl Database {
             self.backend().execute_all(self.statements().create_tables(&created)).await?;
         }
         // Before the log, whose triggers watch them.
-        let has_rotations = schema.has_rotations();
+        let has_rotations = schema.has_rotation_tables();
         let rotations =
             if has_rotations { None } else { self.create(self.statements().create_rotations()).await? };
         let log = self.install_log(notify).await?;

@@ -240,8 +240,18 @@ impl Schema {
     }
 
     /// Whether there are the tables of rotated keys.
-    pub(crate) fn has_rotations(&self) -> bool {
+    pub(crate) fn has_rotation_tables(&self) -> bool {
         self.has_all(ROTATIONS, &ROTATION_COLUMNS) && self.has_all(ROTATED_BUDGETS, &ROTATED_BUDGET_COLUMNS)
+    }
+
+    /// Whether keys can be rotated: the tables are there, and the ids that they hold are numbers here.
+    pub(crate) fn has_rotations(&self) -> bool {
+        self.has_rotation_tables() && self.has_numbers("api_keys") && self.has_numbers("budgets")
+    }
+
+    /// Whether the ids of this table, if it is there, can be compared with numbers.
+    pub(crate) fn has_numbers(&self, table: &str) -> bool {
+        self.kind(table, "id").is_none_or(|kind| self.dialect.is_comparable(kind))
     }
 
     /// Whether there are budgets, with the columns that are needed.

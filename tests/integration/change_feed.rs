@@ -307,7 +307,11 @@ async fn revoking_waits_for_every_instance_that_lives() {
     until("three listen", 5 * SECOND, async || fleet.readers().await == 3).await;
     let told = fleet.run(&["keys", "revoke", &key.id.to_string(), "--wait"]).json();
     fleet.expect(&key, 401).await;
-    assert_eq!((names(&told["dropped"]), names(&told["silent"])), (3, 0), "{told}");
+    assert_eq!(
+        (names(&told["invalidation"]["dropped"]), names(&told["invalidation"]["silent"])),
+        (3, 0),
+        "{told}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

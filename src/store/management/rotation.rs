@@ -374,6 +374,11 @@ pub(super) fn needs_rotations(schema: &Schema) -> Result<()> {
     if schema.has_rotations() {
         return Ok(());
     }
+    if schema.has_rotation_tables() {
+        return Err(ManagementError::Refused(
+            "keys can be rotated only where api_keys.id and budgets.id are numbers".into(),
+        ));
+    }
     Err(ManagementError::Refused(
         "the database has no table keystile_rotations, which a rotation needs; run `keystile migrate` as the owner of \
          the tables"

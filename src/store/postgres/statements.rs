@@ -7,7 +7,7 @@ use crate::{
     revocation::{Since, Snapshot},
     store::{
         actor::{Action, Actor},
-        audited_tables::audited_tables,
+        audited_tables::{audited_tables, written_tables},
         dialect::Dialect,
         schema::{PROOFS, ROTATED_BUDGETS, Schema},
         statement::{Rows, Statement},
@@ -96,6 +96,10 @@ impl Dialect for PostgresStatements {
         }
         let text = self.as_text(column, kind);
         format!("CASE WHEN {text} ~ '^-?[0-9]{{1,18}}$' THEN CAST({text} AS bigint) END")
+    }
+
+    fn is_comparable(&self, kind: &str) -> bool {
+        matches!(kind, "smallint" | "integer" | "bigint" | "numeric" | "real" | "double precision")
     }
 
     fn bytewise(&self, column: &str) -> String {
@@ -304,7 +308,7 @@ impl Statements for PostgresStatements {
 
     /// The setting ends with the transaction.
     fn begin_change(&self, schema: &Schema, actor: &Actor, action: Action) -> Vec<Statement> {
-        let begin = audit_check::begin(&audited_tables(schema), !action.ends_access());
+        let begin = audit_check::begin(&written_tables(schema, action), !action.ends_access());
         vec![Statement::new(begin, [Some(actor.to_json(action))]).required()]
     }
 

@@ -6,7 +6,8 @@
 
 use super::triggers::{TriggerStatement, unique};
 use crate::store::{
-    audited_tables::{AUDIT, AuditedTable, RowReferences, SECRET, audited_tables},
+    actor::{Action, Actor},
+    audited_tables::{AUDIT, AuditedTable, RowReferences, SECRET, audited_tables, written_tables},
     schema::Schema,
     statement::Statement,
     watched_tables::WatchedColumn,
@@ -33,19 +34,19 @@ pub(super) const TABLES: [&str; 3] = [
     key_id text, user_id text, row_values text)",
 ];
 
-/// Makes the actor known, given as JSON, until the end of the transaction. Returns no row where the audit log would not
-/// record a change; with `is_strict`, also where the tables have changed since the triggers were made.
-pub(super) fn begin(schema: &Schema, actor: &str, is_strict: bool) -> Vec<Statement> {
+/// Makes the actor known until the end of the transaction. Returns no row where the audit log would not record a change;
+/// also where the tables have changed since the triggers were made, unless the action ends access.
+pub(super) fn begin(schema: &Schema, actor: &Actor, action: Action) -> Vec<Statement> {
     if !schema.has_table(AUDIT) {
         return Vec::new();
     }
-    let other_version = if is_strict { OTHER_VERSION } else { "" };
+    let other_version = if action.ends_access() { "" } else { OTHER_VERSION };
     let check = format!("SELECT 'complete' WHERE NOT EXISTS ({MISSING}{other_version})");
     let tell = "INSERT INTO keystile_audit_actor SELECT ?1 ->> 'kind', ?1 ->> 'name', ?1 ->> 'origin', ?1 ->> 'action'";
     vec![
-        Statement::new(check, [Some(expected(schema))]).required(),
+        Statement::new(check, [Some(expected(schema, &written_tables(schema, action)))]).required(),
         end_statement(),
-        Statement::new(tell, [Some(actor.to_owned())]),
+        Statement::new(tell, [Some(actor.to_json(action))]),
     ]
 }
 
@@ -62,7 +63,7 @@ pub(super) fn state(schema: &Schema) -> Statement {
     let sql = format!(
         "SELECT 'problem', 'no trigger ' || name || ' of this version' FROM ({MISSING}{OTHER_VERSION})"
     );
-    Statement::new(sql, [Some(expected(schema))])
+    Statement::new(sql, [Some(expected(schema, &audited_tables(schema)))])
 }
 
 /// Selects the names of the triggers in `?1` that the file does not have.
@@ -74,13 +75,16 @@ const MISSING: &str = "SELECT n.value ->> 'name' AS name FROM json_each(?1) n
 const OTHER_VERSION: &str = " OR NOT EXISTS (SELECT 1 FROM sqlite_schema t WHERE t.type = 'trigger'
         AND t.sql = n.value ->> 'sql')";
 
-fn expected(schema: &Schema) -> String {
-    serde_json::to_string(&triggers(schema)).unwrap_or_default()
+fn expected(schema: &Schema, tables: &[AuditedTable]) -> String {
+    serde_json::to_string(&triggers_of(schema, tables)).unwrap_or_default()
 }
 
 /// The triggers of all tables.
 pub(super) fn triggers(schema: &Schema) -> Vec<TriggerStatement> {
-    let tables = audited_tables(schema);
+    triggers_of(schema, &audited_tables(schema))
+}
+
+fn triggers_of(schema: &Schema, tables: &[AuditedTable]) -> Vec<TriggerStatement> {
     tables.iter().flat_map(|table| AuditTriggers { schema, table }.all()).collect()
 }
 

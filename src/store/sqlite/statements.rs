@@ -62,6 +62,11 @@ impl Dialect for SqliteStatements {
         column.to_owned()
     }
 
+    /// The affinity of the column decides how.
+    fn is_comparable(&self, _: &str) -> bool {
+        true
+    }
+
     fn bytewise(&self, column: &str) -> String {
         format!("CAST({column} AS TEXT) COLLATE BINARY")
     }
@@ -267,7 +272,7 @@ impl Statements for SqliteStatements {
     }
 
     fn begin_change(&self, schema: &Schema, actor: &Actor, action: Action) -> Vec<Statement> {
-        audit::begin(schema, &actor.to_json(action), !action.ends_access())
+        audit::begin(schema, actor, action)
     }
 
     fn end_change(&self, schema: &Schema) -> Option<Statement> {
