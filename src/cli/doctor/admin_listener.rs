@@ -2,6 +2,7 @@
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
+use http_body::Body;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -28,6 +29,9 @@ pub(super) async fn get(url: &Url, path: &str) -> anyhow::Result<String> {
     let status = answer.status();
     if !status.is_success() {
         bail!("{path} answers with status {}; give the URL of Envoy's admin listener", status.as_u16());
+    }
+    if answer.body().size_hint().lower() > MAX_BYTES as u64 {
+        bail!("{path}: the answer is longer than {} MiB", MAX_BYTES >> 20);
     }
     let body = Limited::new(answer.into_body(), MAX_BYTES).collect().await;
     connection.abort();

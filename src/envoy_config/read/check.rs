@@ -108,6 +108,7 @@ fn fraction(node: &Node<'_>) -> f64 {
         return 1.0;
     }
     let Some(part) = enabled.field("default_value") else { return 0.0 };
-    let all = [100.0, 10_000.0, 1_000_000.0][part.choice("denominator", &["HUNDRED", "TEN_THOUSAND", "MILLION"])];
+    let all =
+        [100.0, 10_000.0, 1_000_000.0][part.choice("denominator", &["HUNDRED", "TEN_THOUSAND", "MILLION"])];
     part.number("numerator").unwrap_or(0.0) / all
 }

@@ -79,7 +79,8 @@ fn manager(node: &Node<'_>, discovered: &Discovered<'_>, config: &mut Config) ->
         .map(|filter| http_filter(filter, resolved(filter, discovered, config)))
         .collect();
     let common = node.field("common_http_protocol_options");
-    let underscores = common.map_or(0, |common| common.choice("headers_with_underscores_action", UNDERSCORES));
+    let underscores =
+        common.map_or(0, |common| common.choice("headers_with_underscores_action", UNDERSCORES));
     let slashes = node.choice("path_with_escaped_slashes_action", SLASHES);
     HttpChain {
         origin: origin(node, &filters),

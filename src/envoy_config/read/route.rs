@@ -11,6 +11,9 @@ use crate::envoy_config::{
 /// The type of a route's settings for the filter that asks Keystile.
 const HTTP_CHECK: &str = "envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute";
 
+/// What a dump shows instead of a value that Envoy's API marks as sensitive, as it does the context of checks.
+const REDACTED: &str = "[redacted]";
+
 /// What requests of a route get from its virtual host and route configuration.
 #[derive(Clone, Default)]
 struct Inherited {
@@ -119,6 +122,7 @@ fn settings(name: &str, node: &Node<'_>) -> FilterSettings {
             .iter()
             .flat_map(Node::entries)
             .filter_map(|(name, value)| Some((name.to_owned(), value.as_text()?.to_owned())))
+            .filter(|(_, value)| value != REDACTED)
             .collect(),
         body: own
             .as_ref()
