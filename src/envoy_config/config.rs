@@ -35,6 +35,7 @@ pub(super) struct Config {
 #[derive(Debug)]
 pub(super) struct HttpChain {
     pub(super) path: String,
+    pub(super) listener: String,
     pub(super) origin: Origin,
     pub(super) normalizes_path: bool,
     pub(super) merges_slashes: bool,
@@ -43,6 +44,8 @@ pub(super) struct HttpChain {
     pub(super) uses_remote_address: bool,
     /// Headers that are removed before routing.
     pub(super) early_removals: Vec<NameMatcher>,
+    /// Headers that are set before routing, from what a client may have sent.
+    pub(super) early_settings: Vec<String>,
     pub(super) filters: Vec<HttpFilter>,
     pub(super) routes: Vec<Route>,
 }
@@ -171,6 +174,8 @@ pub(super) struct FilterSettings {
     pub(super) is_check: bool,
     pub(super) context: Vec<(String, String)>,
     pub(super) body: Option<std::sync::Arc<BodySettings>>,
+    /// Whether bodies are not sent, whatever the filter says.
+    pub(super) disables_body: bool,
     /// Another service than the filter's.
     pub(super) service: Option<std::sync::Arc<Service>>,
 }
@@ -182,7 +187,7 @@ pub(super) struct Cluster {
     pub(super) connect_timeout: Duration,
     pub(super) speaks_http2: bool,
     pub(super) has_keepalive: bool,
-    pub(super) has_transport_socket: bool,
+    pub(super) transport: Transport,
     /// The hosts of its endpoints. Those of a discovery service are not known.
     pub(super) endpoints: Vec<Endpoint>,
     pub(super) max_requests: Option<f64>,
@@ -190,6 +195,16 @@ pub(super) struct Cluster {
     pub(super) grpc_health_checks: Vec<GrpcHealthCheck>,
     /// Percent.
     pub(super) panic_threshold: f64,
+}
+
+/// What protects the connections of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Transport {
+    Plain,
+    /// TLS that accepts every certificate.
+    UnverifiedTls,
+    /// TLS, or another kind of socket.
+    Protected,
 }
 
 /// A health check with gRPC's protocol.
@@ -277,6 +292,13 @@ impl HttpChain {
     pub(super) fn runs_on(filter: &HttpFilter, route: &Route) -> bool {
         let own = route.settings.iter().rfind(|settings| settings.filter == filter.name);
         own.map_or(!filter.is_disabled, |settings| !settings.is_disabled)
+    }
+
+    /// Whether a body is sent with the checks of a route.
+    pub(super) fn sends_body(here: &CheckInChain<'_>, route: &Route) -> bool {
+        let own = route.settings.iter().rfind(|settings| settings.filter == here.filter.name);
+        let has_own = own.is_some_and(|settings| settings.body.is_some());
+        has_own || (here.check.body.is_some() && !own.is_some_and(|settings| settings.disables_body))
     }
 
     /// Whether some filter asks Keystile about the requests of a route.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::envoy_config::{
-    config::{Cluster, Config, Endpoint, GrpcHealthCheck},
+    config::{Cluster, Config, Endpoint, GrpcHealthCheck, Transport},
     node::Node,
 };
 
@@ -36,9 +36,7 @@ pub(super) fn read(node: &Node<'_>, config: &mut Config) {
         connect_timeout: node.duration("connect_timeout").unwrap_or(CONNECT_TIMEOUT),
         speaks_http2: http2.is_some(),
         has_keepalive: http2.is_some_and(|http2| http2.field("connection_keepalive").is_some()),
-        has_transport_socket: ["transport_socket", "transport_socket_matches"]
-            .iter()
-            .any(|name| node.field(name).is_some()),
+        transport: transport(node),
         endpoints: endpoints.collect(),
         max_requests: limit("max_requests"),
         max_pending: limit("max_pending_requests"),
@@ -68,4 +66,35 @@ fn endpoint(address: &Node<'_>) -> Option<Endpoint> {
         return Some(Endpoint::Pipe);
     }
     Some(Endpoint::Host(address.field("socket_address")?.text("address")?.to_owned()))
+}
+
+/// The best of a cluster's sockets: which one a connection gets depends on its endpoint.
+fn transport(node: &Node<'_>) -> Transport {
+    let matches = node.items("transport_socket_matches").into_iter();
+    let sockets =
+        matches.filter_map(|entry| entry.field("transport_socket")).chain(node.field("transport_socket"));
+    let kinds: Vec<_> = sockets.map(|socket| of_socket(&socket)).collect();
+    let best = [Transport::Protected, Transport::UnverifiedTls].into_iter().find(|kind| kinds.contains(kind));
+    best.unwrap_or(Transport::Plain)
+}
+
+fn of_socket(socket: &Node<'_>) -> Transport {
+    let Some((kind, message)) = socket.field("typed_config").and_then(|typed| typed.any()) else {
+        return Transport::Plain;
+    };
+    // A socket around another, such as one that adds the PROXY protocol.
+    if let Some(inner) = message.field("transport_socket") {
+        return of_socket(&inner);
+    }
+    if kind.ends_with(".RawBuffer") {
+        return Transport::Plain;
+    }
+    if !kind.ends_with(".UpstreamTlsContext") {
+        return Transport::Protected;
+    }
+    let validation =
+        ["validation_context", "validation_context_sds_secret_config", "combined_validation_context"];
+    let common = message.field("common_tls_context");
+    let is_verified = common.is_some_and(|common| validation.iter().any(|name| common.field(name).is_some()));
+    if is_verified { Transport::Protected } else { Transport::UnverifiedTls }
 }

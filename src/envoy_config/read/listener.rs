@@ -4,7 +4,7 @@ use super::{check, route};
 use crate::envoy_config::{
     config::{Config, FilterKind, HttpChain, HttpFilter, NetworkCheck, Origin, Route},
     matcher::NameMatcher,
-    node::Node,
+    node::{Node, shown},
 };
 
 /// Resources of a dump that listeners name.
@@ -33,13 +33,15 @@ const SLASHES: &[&str] = &[
 ];
 
 pub(super) fn read(node: &Node<'_>, discovered: &Discovered<'_>, config: &mut Config) {
+    let name = shown(node.text("name").unwrap_or_default());
     let chains = node.items("filter_chains").into_iter().chain(node.field("default_filter_chain"));
     for filter in chains.flat_map(|chain| chain.items("filters")) {
         let Some(typed) = resolved(&filter, discovered, config) else { continue };
         let Some((kind, filter)) = typed.any() else { continue };
         match kind {
             MANAGER => {
-                let chain = manager(&filter, discovered, config);
+                let mut chain = manager(&filter, discovered, config);
+                chain.listener.clone_from(&name);
                 config.chains.push(chain);
             }
             NETWORK_CHECK => config.network_checks.push(NetworkCheck {
@@ -72,7 +74,7 @@ fn resolved<'a>(filter: &Node<'a>, discovered: &Discovered<'a>, config: &mut Con
 fn manager(node: &Node<'_>, discovered: &Discovered<'_>, config: &mut Config) -> HttpChain {
     let early = node.items("early_header_mutation_extensions").into_iter();
     let early = early.filter_map(|extension| extension.field("typed_config")?.any());
-    let early_removals = early.flat_map(|(_, mutation)| removals(&mutation.items("mutations"))).collect();
+    let early: Vec<_> = early.flat_map(|(_, mutation)| mutation.items("mutations")).collect();
     let filters: Vec<_> = node
         .items("http_filters")
         .iter()
@@ -89,9 +91,11 @@ fn manager(node: &Node<'_>, discovered: &Discovered<'_>, config: &mut Config) ->
         keeps_escaped_slashes: slashes < 2,
         allows_underscores: underscores == 0,
         uses_remote_address: node.flag("use_remote_address"),
-        early_removals,
+        early_removals: removals(&early),
+        early_settings: settings(&early),
         filters,
         routes: routes(node, discovered, config),
+        listener: String::new(),
         path: node.path.clone(),
     }
 }
@@ -125,11 +129,7 @@ fn http_filter(node: &Node<'_>, typed: Option<Node<'_>>) -> HttpFilter {
         Some(("envoy.extensions.filters.http.header_mutation.v3.HeaderMutation", mutation)) => {
             let mutations =
                 mutation.field("mutations").map_or_else(Vec::new, |all| all.items("request_mutations"));
-            let set = mutations.iter().filter_map(|mutation| mutation.at(&["append", "header"])?.text("key"));
-            FilterKind::HeaderMutation {
-                set: set.map(str::to_ascii_lowercase).collect(),
-                removed: removals(&mutations),
-            }
+            FilterKind::HeaderMutation { set: settings(&mutations), removed: removals(&mutations) }
         }
         _ => FilterKind::Other,
     };
@@ -149,6 +149,12 @@ fn removals(mutations: &[Node<'_>]) -> Vec<NameMatcher> {
         exact.or_else(|| Some(NameMatcher::read(&mutation.at(&["remove_on_match", "key_matcher"])?)))
     });
     removals.collect()
+}
+
+/// The headers that a list of mutations sets.
+fn settings(mutations: &[Node<'_>]) -> Vec<String> {
+    let set = mutations.iter().filter_map(|mutation| mutation.at(&["append", "header"])?.text("key"));
+    set.map(str::to_ascii_lowercase).collect()
 }
 
 /// Who wrote a chain.

@@ -128,6 +128,7 @@ fn settings(name: &str, node: &Node<'_>) -> FilterSettings {
             .as_ref()
             .and_then(|own| own.field("with_request_body"))
             .map(|body| Arc::new(check::body(&body))),
+        disables_body: own.as_ref().is_some_and(|own| own.flag("disable_request_body_buffering")),
         service: has_service.map(|own| Arc::new(check::service(own))),
     }
 }

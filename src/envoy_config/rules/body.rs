@@ -2,7 +2,8 @@
 
 use super::rule::{Fault, NONE, Rule};
 use crate::{
-    envoy_config::config::{BodySettings, Config, Origin},
+    attributes::route::{NameSource, RouteSettings},
+    envoy_config::config::{BodySettings, Config, HttpChain, Origin},
     ext_authz::MAX_MESSAGE_SIZE,
     findings::Severity::{Error, Warning},
 };
@@ -34,6 +35,22 @@ pub(super) const RULES: &[Rule] = &[
         fix: "set pack_as_bytes to true in the filter's with_request_body",
         not_settable: NONE,
         examine: body_not_bytes,
+    },
+    Rule {
+        code: "body_not_sent",
+        severities: &[Error],
+        meaning: "Keystile reads a name from the body on this route, but Envoy sends it no body there, so keys that are restricted to some names are denied",
+        fix: "give the route's check_settings a with_request_body, and the filter one with pack_as_bytes",
+        not_settable: NONE,
+        examine: body_not_sent,
+    },
+    Rule {
+        code: "body_held_back",
+        severities: &[Warning],
+        meaning: "the route's own check_settings replace those of its virtual host, which send no bodies: Envoy holds bodies back and refuses long ones",
+        fix: "repeat disable_request_body_buffering in the route's check_settings, or give them a with_request_body",
+        not_settable: NONE,
+        examine: body_held_back,
     },
 ];
 
@@ -76,4 +93,38 @@ fn body_not_bytes(config: &Config) -> Vec<Fault> {
         is_wrong.then(|| Fault::new(Warning, path).of(here.chain.origin))
     });
     faults.collect()
+}
+
+fn body_not_sent(config: &Config) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for here in config.checks() {
+        for route in &here.chain.routes {
+            let own = route.settings.iter().rfind(|settings| settings.filter == here.filter.name);
+            let Some(own) = own.filter(|own| !own.is_disabled && !HttpChain::sends_body(&here, route)) else {
+                continue;
+            };
+            let pairs = own.context.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+            let Ok(settings) = RouteSettings::parse(pairs) else { continue };
+            let mut sources = [&settings.chatbot, &settings.agent].into_iter().flatten();
+            if sources.any(|source| matches!(source, NameSource::BodyField(_))) {
+                faults.push(Fault::new(Error, &own.path));
+            }
+        }
+    }
+    faults
+}
+
+fn body_held_back(config: &Config) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for here in config.checks().filter(|here| here.check.body.is_some()) {
+        for route in &here.chain.routes {
+            let mut settings = route.settings.iter().filter(|settings| settings.filter == here.filter.name);
+            let Some(own) = settings.next_back() else { continue };
+            let is_plain = !own.is_disabled && !own.disables_body && own.body.is_none();
+            if is_plain && settings.any(|outer| outer.disables_body) {
+                faults.push(Fault::new(Warning, &own.path));
+            }
+        }
+    }
+    faults
 }

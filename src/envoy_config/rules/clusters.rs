@@ -4,7 +4,7 @@ use envoy_types::pb::envoy::service::auth::v3::authorization_server::SERVICE_NAM
 
 use super::rule::{Fault, GENERATORS, ISTIO, NONE, Rule};
 use crate::{
-    envoy_config::config::{Call, Cluster, Config, Endpoint},
+    envoy_config::config::{Call, Cluster, Config, Endpoint, Transport},
     findings::Severity::{self, Error, Warning},
 };
 
@@ -35,6 +35,14 @@ pub(super) const RULES: &[Rule] = &[
         fix: "give the cluster a transport_socket with TLS, or keep the connection on a network that encrypts, or on a Unix socket",
         not_settable: NONE,
         examine: plain_text,
+    },
+    Rule {
+        code: "tls_unverified",
+        severities: &[Error],
+        meaning: "Envoy accepts every certificate, so another server on the way can take API keys and allow every request",
+        fix: "give common_tls_context a validation_context with trusted_ca and match_typed_subject_alt_names",
+        not_settable: NONE,
+        examine: tls_unverified,
     },
     Rule {
         code: "circuit_breaker_low",
@@ -120,8 +128,12 @@ fn cluster_not_http2(config: &Config) -> Vec<Fault> {
 
 fn plain_text(config: &Config) -> Vec<Fault> {
     clusters(config, Warning, "transport_socket", |cluster, _| {
-        !cluster.has_transport_socket && cluster.endpoints.iter().any(|endpoint| !endpoint.is_local())
+        cluster.transport == Transport::Plain && cluster.endpoints.iter().any(|endpoint| !endpoint.is_local())
     })
+}
+
+fn tls_unverified(config: &Config) -> Vec<Fault> {
+    clusters(config, Error, "transport_socket", |cluster, _| cluster.transport == Transport::UnverifiedTls)
 }
 
 fn circuit_breaker_low(config: &Config) -> Vec<Fault> {

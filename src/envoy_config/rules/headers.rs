@@ -80,7 +80,8 @@ fn first_checks(config: &Config) -> impl Iterator<Item = CheckInChain<'_>> {
 fn identity_headers_kept(config: &Config) -> Vec<Fault> {
     let faults = first_checks(config).filter_map(|here| {
         let removals = early_removals(here.chain);
-        let is_kept = |name: &&str| !removals.iter().any(|matcher| matcher.matches(name));
+        let is_set = |name: &str| here.chain.early_settings.iter().any(|own| own == name);
+        let is_kept = |name: &&str| is_set(name) || !removals.iter().any(|matcher| matcher.matches(name));
         let kept: Vec<_> = identity_headers().filter(is_kept).map(str::to_owned).collect();
         let fault =
             Fault::new(severity(&here), format!("{}.early_header_mutation_extensions", here.chain.path));
@@ -101,10 +102,17 @@ fn underscores_allowed(config: &Config) -> Vec<Fault> {
     let open = first_checks(config).filter(|here| {
         let removals = early_removals(here.chain);
         let removes = |name: String| removals.iter().any(|matcher| matcher.matches(&name));
-        here.chain.allows_underscores && !identity_headers().all(|name| removes(name.replace('-', "_")))
+        here.chain.allows_underscores && !identity_headers().flat_map(with_underscores).all(removes)
     });
     let path = "common_http_protocol_options.headers_with_underscores_action";
     open.map(|here| Fault::new(Error, format!("{}.{path}", here.chain.path)).of(here.chain.origin)).collect()
+}
+
+/// Spellings of a name that some servers read as the same: all underscores, the first alone, and all but the first.
+fn with_underscores(name: &str) -> [String; 3] {
+    let first = name.replacen('-', "_", 1);
+    let others = first.replace('-', "\u{0}").replacen('_', "-", 1).replace('\u{0}', "_");
+    [name.replace('-', "_"), first, others]
 }
 
 fn headers_not_sent(config: &Config) -> Vec<Fault> {

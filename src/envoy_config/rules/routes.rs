@@ -6,7 +6,7 @@ use super::rule::{Fault, NONE, Rule, names};
 use crate::{
     attributes::route::RouteSettings,
     envoy_config::{
-        config::{CheckInChain, Config, HttpChain},
+        config::{CheckInChain, Config, HttpChain, Route},
         node::shown,
     },
     findings::Severity::{Error, Note, Warning},
@@ -16,7 +16,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         code: "listener_unchecked",
         severities: &[Error, Note],
-        meaning: "requests of this listener are not checked",
+        meaning: "requests of a listener are not checked",
         fix: "none, if they need no key; otherwise add the filter here as well, or remove the listener",
         not_settable: NONE,
         examine: listener_unchecked,
@@ -68,29 +68,39 @@ fn has_check(chain: &HttpChain) -> bool {
     chain.checks().any(|here| here.check.service.is_grpc())
 }
 
+/// The cluster of a route, where the configuration and not a request names it.
+fn named(route: &Route) -> Option<String> {
+    route.cluster.as_deref().filter(|cluster| !cluster.is_empty()).map(shown)
+}
+
 fn listener_unchecked(config: &Config) -> Vec<Fault> {
     let (checked, others): (Vec<_>, Vec<_>) = config.chains.iter().partition(|chain| has_check(chain));
     if checked.is_empty() {
         // All of it is one finding: `check_missing`.
         return Vec::new();
     }
-    let clusters = |chain: &HttpChain| {
-        chain.routes.iter().filter_map(|route| route.cluster.clone()).collect::<BTreeSet<_>>()
-    };
+    let clusters =
+        |chain: &HttpChain| chain.routes.iter().filter_map(|route| named(route)).collect::<BTreeSet<_>>();
     let protected: BTreeSet<_> = checked
         .iter()
         .flat_map(|chain| chain.routes.iter().filter(|route| chain.is_checked(route)))
-        .filter_map(|route| route.cluster.clone())
+        .filter_map(|route| named(route))
         .collect();
-    let faults = others.into_iter().map(|chain| {
+    let mut faults = Vec::new();
+    let mut open = BTreeSet::new();
+    for chain in others {
         let shared: Vec<_> = clusters(chain).intersection(&protected).cloned().collect();
         if shared.is_empty() {
-            return Fault::new(Note, &chain.path);
+            open.insert(chain.listener.clone());
+        } else {
+            let detail = format!("it leads to {}, which other listeners protect", names(&shared));
+            faults.push(Fault::new(Error, &chain.path).because(detail));
         }
-        let fault = Fault::new(Error, &chain.path);
-        fault.because(format!("it leads to {}, which other listeners protect", names(&shared)))
-    });
-    faults.collect()
+    }
+    // A proxy of a mesh has many of them.
+    let open: Vec<_> = open.into_iter().collect();
+    let note = (!open.is_empty()).then(|| Fault::new(Note, "").because(names(&open)));
+    faults.into_iter().chain(note).collect()
 }
 
 fn route_unchecked(config: &Config) -> Vec<Fault> {

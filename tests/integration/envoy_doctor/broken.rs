@@ -83,6 +83,23 @@ const CORS: &str = r#"              emit_filter_state_stats: true
             typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors}
 "#;
 
+const RUNS_WITH_BODY: &str = r#"                      with_request_body:
+                        max_request_bytes: 1048576
+                        allow_partial_message: false
+                      context_extensions: {keystile.agent: "body:agent_config_id"}
+"#;
+
+const RUNS_WITHOUT_BODY: &str = r#"                      disable_request_body_buffering: true
+                      context_extensions: {keystile.agent: "body:agent_config_id"}
+"#;
+
+/// TLS that accepts every certificate.
+const UNVERIFIED_TLS: &str = r#"    lb_policy: LEAST_REQUEST
+    transport_socket:
+      name: envoy.transport_sockets.tls
+      typed_config: {"@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, sni: x}
+"#;
+
 const TABLE: &[Broken] = &[
     // What lets requests pass.
     broken(
@@ -471,6 +488,46 @@ const TABLE: &[Broken] = &[
         "              with_request_body:\n",
         "              unknown:\n",
     ),
+    broken(
+        "body_not_sent",
+        Error,
+        "routes[runs].typed_per_filter_config[envoy.filters.http.ext_authz]",
+        ROUTES,
+        RUNS_WITH_BODY,
+        RUNS_WITHOUT_BODY,
+    ),
+    broken(
+        "body_held_back",
+        Warning,
+        "routes[admin].typed_per_filter_config[envoy.filters.http.ext_authz]",
+        ROUTES,
+        "                      disable_request_body_buffering: true\n                      context_extensions: {keystile.scopes: \"admin\"}",
+        "                      context_extensions: {keystile.scopes: \"admin\"}",
+    ),
+    broken(
+        "tls_unverified",
+        Error,
+        ".transport_socket",
+        TCP,
+        "    lb_policy: LEAST_REQUEST\n",
+        UNVERIFIED_TLS,
+    ),
+    broken(
+        "authority_invalid",
+        Error,
+        ".envoy_grpc",
+        UDS,
+        "authority: keystile}",
+        "authority: security/shop/keys}",
+    ),
+    broken(
+        "identity_headers_kept",
+        Warning,
+        "early_header_mutation_extensions",
+        UDS,
+        "              - remove: x-envoy-auth-partial-body\n",
+        "              - append: {header: {key: X-Auth-User-Id, value: \"%REQ(x-user)%\"}}\n",
+    ),
 ];
 
 impl Broken {
@@ -527,6 +584,49 @@ fn early_removal_is_an_error_where_unchecked_requests_reach_an_upstream() {
     let found = examined.findings.iter().find(|finding| finding.code == "identity_headers_kept").unwrap();
     assert_eq!(found.severity, Error);
     assert!(found.message.contains("x-auth-result, x-auth-user-id"), "{}", found.message);
+}
+
+/// A cluster on another machine, with this socket.
+fn remote_with(socket: &str) -> BTreeSet<&'static str> {
+    let text = read(TCP).replace("127.0.0.1, port_value: 9191", "10.0.0.7, port_value: 9191");
+    let policy = "    lb_policy: LEAST_REQUEST\n";
+    assert!(text.contains(policy));
+    codes(&examined(&text.replacen(policy, &format!("{policy}    {socket}\n"), 1)))
+}
+
+#[test]
+fn kind_of_socket_decides_whether_keys_are_protected() {
+    let tls = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
+    let raw = r#"{name: a, typed_config: {"@type": type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer}}"#;
+    let verified = format!(
+        r#"{{name: b, typed_config: {{"@type": {tls}, common_tls_context: {{validation_context: {{trusted_ca: {{filename: /ca.pem}}}}}}}}}}"#
+    );
+    assert!(remote_with(&format!("transport_socket: {raw}")).contains("plain_text"));
+    let found = remote_with(&format!("transport_socket: {verified}"));
+    assert!(!found.contains("plain_text") && !found.contains("tls_unverified"), "{found:?}");
+    let matches = format!(
+        "transport_socket_matches: [{{name: x, transport_socket: {verified}}}, {{name: y, transport_socket: {raw}}}]"
+    );
+    assert!(!remote_with(&matches).contains("plain_text"));
+    let wrapped = format!(
+        r#"transport_socket: {{name: c, typed_config: {{"@type": x/envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport, transport_socket: {raw}}}}}"#
+    );
+    assert!(remote_with(&wrapped).contains("plain_text"));
+}
+
+#[test]
+fn mixed_spellings_of_identity_headers_must_be_removed_where_underscores_are_allowed() {
+    let text = read(UDS)
+        .replace("headers_with_underscores_action: REJECT_REQUEST", "headers_with_underscores_action: ALLOW");
+    let with = |matchers: &str| {
+        let removals = format!("              mutations:\n{matchers}");
+        codes(&examined(&text.replacen(EARLY, &removals, 1))).contains("underscores_allowed")
+    };
+    let removal =
+        |matcher: &str| format!("              - remove_on_match: {{key_matcher: {{{matcher}}}}}\n");
+    let underscores: String = ["prefix: x_auth_", "prefix: x_ratelimit_"].map(removal).concat();
+    assert!(with(&underscores), "x-auth_user-id is kept");
+    assert!(!with(&removal(r#"safe_regex: {regex: "x[-_](auth|ratelimit)[-_].*"}"#)));
 }
 
 #[test]
