@@ -18,6 +18,7 @@ use crate::{
 };
 
 mod argument;
+mod audit;
 mod backup;
 mod completions;
 mod database;
@@ -28,6 +29,7 @@ mod invalidate;
 mod keys;
 mod migrate;
 mod output;
+mod patch_args;
 mod probe;
 mod startup;
 mod users;
@@ -62,17 +64,20 @@ enum Command {
     /// Create missing tables, and install the log of changes in the database.
     Migrate(migrate::Migrate),
 
+    /// List who changed which key or user, and how; or follow the changes.
+    Audit(Box<audit::Audit>),
+
     /// Copy a SQLite database that is in use into a new file.
     Backup(backup::Backup),
 
     /// Drop a prefix, or everything, from the memory of every running instance, and wait for their confirmation.
     Invalidate(invalidate::Invalidate),
 
-    /// Create, list and revoke API keys.
+    /// Create, list, change and revoke API keys.
     #[command(subcommand)]
     Keys(keys::Command),
 
-    /// Create, list and disable the users that keys belong to.
+    /// Create, list, change and disable the users that keys belong to.
     #[command(subcommand)]
     Users(users::Command),
 
@@ -220,6 +225,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Explain(explain) => explain::run(*explain).await,
         Command::Doctor(args) => doctor::run(args).await,
         Command::Migrate(args) => migrate::run(args).await,
+        Command::Audit(args) => audit::run(*args).await,
         Command::Backup(args) => backup::run(args).await,
         Command::Invalidate(args) => invalidate::run(args).await,
         Command::Keys(command) => keys::run(command).await,

@@ -20,6 +20,8 @@ use crate::{
 };
 
 mod actor;
+mod audit;
+mod audited_tables;
 mod backend;
 mod change_log;
 mod database;
@@ -49,8 +51,10 @@ pub use decode::value::allow_list;
 pub use inspection::{FindingKind, Inspection, InspectionProgress};
 pub use lower_tier::LowerTier;
 pub use management::{
-    DisplayRow, ExportedUser, ImportError, ImportOptions, ImportProgress, ImportRow, ImportStep, Imported,
-    ManagementError, NewKey, NewUser, OwnerRule, UnreadBudget,
+    AuditFilter, AuditPage, AuditPosition, BulkRevocation, Change, Difference, DisplayRow, ExportedUser,
+    ImportError, ImportOptions, ImportProgress, ImportRow, ImportStep, Imported, KeyFilter, KeyPage,
+    KeyRotation, KeySort, KeyState, ManagementError, NewKey, NewUser, OwnerRule, PageCursor, PageRequest,
+    Patch, PatchError, Resource, RevokedKeys, RotatedKey, RowVersion, UnreadBudget,
 };
 pub use memory::{Memory, MemoryConfig};
 pub use migrate::{LogInstallation, Migration};

@@ -44,6 +44,8 @@ pub(super) fn with_database_name(options: &DatabaseOptions, error: ManagementErr
         ManagementError::Store(error) => {
             anyhow::Error::new(error).context(format!("--database-url {}", options.database_url))
         }
-        ManagementError::Refused(text) => anyhow::Error::msg(text),
+        ManagementError::Patch(_) | ManagementError::VersionMismatch { .. } | ManagementError::Refused(_) => {
+            anyhow::Error::msg(error.to_string())
+        }
     }
 }

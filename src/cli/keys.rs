@@ -9,47 +9,46 @@ use zeroize::Zeroizing;
 use super::{
     argument::refuse_whole_key,
     database::{open, open_read_only, with_database_name},
-    output::{Output, OutputFormat, json, print},
-    wait::{WaitArgs, wait_for_instances_with_key},
+    output::Output,
 };
 use crate::{
     config::DatabaseOptions,
-    credential::{Credential, MAX_LEN, Prefix, generate},
+    credential::{Credential, MAX_LEN, generate},
 };
 
+mod bulk_revoke;
 mod create;
 mod credential_output;
 mod import;
+mod list;
+mod list_flags;
+mod revoke;
+mod rotate;
+mod update;
 
 use create::Create;
 use import::Import;
+use list::{COLUMNS, List};
+use revoke::Revoke;
+use rotate::Rotate;
+use update::Update;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Create a key and print its secret, this once.
     Create(Box<Create>),
-    /// List keys, newest first.
-    List(List),
+    /// List keys, newest first, a page at a time.
+    List(Box<List>),
     /// Show one key: by id, by prefix, or by the key itself on stdin.
     Show(Show),
-    /// Revoke a key.
+    /// Change a key: by flags, or by a JSON merge patch (RFC 7386).
+    Update(Box<Update>),
+    /// Create the successor of a key and print its secret, this once. The key ends now, or after an overlap.
+    Rotate(Box<Rotate>),
+    /// Revoke a key, and the keys that it was rotated from and to; or every key that conditions select.
     Revoke(Revoke),
     /// Import keys from a file: rows with their hashes, or what Kong or Unkey exports. All of them or none.
     Import(Box<Import>),
-}
-
-#[derive(Debug, Args)]
-pub(super) struct List {
-    /// Only keys of the user with this id or email.
-    #[arg(long)]
-    user: Option<String>,
-    /// Include revoked and deleted keys.
-    #[arg(long)]
-    all: bool,
-    #[command(flatten)]
-    output: Output,
-    #[command(flatten)]
-    database: DatabaseOptions,
 }
 
 #[derive(Debug, Args)]
@@ -63,81 +62,27 @@ pub(super) struct Show {
     database: DatabaseOptions,
 }
 
-#[derive(Debug, Args)]
-pub(super) struct Revoke {
-    /// Id or prefix.
-    #[arg(value_name = "ID|PREFIX")]
-    key: String,
-    /// Wait until every instance that listens to the database's changes has dropped the key, and fail if one has not.
-    /// Instances that do not listen are unknown. With SQLite, wait half a second.
-    #[arg(long)]
-    wait: bool,
-    #[command(flatten)]
-    wait_args: WaitArgs,
-    #[command(flatten)]
-    output: Output,
-    #[command(flatten)]
-    database: DatabaseOptions,
-}
-
-const COLUMNS: &[(&str, &str)] = &[
-    ("ID", "id"),
-    ("Prefix", "key_prefix"),
-    ("Name", "name"),
-    ("User", "user_email"),
-    ("Active", "is_active"),
-    ("Created", "created_at"),
-    ("Expires", "expires_at"),
-    ("Last used", "last_used_at"),
-];
-
 pub(super) async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Create(args) => create(args).await,
-        Command::List(List { user, all, output, database }) => {
-            let keys = open_read_only(&database)?.list_keys(user.as_deref(), all).await;
-            let keys = keys.map_err(|error| with_database_name(&database, error))?;
-            let none =
-                if all { "no keys" } else { "no active keys; --all lists revoked and deleted ones too" };
-            output.rows(&keys, COLUMNS, none)
-        }
+        Command::List(args) => list::run(*args).await,
         Command::Show(args) if args.key == "-" => identify(args).await,
         Command::Show(Show { key, output, database }) => {
             refuse_whole_key(&key)?;
-            let keys = open_read_only(&database)?
-                .find_keys(&key)
-                .await
-                .map_err(|error| with_database_name(&database, error))?;
+            let opened = open_read_only(&database)?;
+            let name = |error| with_database_name(&database, error);
+            let keys = opened.find_keys(&key).await.map_err(name)?;
             match &keys[..] {
                 [] => bail!("no key has the id or prefix {key}; see `keystile keys list --all`"),
-                [key] => output.row(key),
+                [key] => output.row(&opened.with_chain(key.clone()).await.map_err(name)?),
                 several => output.rows(several, COLUMNS, ""),
             }
         }
-        Command::Revoke(args) => revoke(args).await,
+        Command::Update(args) => update::run(*args).await,
+        Command::Rotate(args) => rotate::run(*args).await,
+        Command::Revoke(args) => revoke::run(args).await,
         Command::Import(args) => import::run(*args).await,
     }
-}
-
-async fn revoke(Revoke { key, wait, wait_args, output, database }: Revoke) -> anyhow::Result<()> {
-    refuse_whole_key(&key)?;
-    let opened = open(&database)?;
-    let key = opened.revoke_key(&key).await.map_err(|error| with_database_name(&database, error))?;
-    if !wait && output.output == OutputFormat::Json {
-        return json(&key);
-    }
-    let id = key.text("id");
-    if output.output == OutputFormat::Table {
-        print(&format!("revoked key {id} ({}) of {}\n", key.text("key_prefix"), key.text("user_email")))?;
-    }
-    if !wait {
-        return Ok(());
-    }
-    let prefix = Prefix::parse(&key.text("key_prefix"));
-    let prefix = prefix
-        .context("the key is revoked; no credential can have its prefix, so no instance has it in memory")?;
-    let waited = wait_for_instances_with_key(&opened, key, prefix, wait_args, output).await;
-    waited.with_context(|| format!("key {id} is revoked, but not confirmed everywhere"))
 }
 
 async fn create(args: Box<Create>) -> anyhow::Result<()> {

@@ -53,9 +53,17 @@ pub(super) async fn run(args: Migrate) -> anyhow::Result<()> {
     if migrated.proofs_created {
         print("created the table keystile_proofs\n")?;
     }
+    if migrated.rotations_created {
+        print("created the tables keystile_rotations and keystile_rotated_budgets\n")?;
+    }
     match migrated.log {
         LogInstallation::Installed => print("changes of keys and users are logged now\n")?,
         LogInstallation::Kept => print("changes of keys and users are logged, as before\n")?,
+        LogInstallation::Refused(_) => {}
+    }
+    match migrated.audit {
+        LogInstallation::Installed => print("changes of keys and users are audited now\n")?,
+        LogInstallation::Kept => print("changes of keys and users are audited, as before\n")?,
         LogInstallation::Refused(_) => {}
     }
     for warning in migrated.warnings {

@@ -5,13 +5,18 @@ use std::io::{self, Write};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use serde_json::Value;
 
-use crate::{clock, store::DisplayRow};
+use crate::{
+    clock,
+    store::{Difference, DisplayRow},
+};
 
 mod style;
 mod table;
 mod words;
 
+use style::printable;
 use table::{Overflow, TextTable, terminal_width};
 pub(super) use words::count;
 use words::{relative, whole_seconds};
@@ -83,6 +88,26 @@ impl Output {
         }
     }
 
+    /// Prints what a change would do: one row for each field as a table.
+    pub(super) fn differences(self, differences: &[Difference]) -> anyhow::Result<()> {
+        match self.output {
+            OutputFormat::Json => json(differences),
+            OutputFormat::Table if differences.is_empty() => Ok(()),
+            OutputFormat::Table => {
+                let mut table = TextTable::new(&["Field", "Before", "After"], Overflow::Wrap);
+                for Difference { field, before, after } in differences {
+                    let [before, after] = [before, after].map(|value| match value {
+                        Value::Null => "-".to_owned(),
+                        Value::String(text) => text.clone(),
+                        other => other.to_string(),
+                    });
+                    table.add([(*field).to_owned(), before, after]);
+                }
+                print(&table.text())
+            }
+        }
+    }
+
     /// Prints an explanation: one row for each step as a table, everything as JSON.
     pub(super) fn explanation(self, whole: &impl Serialize, steps: &[[String; 3]]) -> anyhow::Result<()> {
         match self.output {
@@ -118,6 +143,25 @@ impl Output {
     }
 }
 
+/// Prints rows as one JSON array, as they come.
+#[derive(Debug, Default)]
+pub(super) struct JsonArray {
+    has_items: bool,
+}
+
+impl JsonArray {
+    pub(super) fn item(&mut self, value: &impl Serialize) -> anyhow::Result<()> {
+        let text = serde_json::to_string_pretty(value).context("writing JSON")?;
+        let start = if self.has_items { ",\n  " } else { "[\n  " };
+        self.has_items = true;
+        print(&format!("{start}{}", text.replace('\n', "\n  ")))
+    }
+
+    pub(super) fn end(self) -> anyhow::Result<()> {
+        print(if self.has_items { "\n]\n" } else { "[]\n" })
+    }
+}
+
 /// Prints to stdout. A reader that closes the pipe early, such as `head`, is no failure.
 pub(super) fn print(text: &str) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
@@ -129,6 +173,17 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
 
 pub(super) fn json(value: &(impl Serialize + ?Sized)) -> anyhow::Result<()> {
     let text = serde_json::to_string_pretty(value).context("writing JSON")?;
+    print(&format!("{text}\n"))
+}
+
+/// Prints one line for people.
+pub(super) fn print_line(text: &str) -> anyhow::Result<()> {
+    print(&format!("{}\n", printable(text)))
+}
+
+/// Prints one JSON value in one line.
+pub(super) fn json_line(value: &(impl Serialize + ?Sized)) -> anyhow::Result<()> {
+    let text = serde_json::to_string(value).context("writing JSON")?;
     print(&format!("{text}\n"))
 }
 

@@ -7,7 +7,7 @@ use super::{
     postgres::{self, Confirmations, PostgresPool, PostgresStatements},
     schema::Schema,
     sqlite::{FileAccess, SQLITE_POLL, SqliteFile, SqliteStatements},
-    statement::{Access, ConnectionCounts, Deadline, Progress, Rows, Statement, TransactionOutcome},
+    statement::{Access, ConnectionCounts, Deadline, Progress, Rows, Statement, Step, TransactionOutcome},
     statements::Statements,
 };
 use crate::{
@@ -139,6 +139,23 @@ impl Backend {
         }
     }
 
+    /// Runs a transaction whose statements are decided one by one: `next` gets the rows of the previous one. The first
+    /// statement locks the rows that are changed later. An error rolls back.
+    pub(crate) async fn transact<T, E>(
+        &self,
+        first: Statement,
+        next: impl FnMut(Rows) -> Result<Step<T>, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        match self {
+            Self::Postgres(pool) => pool.transact(first, next).await,
+            Self::Sqlite(file) => file.transact(first, next).await,
+        }
+    }
+
     /// Runs the statements in one transaction.
     pub(crate) async fn execute_all(&self, statements: Vec<Statement>) -> Result<(), StoreError> {
         self.transaction(statements, false, Box::new(|_| ())).await?.into_result()
@@ -168,6 +185,14 @@ impl Backend {
         match self {
             Self::Postgres(pool) => pool.install_log(schema, notifies).await,
             Self::Sqlite(file) => file.install_log(schema).await,
+        }
+    }
+
+    /// Creates the audit log and the triggers that write it, or replaces those of an earlier version.
+    pub(crate) async fn install_audit(&self, schema: &Schema) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(pool) => pool.install_audit(schema).await,
+            Self::Sqlite(file) => file.install_audit(schema).await,
         }
     }
 

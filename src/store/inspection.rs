@@ -4,7 +4,8 @@ use time::OffsetDateTime;
 
 use super::{
     Database, StoreError,
-    schema::Schema,
+    audited_tables::AUDIT,
+    schema::{ROTATIONS, Schema},
     statement::{Deadline, Rows, Statement, first_value},
 };
 use crate::findings::{Finding, Location, Severity};
@@ -15,6 +16,7 @@ mod budgets;
 mod feed;
 mod keys;
 mod kind;
+mod rotations;
 mod tables;
 mod tally;
 mod unread;
@@ -67,6 +69,8 @@ impl Database {
 impl Inspector<'_> {
     async fn examine(&mut self) -> Result<(), StoreError> {
         self.examine_feed().await?;
+        let examined = self.examine_audit().await;
+        self.tolerate(Location::table(AUDIT), examined)?;
         let examined = self.examine_access().await;
         self.tolerate(Location::default(), examined)?;
         self.examine_tables().await?;
@@ -76,6 +80,10 @@ impl Inspector<'_> {
         if self.schema.has_budgets() {
             let examined = self.examine_budgets().await;
             self.tolerate(Location::table("budgets"), examined)?;
+        }
+        if self.schema.has_rotations() {
+            let examined = self.examine_rotations().await;
+            self.tolerate(Location::table(ROTATIONS), examined)?;
         }
         Ok(())
     }

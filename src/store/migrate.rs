@@ -3,8 +3,9 @@
 
 use super::{
     Database, StoreError,
+    audited_tables::AUDIT,
     schema::{PROOFS, TABLES},
-    statement::Deadline,
+    statement::{Deadline, Statement},
 };
 use crate::{
     dependencies::ErrorText,
@@ -20,13 +21,17 @@ pub struct Migration {
     pub kept: Vec<&'static str>,
     /// Whether the database logs its changes now.
     pub log: LogInstallation,
+    /// Whether the database audits its changes now.
+    pub audit: LogInstallation,
     /// Whether the table of proofs was created.
     pub proofs_created: bool,
+    /// Whether the tables of rotated keys were created.
+    pub rotations_created: bool,
     /// Problems that an operator should solve, each with its fix.
     pub warnings: Vec<String>,
 }
 
-/// The outcome of installing the change log.
+/// The outcome of installing the change log, or the audit log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogInstallation {
     /// It was created, or updated.
@@ -49,9 +54,14 @@ impl Database {
         if !created.is_empty() {
             self.backend().execute_all(self.statements().create_tables(&created)).await?;
         }
+        // Before the log, whose triggers watch them.
+        let has_rotations = schema.has_rotations();
+        let rotations =
+            if has_rotations { None } else { self.create(self.statements().create_rotations()).await? };
         let log = self.install_log(notify).await?;
         let has_proofs = schema.has_table(PROOFS);
-        let refusal = if has_proofs { None } else { self.create_proofs().await? };
+        let refusal = if has_proofs { None } else { self.create(self.statements().create_proofs()).await? };
+        let audit = self.install_audit().await?;
         self.forget_tables();
         let mut warnings = self.log_problems().await?;
         if let Some(reason) = &refusal {
@@ -60,10 +70,22 @@ impl Database {
                  key. To create it, run `keystile migrate` as the owner of the tables"
             ));
         }
+        if let Some(reason) = &rotations {
+            warnings.push(format!(
+                "no tables of rotated keys: {reason}; until they exist, no key can be rotated. To create them, run \
+                 `keystile migrate` as the owner of the tables"
+            ));
+        }
         if let LogInstallation::Refused(reason) = &log {
             warnings.push(format!(
                 "no log of changes: {reason}; until it exists, a changed or revoked key is noticed within 30 s. \
                  To create it, run `keystile migrate` as the owner of the tables"
+            ));
+        }
+        if let LogInstallation::Refused(reason) = &audit {
+            warnings.push(format!(
+                "no audit log: {reason}; changes of keys and users are not recorded. To create it, run `keystile \
+                 migrate` as the owner of the tables"
             ));
         }
         if !self.prefix_is_indexed().await? {
@@ -74,7 +96,8 @@ impl Database {
             );
         }
         let proofs_created = !has_proofs && refusal.is_none();
-        Ok(Migration { created, kept, log, proofs_created, warnings })
+        let rotations_created = !has_rotations && rotations.is_none();
+        Ok(Migration { created, kept, log, audit, proofs_created, rotations_created, warnings })
     }
 
     /// Installs the change log. A refusal is no failure: there are other ways to notice changes.
@@ -99,9 +122,22 @@ impl Database {
         }
     }
 
-    /// Creates the table of proofs. Returns the reason if the database does not allow it, which is no failure.
-    async fn create_proofs(&self) -> Result<Option<ErrorText>, StoreError> {
-        match self.backend().execute_all(self.statements().create_proofs()).await {
+    /// Installs the audit log. A refusal is no failure: Keystile works without it.
+    async fn install_audit(&self) -> Result<LogInstallation, StoreError> {
+        let schema = self.backend().read_schema(Deadline::Operator).await?.fit()?;
+        if schema.has_table(AUDIT) && self.audit_state(&schema).await?.is_complete() {
+            return Ok(LogInstallation::Kept);
+        }
+        match self.backend().install_audit(&schema).await {
+            Ok(()) => Ok(LogInstallation::Installed),
+            Err(StoreError::Unfit(reason)) => Ok(LogInstallation::Refused(reason.to_string())),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Creates tables of Keystile's own. Returns the reason if the database does not allow it, which is no failure.
+    async fn create(&self, tables: Vec<Statement>) -> Result<Option<ErrorText>, StoreError> {
+        match self.backend().execute_all(tables).await {
             Ok(()) => Ok(None),
             Err(StoreError::Unfit(reason)) => Ok(Some(reason)),
             Err(error) => Err(error),

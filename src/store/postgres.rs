@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 mod access;
+mod audit;
+mod audit_check;
 mod change_log;
 mod connection;
 mod connector;
 mod error;
+mod expressions;
 mod grants;
 mod hosts;
 mod listen;

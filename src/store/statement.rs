@@ -45,6 +45,14 @@ pub(crate) enum TransactionOutcome {
     Failed(usize, StoreError),
 }
 
+/// The next step of a transaction, decided from the rows of the previous statement.
+pub(crate) enum Step<T> {
+    /// Run this statement.
+    Run(Statement),
+    /// Commit. The transaction then returns this.
+    Commit(T),
+}
+
 /// Receives the number of statements of a transaction that are done.
 pub(crate) type Progress = Box<dyn Fn(usize) + Send + Sync>;
 
@@ -61,6 +69,11 @@ impl Statement {
     /// The same, to be skipped once another statement of its transaction failed.
     pub(crate) fn final_in_transaction(self) -> Self {
         Self { is_final: true, ..self }
+    }
+
+    /// The same, without whose row its transaction fails.
+    pub(crate) fn required(self) -> Self {
+        Self { is_required: true, ..self }
     }
 }
 

@@ -58,12 +58,36 @@ pub(crate) trait Statements: Dialect {
     /// Creates the table of proofs where it is missing.
     fn create_proofs(&self) -> Vec<Statement>;
 
+    /// Creates the tables of rotated keys where they are missing.
+    fn create_rotations(&self) -> Vec<Statement>;
+
     /// Selects a row if an index begins with this column and covers all rows. A view is taken to have one.
     fn index_on(&self, schema: &Schema, table: &str, column: &str) -> Statement;
 
     /// Selects what is unusual about the role's rights, as rows of kind, table, right and columns. None where there are no
     /// roles.
     fn access(&self, schema: &Schema) -> Option<Statement>;
+
+    /// Selects a row if this role may update this column. None where there are no roles.
+    fn may_update(&self, schema: &Schema, table: &str, column: &str) -> Option<Statement>;
+
+    /// Selects the columns of a table of an application: each one's name, its name in SQL, and `computed` or `default` if a
+    /// copy of a row must leave it to the database. `default` is for a column whose value no two rows may share and that
+    /// has a default.
+    fn columns(&self, schema: &Schema, table: &str) -> Statement;
+
+    /// Inserts one budget by this statement, which has no RETURNING, and notes it as a copy of the budget `first`.
+    fn copy_budget(&self, schema: &Schema, insert: Statement, first: i64) -> Vec<Statement>;
+
+    /// Selects what is wrong with the audit log, as rows of a kind and a text: `problem` keeps it from recording a change,
+    /// `stale` makes it slow, `lost` is the number of changes that it could not record.
+    fn audit_state(&self, schema: &Schema) -> Statement;
+
+    /// An expression for the entries of the audit log that a statement saw.
+    fn audit_position(&self) -> &'static str;
+
+    /// A condition: an entry `a` of the audit log was committed since the position in the parameter of this number.
+    fn audit_since(&self, param: usize) -> String;
 
     /// Tells the audit log, at the start of a transaction, who makes which change in it. A required statement among them
     /// returns no row if the audit log cannot record the change.
@@ -116,12 +140,12 @@ pub(crate) struct UsageUpdate {
 pub(crate) const LAST_USED_INTERVAL: Duration = Duration::from_secs(5 * 60);
 
 /// The table scripts of a backend's migration, cut into statements, for these tables only.
-pub(crate) fn sections(script: &str, tables: &[&str]) -> Vec<Statement> {
-    let sections = script.split("-- table: ").filter_map(|section| section.split_once('\n'));
-    sections
-        .filter(|(table, _)| tables.contains(table))
-        .flat_map(|(_, body)| body.split(';'))
-        .filter(|sql| !sql.trim().is_empty())
-        .map(Statement::plain)
-        .collect()
+pub(crate) fn sections(text: &'static str, tables: &[&str]) -> Vec<Statement> {
+    let sections = text.split("-- table: ").filter_map(|section| section.split_once('\n'));
+    sections.filter(|(table, _)| tables.contains(table)).flat_map(|(_, body)| script(body)).collect()
+}
+
+/// A script, cut into statements.
+pub(crate) fn script(text: &'static str) -> Vec<Statement> {
+    text.split(';').filter(|sql| !sql.trim().is_empty()).map(Statement::plain).collect()
 }

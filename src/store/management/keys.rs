@@ -1,21 +1,28 @@
 //! Keys: create, list, find, revoke.
 
+use std::num::NonZeroUsize;
+
 use time::OffsetDateTime;
 
 use super::{
-    Action, ColumnValue, Database, DisplayRow, ManagementError, Result, SqlValue, Statement,
+    Action, ColumnValue, Database, DisplayRow, KeyFilter, KeyPage, ManagementError, PageCursor, PageRequest,
+    Result, Schema, SqlValue, Statement,
+    chain::is_in_chain_of,
     columns::{API_KEYS, Column, ColumnKind, write_list},
-    id, insert, needs_column, update,
+    id, insert,
+    key_filter::Conditions,
+    key_page::SortExpression,
+    needs_column, update,
     users::{EMAIL, user_id},
 };
 use crate::{
-    clock::Timestamps,
+    clock::{self, Timestamps},
     credential::{
         Credential, Prefix,
         generate::{self, Brand},
     },
     record::{HashKind, KeyHash, KeyId, Limits, Sha256Hash},
-    store::KeyStore,
+    store::{KeyStore, Row, decode::value},
 };
 
 /// A key to create. Empty fields are not set.
@@ -53,8 +60,17 @@ pub struct NewKey {
     pub budget_type: Option<String>,
 }
 
+/// What was revoked.
+#[derive(Debug, Clone)]
+pub struct RevokedKeys {
+    /// The key itself.
+    pub key: DisplayRow,
+    /// The other keys of its chain.
+    pub others: Vec<DisplayRow>,
+}
+
 /// Maximum number of generated keys until one has a new prefix. One in 14.7 million collides with a given key.
-const DRAWS: usize = 16;
+pub(super) const DRAWS: usize = 16;
 
 impl Database {
     /// Creates a key: the row, and the credential, which cannot be shown again.
@@ -96,22 +112,71 @@ impl Database {
         )))
     }
 
-    /// Keys, newest first, of one user or of all. Revoked and deleted keys are included only with `all`.
+    /// One page of the keys that the filter selects.
     ///
     /// # Errors
-    /// [`ManagementError`] when the user is unknown or the database does not answer.
-    pub async fn list_keys(&self, user: Option<&str>, all: bool) -> Result<Vec<DisplayRow>> {
-        let mut keys = match user {
-            None => self.keys("", vec![]).await?,
-            Some(user) => {
-                let user = user_id(&self.find_user(user).await?)?;
-                let param = self.operator_schema().await?.param(1, "api_keys", "user_id");
-                self.keys(&format!("WHERE k.user_id = {param}"), vec![Some(user.0.to_string())]).await?
+    /// [`ManagementError`] when the user is unknown, the database has no column that the filter or the order needs, or
+    /// does not answer.
+    pub async fn list_keys(&self, filter: &KeyFilter, page: &PageRequest) -> Result<KeyPage> {
+        let schema = &self.operator_schema().await?;
+        let mut conditions = self.key_conditions(schema, filter, Vec::new()).await?;
+        let sort = SortExpression::new(page, schema, self.statements())?;
+        if let Some(cursor) = &page.after {
+            if !cursor.fits(page.sort, page.reverse) {
+                return Err(ManagementError::Refused(
+                    "--after: the cursor is of a list in another order; use the same order for every page"
+                        .into(),
+                ));
             }
+            sort.add_after(cursor, &mut conditions, self.statements());
+        }
+        let limit = page.limit.map_or(usize::MAX, NonZeroUsize::get);
+        // One more, to know whether there are more.
+        let at_most =
+            page.limit.map_or_else(String::new, |limit| format!(" LIMIT {}", limit.saturating_add(1)));
+        let end = format!("{} {}{at_most}", conditions.clause(), sort.order());
+        let value = sort.selected(self.statements());
+        let sql = select_keys(schema, &format!("{value}, "), &end);
+        let mut rows = self.query(Statement::new(sql, conditions.params)).await?;
+        let is_cut = rows.len() > limit;
+        rows.truncate(limit);
+        let last = rows.last_mut().and_then(|row| row.first_mut().map(std::mem::take));
+        let keys: Vec<_> = rows.into_iter().map(|row| key_row(row.into_iter().skip(1).collect())).collect();
+        let next = match (keys.last(), last) {
+            (Some(key), Some(value)) if is_cut => Some(PageCursor::new(page, value, key_id(key)?.0)),
+            _ => None,
         };
-        let is_active = |key: &DisplayRow| *key.get("is_active") == true && key.get("deleted_at").is_null();
-        keys.retain(|key| all || is_active(key));
-        Ok(keys)
+        Ok(KeyPage { keys, next })
+    }
+
+    /// The ids of the keys that the filter selects.
+    ///
+    /// # Errors
+    /// As [`Database::list_keys`].
+    pub async fn key_ids(&self, filter: &KeyFilter) -> Result<Vec<KeyId>> {
+        let schema = &self.operator_schema().await?;
+        let conditions = self.key_conditions(schema, filter, Vec::new()).await?;
+        let (id, keys) = (schema.column("api_keys", "id"), schema.relation("api_keys"));
+        let sql = format!("SELECT {id} FROM {keys} k {}", conditions.clause());
+        let rows = self.query(Statement::new(sql, conditions.params)).await?;
+        let ids = rows.iter().filter_map(|row| value::integer(row.first()?.as_deref()?).ok().map(KeyId));
+        Ok(ids.collect())
+    }
+
+    /// The conditions of a filter. Their parameters come after these.
+    pub(super) async fn key_conditions(
+        &self,
+        schema: &Schema,
+        filter: &KeyFilter,
+        params: Vec<SqlValue>,
+    ) -> Result<Conditions> {
+        let user = match &filter.user {
+            Some(user) => Some(user_id(&self.find_user(user).await?)?.0),
+            None => None,
+        };
+        let mut conditions = Conditions::with_params(params);
+        filter.add_to(&mut conditions, schema, self.statements(), user, clock::wall())?;
+        Ok(conditions)
     }
 
     /// The keys with this id or prefix, newest first.
@@ -173,36 +238,38 @@ impl Database {
         Ok(None)
     }
 
-    /// Revokes the one key with this id or prefix.
+    /// Revokes the one key with this id or prefix, and every key that it was rotated from or to, unless `only` this key
+    /// is meant.
     ///
     /// # Errors
     /// [`ManagementError::Refused`] when there is none, or more than one.
-    pub async fn revoke_key(&self, id_or_prefix: &str) -> Result<DisplayRow> {
+    pub async fn revoke_key(&self, id_or_prefix: &str, only: bool) -> Result<RevokedKeys> {
         let key = self.find_key(id_or_prefix).await?;
-        let id = key.get("id").as_i64().map(KeyId);
-        let id = id.ok_or_else(|| ManagementError::Refused("the key's id is no whole number".into()))?;
+        let id = key_id(&key)?;
         let schema = &self.operator_schema().await?;
-        needs_column(schema, "api_keys", "is_active")?;
-        let values = vec![("is_active", Some("0".into())), ("updated_at", self.now())];
-        self.change_by(Action::Revoke, update(schema, "api_keys", id.0, values)).await?;
-        self.find_key(&id.0.to_string()).await?.inactive()
+        let values = self.revocation(schema).await?;
+        let mut statements = vec![update(schema, "api_keys", id.0, values.clone())];
+        if !only && schema.has_rotations() {
+            // A rotation at the same time holds the lock on the row. The second statement sees its successor.
+            statements.push(revoke_chain(schema, id.0, values));
+        }
+        self.change(Action::Revoke, statements, false, Box::new(|_| ())).await?.into_result()?;
+        let mut others = Vec::new();
+        if !only {
+            for other in self.other_members(id.0).await? {
+                if let [other] = &self.find_keys(&other.to_string()).await?[..] {
+                    others.push(other.clone().inactive()?);
+                }
+            }
+        }
+        Ok(RevokedKeys { key: self.describe_key(&id.0.to_string()).await?.inactive()?, others })
     }
 
     async fn keys(&self, filter: &str, params: Vec<SqlValue>) -> Result<Vec<DisplayRow>> {
         let schema = &self.operator_schema().await?;
-        let shown: Vec<Column> =
-            API_KEYS.iter().copied().filter(|column| column.kind != ColumnKind::Hash).collect();
-        let sql = format!(
-            "SELECT {}, {} FROM {} {filter} {}",
-            schema.select("api_keys", shown.iter().map(|column| column.name)),
-            schema.select("users", [EMAIL.name]),
-            schema.joined(),
-            schema.newest_first(),
-        );
+        let sql = select_keys(schema, "", &format!("{filter} {}", schema.newest_first()));
         let rows = self.query(Statement::new(sql, params)).await?;
-        let email = Column { name: "user_email", ..EMAIL };
-        let columns = || shown.iter().copied().chain([email]);
-        Ok(rows.into_iter().map(|row| DisplayRow::new(columns(), row)).collect())
+        Ok(rows.into_iter().map(key_row).collect())
     }
 
     /// The settings of the new key, by column.
@@ -246,6 +313,46 @@ impl Database {
     }
 }
 
+/// Selects what [`key_row`] reads, after `first`.
+pub(super) fn select_keys(schema: &Schema, first: &str, end: &str) -> String {
+    format!(
+        "SELECT {first}{}, {} FROM {} {end}",
+        schema.select("api_keys", shown().map(|column| column.name)),
+        schema.select("users", [EMAIL.name]),
+        schema.joined(),
+    )
+}
+
+/// A key as operators see it, with its version.
+pub(super) fn key_row(row: Row) -> DisplayRow {
+    let email = Column { name: "user_email", ..EMAIL };
+    DisplayRow::new(shown().chain([email]), row).with_version()
+}
+
+fn shown() -> impl Iterator<Item = Column> {
+    API_KEYS.iter().copied().filter(|column| column.kind != ColumnKind::Hash)
+}
+
+pub(super) fn key_id(key: &DisplayRow) -> Result<KeyId> {
+    let id = key.get("id").as_i64().map(KeyId);
+    id.ok_or_else(|| ManagementError::Refused("the key's id is no whole number".into()))
+}
+
+/// Revokes the active keys of a key's chain.
+fn revoke_chain(schema: &Schema, id: i64, mut values: Vec<ColumnValue>) -> Statement {
+    values.retain(|(column, _)| schema.has("api_keys", column));
+    let set = values.iter().zip(1..);
+    let set = set.map(|((column, _), at)| format!("{column} = {}", schema.param(at, "api_keys", column)));
+    let sql = format!(
+        "UPDATE {} AS k SET {} WHERE k.id {} AND lower({}) NOT IN ('0', 'f', 'false')",
+        schema.relation("api_keys"),
+        set.collect::<Vec<_>>().join(", "),
+        is_in_chain_of(schema, id),
+        schema.column("api_keys", "is_active"),
+    );
+    Statement::new(sql, values.into_iter().map(|(_, value)| value).collect::<Vec<_>>())
+}
+
 /// Whether the credential has this hash. bcrypt takes a part of a second.
 pub(super) fn proves(credential: &Credential, hash: &KeyHash) -> bool {
     match hash.kind() {
@@ -256,7 +363,7 @@ pub(super) fn proves(credential: &Credential, hash: &KeyHash) -> bool {
     }
 }
 
-async fn hash(credential: Credential, cost: u32) -> Result<String> {
+pub(super) async fn hash(credential: Credential, cost: u32) -> Result<String> {
     let hashed = blocking(move || bcrypt::hash(credential.expose(), cost)).await?;
     hashed.map_err(|error| ManagementError::Refused(format!("--cost {cost}: {error}")))
 }

@@ -24,7 +24,8 @@ use crate::{
     store::{
         StoreError,
         statement::{
-            Access, ConnectionCounts, Deadline, Progress, Rows, Statement, TransactionOutcome, first_value,
+            Access, ConnectionCounts, Deadline, Progress, Rows, Statement, Step, TransactionOutcome,
+            first_value,
         },
     },
     usage::WriteOutcome,
@@ -55,6 +56,10 @@ const LISTENER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Begins a write in the background. It waits for a locked row less long than its timeout.
 const BEGIN_WRITE: &str = "BEGIN; SET LOCAL lock_timeout = '200ms'";
+
+/// Begins a transaction that locks rows and decides from them. Once it has a lock it sees the newest row, whatever the
+/// database's default isolation is. It waits for a locked row less long than its timeout, so that the error says why.
+const BEGIN_CHANGE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '20s'";
 
 impl PostgresPool {
     /// Reads the settings in the URL. Connects at the first statement. `resolver` resolves host names.
@@ -153,6 +158,31 @@ impl PostgresPool {
         } else {
             TransactionOutcome::RolledBack(empty)
         })
+    }
+
+    pub(crate) async fn transact<T, E: From<StoreError>>(
+        &self,
+        first: Statement,
+        mut next: impl FnMut(Rows) -> Result<Step<T>, E>,
+    ) -> Result<T, E> {
+        let limit = self.limit(Deadline::Operator);
+        let mut connection = self.connection().await?;
+        // Each early return leaves it busy: the connection is closed, and the server rolls back.
+        connection.state = ConnectionState::Busy;
+        within(limit, connection.command(BEGIN_CHANGE)).await?;
+        let mut statement = first;
+        let (end, result) = loop {
+            let rows = async { query(&connection.client, &statement).await.map_err(|error| explain(&error)) };
+            match next(within(limit, rows).await?) {
+                Ok(Step::Run(other)) => statement = other,
+                Ok(Step::Commit(value)) => break ("COMMIT", Ok(value)),
+                Err(error) => break ("ROLLBACK", Err(error)),
+            }
+        };
+        connection.state = ConnectionState::Ending;
+        within(limit, connection.command(end)).await?;
+        connection.state = ConnectionState::Idle;
+        result
     }
 
     /// Runs one statement in a transaction whose number is known before its commit.

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use super::{access, change_log, grants};
+use super::{access, audit_check, change_log, expressions, grants};
 use crate::{
     revocation::{Since, Snapshot},
     store::{
         actor::{Action, Actor},
+        audited_tables::audited_tables,
         dialect::Dialect,
-        schema::{PROOFS, Schema},
+        schema::{PROOFS, ROTATED_BUDGETS, Schema},
         statement::{Rows, Statement},
-        statements::{ColumnRef, LAST_USED_INTERVAL, Statements, UsageUpdate, UsedColumns, sections},
+        statements::{ColumnRef, LAST_USED_INTERVAL, Statements, UsageUpdate, UsedColumns, script, sections},
         watched_tables::WatchedTable,
     },
 };
@@ -18,9 +19,12 @@ use crate::{
 /// Postgres' statements and expressions.
 pub(crate) struct PostgresStatements;
 
-/// `to_regclass` follows the search path, as every other statement does.
+/// `to_regclass` follows the search path, as every other statement does. Columns that the database computes are listed
+/// twice.
 const SCHEMA: &str = "SELECT 'column', t.name, a.attname::text, format_type(b.oid, -1)
-    FROM (VALUES ('api_keys'), ('users'), ('roles'), ('budgets'), ('keystile_changes'), ('keystile_proofs')) AS t (name)
+    FROM (VALUES ('api_keys'), ('users'), ('roles'), ('budgets'), ('keystile_changes'), ('keystile_proofs'),
+        ('keystile_rotations'), ('keystile_rotated_budgets'), ('keystile_audit'),
+        ('keystile_management_tokens')) AS t (name)
     JOIN pg_attribute a ON a.attrelid = to_regclass(t.name)
     CROSS JOIN LATERAL (
         WITH RECURSIVE domains AS (
@@ -29,13 +33,25 @@ const SCHEMA: &str = "SELECT 'column', t.name, a.attname::text, format_type(b.oi
         ) SELECT oid FROM domains WHERE typtype <> 'd') AS b
     WHERE a.attnum > 0 AND NOT a.attisdropped
     -- Every look-up reads this table, so it counts as absent where this role may not read it.
-    AND (t.name <> 'keystile_proofs' OR has_table_privilege(a.attrelid, 'SELECT'))";
+    AND (t.name <> 'keystile_proofs' OR has_table_privilege(a.attrelid, 'SELECT'))
+    UNION ALL SELECT 'generated', t.name, lower(a.attname::text), ''
+    FROM (VALUES ('api_keys'), ('users')) AS t (name) JOIN pg_attribute a ON a.attrelid = to_regclass(t.name)
+    WHERE a.attgenerated <> '' AND NOT a.attisdropped";
 
 const TABLES: &str = include_str!("../migrations/postgres.sql");
 const CREATE_PROOFS: &str = include_str!("../migrations/proofs.postgres.sql");
+const CREATE_ROTATIONS: &str = include_str!("../migrations/rotations.postgres.sql");
 
 /// Serialises concurrent migrations. The number is arbitrary, and used by Keystile only.
 pub(super) const MIGRATION_LOCK: &str = "SELECT CAST(pg_advisory_xact_lock(5353872341) AS text)";
+
+/// Identity columns are left to the database, those of a view as well.
+const COLUMNS: &str = "SELECT a.attname::text, quote_ident(a.attname), CASE
+        WHEN a.attidentity <> '' OR a.attgenerated <> '' THEN 'computed'
+        WHEN a.atthasdef AND EXISTS (SELECT 1 FROM pg_index i WHERE i.indrelid = a.attrelid AND i.indisunique
+            AND i.indnkeyatts = 1 AND i.indkey[0] = a.attnum) THEN 'default' END
+    FROM pg_attribute a WHERE a.attrelid = to_regclass($1::text) AND a.attnum > 0 AND NOT a.attisdropped
+    ORDER BY a.attnum";
 
 const INDEX: &str = "SELECT 'found' FROM pg_index i
     JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
@@ -106,8 +122,39 @@ impl Dialect for PostgresStatements {
         }
     }
 
+    fn is_true(&self, column: &str, kind: &str) -> String {
+        if kind == "boolean" {
+            return format!("COALESCE({column}, false)");
+        }
+        let text = self.as_text(column, kind);
+        format!("COALESCE(lower({text}) IN ('true', 't') OR {text} ~ '^[+]?0*1([.]0+)?$', false)")
+    }
+
+    fn has_entry(&self, column: &str, kind: &str, param: usize) -> String {
+        expressions::has_entry(&self.as_text(column, kind), param)
+    }
+
+    fn instant(&self, column: &str, kind: &str) -> String {
+        expressions::instant(column, kind)
+    }
+
+    fn instant_param(&self, number: usize) -> String {
+        self.param(number, self.instant_kind())
+    }
+
+    fn instant_kind(&self) -> &'static str {
+        "timestamp without time zone"
+    }
+
+    fn lock_rows(&self, alias: &str) -> String {
+        format!(" FOR UPDATE OF {alias}")
+    }
+
     fn param(&self, number: usize, kind: &str) -> String {
-        format!("CAST(${number}::text AS {kind})")
+        match kind.strip_suffix("[]") {
+            Some(entry) => expressions::array(&format!("${number}::text"), entry),
+            None => format!("CAST(${number}::text AS {kind})"),
+        }
     }
 
     /// A column without a time zone ignores the offset. A column with one needs it.
@@ -208,6 +255,10 @@ impl Statements for PostgresStatements {
         [MIGRATION_LOCK, CREATE_PROOFS].map(Statement::plain).to_vec()
     }
 
+    fn create_rotations(&self) -> Vec<Statement> {
+        [Statement::plain(MIGRATION_LOCK)].into_iter().chain(script(CREATE_ROTATIONS)).collect()
+    }
+
     fn index_on(&self, schema: &Schema, table: &str, column: &str) -> Statement {
         let relation = schema.relation(table).to_owned();
         let column = schema.spelling(table, column).unwrap_or(column).to_owned();
@@ -218,10 +269,50 @@ impl Statements for PostgresStatements {
         Some(Statement::plain(access::access(schema)))
     }
 
+    fn columns(&self, schema: &Schema, table: &str) -> Statement {
+        Statement::new(COLUMNS, [Some(schema.relation(table).to_owned())])
+    }
+
+    fn copy_budget(&self, schema: &Schema, insert: Statement, first: i64) -> Vec<Statement> {
+        let (id, key) = (schema.name("budgets", "id"), schema.name("budgets", "api_key_id"));
+        let sql = format!(
+            "WITH copied (id, key_id) AS ({} RETURNING {id}, {key})
+            INSERT INTO {} (budget_id, first_id, key_id) SELECT id, {first}, key_id FROM copied
+            RETURNING CAST(budget_id AS text)",
+            insert.sql,
+            schema.relation(ROTATED_BUDGETS),
+        );
+        vec![Statement::new(sql, insert.params)]
+    }
+
+    fn audit_state(&self, schema: &Schema) -> Statement {
+        Statement::plain(audit_check::state(&audited_tables(schema)))
+    }
+
+    fn audit_position(&self) -> &'static str {
+        "CAST(pg_current_snapshot() AS text)"
+    }
+
+    /// An entry whose number no transaction of this cluster had yet is from a dump of another cluster.
+    fn audit_since(&self, param: usize) -> String {
+        format!(
+            "a.xid >= pg_snapshot_xmin(CAST(${param}::text AS pg_snapshot))
+            AND NOT pg_visible_in_snapshot(a.xid, CAST(${param}::text AS pg_snapshot))
+            AND a.xid < pg_snapshot_xmax(pg_current_snapshot())"
+        )
+    }
+
     /// The setting ends with the transaction.
-    fn begin_change(&self, _: &Schema, actor: &Actor, action: Action) -> Vec<Statement> {
-        const TELL: &str = "SELECT set_config('keystile.actor', $1::text, true)";
-        vec![Statement::new(TELL, [Some(actor.to_json(action))])]
+    fn begin_change(&self, schema: &Schema, actor: &Actor, action: Action) -> Vec<Statement> {
+        let begin = audit_check::begin(&audited_tables(schema));
+        vec![Statement::new(begin, [Some(actor.to_json(action))]).required()]
+    }
+
+    fn may_update(&self, schema: &Schema, table: &str, column: &str) -> Option<Statement> {
+        const SQL: &str =
+            "SELECT 'yes' WHERE has_column_privilege(CAST(to_regclass($1::text) AS oid), $2::text, 'UPDATE')";
+        let column = schema.spelling(table, column).unwrap_or(column).to_owned();
+        Some(Statement::new(SQL, [Some(schema.relation(table).to_owned()), Some(column)]))
     }
 
     fn end_change(&self, _: &Schema) -> Option<Statement> {

@@ -24,7 +24,9 @@ use crate::{
     dependencies::{Cause, ErrorText},
     store::{
         SqlValue, StoreError,
-        statement::{Access, ConnectionCounts, Deadline, Progress, Rows, Statement, TransactionOutcome},
+        statement::{
+            Access, ConnectionCounts, Deadline, Progress, Rows, Statement, Step, TransactionOutcome,
+        },
     },
 };
 
@@ -112,6 +114,34 @@ impl SqliteFile {
             Ok(TransactionOutcome::Committed(returned))
         })
         .await
+    }
+
+    pub(crate) async fn transact<T, E>(
+        &self,
+        first: Statement,
+        mut next: impl FnMut(Rows) -> Result<Step<T>, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let work = self.run(Deadline::Operator, move |connection| {
+            // Nothing else writes from here on, so what is read stays as it is.
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let mut statement = first;
+            loop {
+                // Dropped without a commit, it is rolled back.
+                match next(run(&transaction, &statement)?) {
+                    Ok(Step::Run(other)) => statement = other,
+                    Ok(Step::Commit(value)) => {
+                        transaction.commit()?;
+                        return Ok(Ok(value));
+                    }
+                    Err(error) => return Ok(Err(error)),
+                }
+            }
+        });
+        work.await?
     }
 
     /// The file at the path, by device and inode. Empty while there is none.

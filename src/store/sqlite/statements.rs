@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use super::{change_log, triggers};
+use super::{audit, change_log, triggers};
 use crate::{
     revocation::{Since, Snapshot},
     store::{
         actor::{Action, Actor},
         dialect::Dialect,
-        schema::{PROOF_COLUMNS, PROOFS, Schema},
+        schema::{PROOF_COLUMNS, PROOFS, ROTATED_BUDGETS, Schema},
         statement::{Rows, Statement},
-        statements::{ColumnRef, LAST_USED_INTERVAL, Statements, UsageUpdate, UsedColumns, sections},
+        statements::{ColumnRef, LAST_USED_INTERVAL, Statements, UsageUpdate, UsedColumns, script, sections},
         watched_tables::WatchedTable,
     },
 };
@@ -20,15 +20,26 @@ pub(crate) struct SqliteStatements;
 
 /// Generated columns (`hidden` is 2 or 3) are included, hidden columns of virtual tables (1) are not.
 const SCHEMA: &str = "WITH t (name) AS (SELECT name FROM sqlite_schema WHERE type IN ('table', 'view')
-        AND lower(name) IN ('api_keys', 'users', 'roles', 'budgets', 'keystile_changes', 'keystile_proofs'))
+        AND lower(name) IN ('api_keys', 'users', 'roles', 'budgets', 'keystile_changes', 'keystile_proofs',
+        'keystile_rotations', 'keystile_rotated_budgets', 'keystile_audit', 'keystile_management_tokens'))
     SELECT 'column', lower(t.name), c.name, c.type FROM t JOIN pragma_table_xinfo(t.name) c WHERE c.hidden <> 1
     UNION ALL SELECT 'generated', lower(t.name), lower(c.name), ''
         FROM t JOIN pragma_table_xinfo(t.name) c WHERE c.hidden IN (2, 3)
     UNION ALL SELECT 'unique', lower(t.name), l.name, i.name FROM t JOIN pragma_index_list(t.name) l
         JOIN pragma_index_info(l.name) i WHERE l.\"unique\" AND i.name IS NOT NULL";
 
+/// A time with milliseconds. Its text sorts by time, before `infinity` and after `-infinity`.
+const INSTANT: &str = "'%Y-%m-%d %H:%M:%f'";
+
 const TABLES: &str = include_str!("../migrations/sqlite.sql");
 const CREATE_PROOFS: &str = include_str!("../migrations/proofs.sqlite.sql");
+const CREATE_ROTATIONS: &str = include_str!("../migrations/rotations.sqlite.sql");
+
+const COLUMNS: &str = "SELECT c.name, '\"' || replace(c.name, '\"', '\"\"') || '\"', CASE
+        WHEN c.hidden IN (2, 3) THEN 'computed'
+        WHEN c.dflt_value IS NOT NULL AND EXISTS (SELECT 1 FROM pragma_index_list(?1) l WHERE l.\"unique\"
+            AND (SELECT group_concat(i.name, ',') FROM pragma_index_info(l.name) i) = c.name) THEN 'default' END
+    FROM pragma_table_xinfo(?1) c WHERE c.hidden <> 1 ORDER BY c.cid";
 
 /// The names of tables and columns in SQLite are case-insensitive.
 const INDEX: &str = "SELECT 'found' FROM pragma_index_list(?1) l
@@ -66,6 +77,52 @@ impl Dialect for SqliteStatements {
 
     fn is_within(&self, column: &str, _: &str, window: Duration) -> String {
         format!("datetime({column}) > datetime('now', '-{} seconds')", window.as_secs())
+    }
+
+    fn is_true(&self, column: &str, _: &str) -> String {
+        let text = format!("CAST({column} AS TEXT)");
+        format!(
+            "COALESCE(lower({text}) IN ('true', 't')
+            OR ({text} GLOB '*[0-9]*' AND {text} NOT GLOB '*[^0-9.]*' AND CAST({text} AS REAL) = 1.0), 0)"
+        )
+    }
+
+    fn has_entry(&self, column: &str, _: &str, param: usize) -> String {
+        let text = format!("CAST({column} AS TEXT)");
+        // A list with another entry cannot be read, by a check either.
+        format!(
+            "COALESCE((SELECT sum(e.value = ?{param}) > 0 AND min(e.type = 'text') FROM json_each(
+                CASE WHEN json_valid({text}) THEN CASE WHEN json_type({text}) = 'array' THEN {text} END END) e), 0)"
+        )
+    }
+
+    fn instant(&self, column: &str, _: &str) -> String {
+        let text = format!("CAST({column} AS TEXT)");
+        // SQLite reads offsets with a colon only, a number as a Julian day, and February 30 as March 2.
+        format!(
+            "CASE WHEN lower({text}) IN ('infinity', '-infinity') THEN lower({text})
+            WHEN {text} GLOB '* BC' THEN '-infinity'
+            WHEN {text} NOT GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]'
+                AND {text} NOT GLOB '[0-9]*-*[ Tt][0-9][0-9]:[0-9][0-9]:[0-9][0-9]*' THEN NULL
+            WHEN date(substr({text}, 1, 10)) IS NOT substr({text}, 1, 10) THEN NULL
+            WHEN {text} GLOB '*:[0-9]*[+-][0-9][0-9]' THEN strftime({INSTANT}, {text} || ':00')
+            WHEN {text} GLOB '*:[0-9]*[+-][0-9][0-9][0-9][0-9]'
+                THEN strftime({INSTANT}, substr({text}, 1, length({text}) - 2) || ':' || substr({text}, -2))
+            ELSE strftime({INSTANT}, {text}) END"
+        )
+    }
+
+    fn instant_param(&self, number: usize) -> String {
+        format!("strftime({INSTANT}, ?{number})")
+    }
+
+    fn instant_kind(&self) -> &'static str {
+        "text"
+    }
+
+    /// A transaction that writes has the whole file.
+    fn lock_rows(&self, _: &str) -> String {
+        String::new()
     }
 
     fn param(&self, number: usize, _: &str) -> String {
@@ -163,6 +220,10 @@ impl Statements for SqliteStatements {
         vec![Statement::plain(CREATE_PROOFS)]
     }
 
+    fn create_rotations(&self) -> Vec<Statement> {
+        script(CREATE_ROTATIONS)
+    }
+
     fn index_on(&self, _: &Schema, table: &str, column: &str) -> Statement {
         Statement::new(INDEX, [table, column].map(|name| Some(name.to_owned())))
     }
@@ -171,12 +232,46 @@ impl Statements for SqliteStatements {
         None
     }
 
-    fn begin_change(&self, _: &Schema, _: &Actor, _: Action) -> Vec<Statement> {
-        Vec::new()
+    fn may_update(&self, _: &Schema, _: &str, _: &str) -> Option<Statement> {
+        None
     }
 
-    fn end_change(&self, _: &Schema) -> Option<Statement> {
-        None
+    fn columns(&self, _: &Schema, table: &str) -> Statement {
+        Statement::new(COLUMNS, [Some(table.to_owned())])
+    }
+
+    fn copy_budget(&self, schema: &Schema, insert: Statement, first: i64) -> Vec<Statement> {
+        let note = format!(
+            "INSERT INTO {} (budget_id, first_id, key_id) SELECT {}, {first}, {} FROM {}
+            WHERE rowid = last_insert_rowid() RETURNING CAST(budget_id AS TEXT)",
+            schema.relation(ROTATED_BUDGETS),
+            schema.name("budgets", "id"),
+            schema.name("budgets", "api_key_id"),
+            schema.relation("budgets"),
+        );
+        let insert = Statement::new(format!("{} RETURNING '1'", insert.sql), insert.params);
+        vec![insert, Statement::plain(note)]
+    }
+
+    fn audit_state(&self, schema: &Schema) -> Statement {
+        audit::state(schema)
+    }
+
+    fn audit_position(&self) -> &'static str {
+        "(SELECT CAST(COALESCE(MAX(id), 0) AS TEXT) FROM keystile_audit)"
+    }
+
+    /// Only one transaction writes at a time, so entries are committed in the order of their ids.
+    fn audit_since(&self, param: usize) -> String {
+        format!("a.id > CAST(?{param} AS INTEGER)")
+    }
+
+    fn begin_change(&self, schema: &Schema, actor: &Actor, action: Action) -> Vec<Statement> {
+        audit::begin(schema, &actor.to_json(action))
+    }
+
+    fn end_change(&self, schema: &Schema) -> Option<Statement> {
+        audit::end(schema)
     }
 
     fn granted_relations(&self, _: &Schema) -> Option<Statement> {
