@@ -1,11 +1,18 @@
 //! Envoy's configuration, as far as the rules read it. Everything has its path.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use super::{matcher::NameMatcher, version::EnvoyVersion};
 
-/// Envoy's default for the deadline of a check.
-pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_millis(200);
+mod cluster;
+mod mutation_rules;
+mod route;
+mod service;
+
+pub(super) use cluster::{Cluster, Endpoint, GrpcHealthCheck, Transport};
+pub(super) use mutation_rules::MutationRules;
+pub(super) use route::{BodySettings, FilterSettings, Route};
+pub(super) use service::{Service, Target};
 
 /// Who wrote a part of the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +31,8 @@ pub(super) struct Config {
     pub(super) version: Option<EnvoyVersion>,
     pub(super) chains: Vec<HttpChain>,
     pub(super) network_checks: Vec<NetworkCheck>,
+    /// Chains that pass connections on without a check: their path and the cluster.
+    pub(super) open_tcp_chains: Vec<(String, String)>,
     pub(super) clusters: BTreeMap<String, Cluster>,
     /// Parts that are not in the document: their path, and what they are.
     pub(super) missing: Vec<(String, &'static str)>,
@@ -104,122 +113,6 @@ pub(super) struct NetworkCheck {
     pub(super) origin: Origin,
     pub(super) service: Service,
     pub(super) fails_open: bool,
-}
-
-/// How Keystile is called.
-#[derive(Debug)]
-pub(super) struct Service {
-    pub(super) path: String,
-    pub(super) target: Target,
-    /// None for Envoy's default. Zero for none.
-    pub(super) timeout: Option<Duration>,
-    /// The deadline of each try, where calls are tried again.
-    pub(super) try_timeout: Option<Duration>,
-    pub(super) metadata: Vec<(String, String)>,
-}
-
-/// What is called.
-#[derive(Debug)]
-pub(super) enum Target {
-    Cluster {
-        name: String,
-        authority: Option<String>,
-    },
-    /// Another client than Envoy's own.
-    GoogleGrpc,
-    /// A service that is no gRPC, so no Keystile.
-    Http,
-    Missing,
-}
-
-/// What is sent of a body.
-#[derive(Debug)]
-pub(super) struct BodySettings {
-    pub(super) path: String,
-    pub(super) max_bytes: f64,
-    pub(super) allows_partial: bool,
-    pub(super) packs_as_bytes: bool,
-}
-
-/// Which changes of headers Envoy takes from Keystile.
-#[derive(Debug)]
-pub(super) struct MutationRules {
-    pub(super) path: String,
-    pub(super) disallows_all: bool,
-    pub(super) allowed: Option<NameMatcher>,
-    pub(super) disallowed: Option<NameMatcher>,
-}
-
-/// A route. Each cluster of a weighted route is a route of its own.
-#[derive(Debug)]
-pub(super) struct Route {
-    pub(super) path: String,
-    pub(super) name: String,
-    pub(super) virtual_host: String,
-    /// Where requests go. None for an answer of Envoy's own.
-    pub(super) cluster: Option<String>,
-    /// The settings of filters, by their names, from the least to the most specific.
-    pub(super) settings: Vec<FilterSettings>,
-    /// Headers that are removed or set after all filters.
-    pub(super) changed_headers: Vec<String>,
-}
-
-/// The settings of a filter on a route, its virtual host or its route configuration.
-#[derive(Debug, Clone)]
-pub(super) struct FilterSettings {
-    pub(super) path: String,
-    pub(super) filter: String,
-    pub(super) is_disabled: bool,
-    /// Whether they are of the type of the filter that asks Keystile.
-    pub(super) is_check: bool,
-    pub(super) context: Vec<(String, String)>,
-    pub(super) body: Option<std::sync::Arc<BodySettings>>,
-    /// Whether bodies are not sent, whatever the filter says.
-    pub(super) disables_body: bool,
-    /// Another service than the filter's.
-    pub(super) service: Option<std::sync::Arc<Service>>,
-}
-
-/// A cluster.
-#[derive(Debug)]
-pub(super) struct Cluster {
-    pub(super) path: String,
-    pub(super) connect_timeout: Duration,
-    pub(super) speaks_http2: bool,
-    pub(super) has_keepalive: bool,
-    pub(super) transport: Transport,
-    /// The hosts of its endpoints. Those of a discovery service are not known.
-    pub(super) endpoints: Vec<Endpoint>,
-    pub(super) max_requests: Option<f64>,
-    pub(super) max_pending: Option<f64>,
-    pub(super) grpc_health_checks: Vec<GrpcHealthCheck>,
-    /// Percent.
-    pub(super) panic_threshold: f64,
-}
-
-/// What protects the connections of a cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Transport {
-    Plain,
-    /// TLS that accepts every certificate.
-    UnverifiedTls,
-    /// TLS, or another kind of socket.
-    Protected,
-}
-
-/// A health check with gRPC's protocol.
-#[derive(Debug)]
-pub(super) struct GrpcHealthCheck {
-    pub(super) path: String,
-    pub(super) service: String,
-    pub(super) authority: Option<String>,
-}
-
-/// Where a cluster leads.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Endpoint {
-    Pipe,
-    Host(String),
 }
 
 /// A filter that asks Keystile, with its chain.
@@ -304,45 +197,5 @@ impl HttpChain {
     /// Whether some filter asks Keystile about the requests of a route.
     pub(super) fn is_checked(&self, route: &Route) -> bool {
         self.checks().any(|here| here.check.service.is_grpc() && Self::runs_on(here.filter, route))
-    }
-}
-
-impl Service {
-    /// The cluster that is called.
-    pub(super) fn cluster(&self) -> Option<&str> {
-        match &self.target {
-            Target::Cluster { name, .. } => Some(name),
-            _ => None,
-        }
-    }
-
-    pub(super) fn is_grpc(&self) -> bool {
-        matches!(self.target, Target::Cluster { .. } | Target::GoogleGrpc)
-    }
-
-    /// The deadline of a whole check. None where there is none.
-    pub(super) fn deadline(&self) -> Option<Duration> {
-        Some(self.timeout.unwrap_or(DEFAULT_TIMEOUT)).filter(|timeout| !timeout.is_zero())
-    }
-}
-
-impl MutationRules {
-    /// Whether Envoy takes a change of this header, as its `HeaderMutationRules` say.
-    pub(super) fn admit(&self, name: &str) -> bool {
-        let matches =
-            |matcher: &Option<NameMatcher>| matcher.as_ref().is_some_and(|matcher| matcher.matches(name));
-        !matches(&self.disallowed) && (matches(&self.allowed) || !self.disallows_all)
-    }
-}
-
-impl Endpoint {
-    /// Whether what is sent stays on this machine.
-    pub(super) fn is_local(&self) -> bool {
-        match self {
-            Self::Pipe => true,
-            Self::Host(host) => {
-                host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
-            }
-        }
     }
 }

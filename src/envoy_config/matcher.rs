@@ -28,13 +28,9 @@ impl NameMatcher {
             let text = node.text(name)?;
             Some(if ignore_case { text.to_ascii_lowercase() } else { text.to_owned() })
         };
-        let kinds: [(&str, fn(String) -> Self); 4] = [
-            ("exact", Self::Exact),
-            ("prefix", Self::Prefix),
-            ("suffix", Self::Suffix),
-            ("contains", Self::Contains),
-        ];
-        let simple = kinds.into_iter().find_map(|(name, kind)| text(name).map(kind));
+        let simple = text("exact").map(Self::Exact).or_else(|| text("prefix").map(Self::Prefix));
+        let simple = simple.or_else(|| text("suffix").map(Self::Suffix));
+        let simple = simple.or_else(|| text("contains").map(Self::Contains));
         simple.or_else(|| Self::regex(&node.field("safe_regex")?)).unwrap_or(Self::Unknown)
     }
 

@@ -19,7 +19,7 @@ impl<'a> Node<'a> {
         Self { value, path: String::new() }
     }
 
-    /// A field of a message. Envoy takes its name in snake_case and in lowerCamelCase. A null is absent.
+    /// A field of a message. Envoy takes its name in `snake_case` and in lowerCamelCase. A null is absent.
     pub(super) fn field(&self, name: &str) -> Option<Self> {
         let value = self.value.get(name).or_else(|| self.value.get(lower_camel(name)))?;
         (!value.is_null()).then(|| Self { value, path: self.below(name) })
@@ -99,14 +99,11 @@ impl<'a> Node<'a> {
     }
 
     /// A value of an enumeration, by name or number, as the place in its names. The first is the default.
-    pub(super) fn choice(&self, name: &str, names: &[&str]) -> usize {
-        let text = self.text(name);
-        let named = text.and_then(|text| names.iter().position(|name| *name == text));
-        let places = (0_u32..).zip(0..names.len());
-        let numbered = self.number(name).and_then(|number| {
-            places.into_iter().find(|(value, _)| f64::from(*value) == number).map(|(_, place)| place)
-        });
-        named.or(numbered).unwrap_or(0)
+    pub(super) fn choice(&self, name: &str, values: &[&str]) -> usize {
+        let by_name = self.text(name).and_then(|text| values.iter().position(|value| *value == text));
+        let number = self.field(name).and_then(|field| field.value.as_u64());
+        let by_number = number.and_then(|number| usize::try_from(number).ok());
+        by_name.or(by_number).filter(|place| *place < values.len()).unwrap_or(0)
     }
 
     /// A duration such as `0.25s`.

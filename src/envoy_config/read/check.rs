@@ -39,7 +39,7 @@ pub(super) fn read(node: &Node<'_>) -> HttpCheck {
 
 /// Reads the service of a filter, or of a route's settings.
 pub(super) fn service(node: &Node<'_>) -> Service {
-    let none = |target| Service {
+    let without = |target| Service {
         path: node.path.clone(),
         target,
         timeout: None,
@@ -47,7 +47,7 @@ pub(super) fn service(node: &Node<'_>) -> Service {
         metadata: Vec::new(),
     };
     let Some(service) = node.field("grpc_service") else {
-        return none(if node.field("http_service").is_some() { Target::Http } else { Target::Missing });
+        return without(if node.field("http_service").is_some() { Target::Http } else { Target::Missing });
     };
     let target = match service.field("envoy_grpc") {
         Some(client) => Target::Cluster {

@@ -18,7 +18,7 @@ pub(super) fn read(node: &Node<'_>, config: &mut Config) {
     let options = node.field("typed_extension_protocol_options").and_then(|options| {
         options.entries().find(|(name, _)| name.ends_with("HttpProtocolOptions")).map(|(_, options)| options)
     });
-    let http2 = options.iter().flat_map(http2_options).chain(node.field("http2_protocol_options")).next();
+    let http2 = options.iter().filter_map(http2_options).chain(node.field("http2_protocol_options")).next();
     let assignment = node.field("load_assignment").map(|assignment| assignment.items("endpoints"));
     let endpoints = assignment.into_iter().flatten().flat_map(|locality| locality.items("lb_endpoints"));
     let endpoints = endpoints.filter_map(|entry| endpoint(&entry.at(&["endpoint", "address"])?));

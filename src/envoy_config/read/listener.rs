@@ -18,6 +18,7 @@ pub(super) struct Discovered<'a> {
 pub(super) const HTTP_CHECK: &str = "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz";
 
 const NETWORK_CHECK: &str = "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz";
+const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 const MANAGER: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 
 /// What Envoy does with headers whose names have underscores.
@@ -35,23 +36,32 @@ const SLASHES: &[&str] = &[
 pub(super) fn read(node: &Node<'_>, discovered: &Discovered<'_>, config: &mut Config) {
     let name = shown(node.text("name").unwrap_or_default());
     let chains = node.items("filter_chains").into_iter().chain(node.field("default_filter_chain"));
-    for filter in chains.flat_map(|chain| chain.items("filters")) {
-        let Some(typed) = resolved(&filter, discovered, config) else { continue };
-        let Some((kind, filter)) = typed.any() else { continue };
-        match kind {
-            MANAGER => {
-                let mut chain = manager(&filter, discovered, config);
-                chain.listener.clone_from(&name);
-                config.chains.push(chain);
+    for filters in chains.map(|chain| chain.items("filters")) {
+        let mut proxy = None;
+        let checks = config.network_checks.len();
+        for filter in filters {
+            let Some(typed) = resolved(&filter, discovered, config) else { continue };
+            let Some((kind, filter)) = typed.any() else { continue };
+            match kind {
+                MANAGER => {
+                    let mut chain = manager(&filter, discovered, config);
+                    chain.listener.clone_from(&name);
+                    config.chains.push(chain);
+                }
+                NETWORK_CHECK => config.network_checks.push(NetworkCheck {
+                    origin: if is_istios(&filter) { Origin::Istio } else { Origin::Own },
+                    service: check::service(&filter),
+                    fails_open: filter.flag("failure_mode_allow"),
+                    path: filter.path,
+                }),
+                TCP_PROXY => {
+                    proxy = filter.text("cluster").map(|cluster| (filter.path.clone(), cluster.to_owned()))
+                }
+                _ => {}
             }
-            NETWORK_CHECK => config.network_checks.push(NetworkCheck {
-                origin: if is_istios(&filter) { Origin::Istio } else { Origin::Own },
-                service: check::service(&filter),
-                fails_open: filter.flag("failure_mode_allow"),
-                path: filter.path,
-            }),
-            _ => {}
         }
+        let is_checked = config.network_checks.len() > checks;
+        config.open_tcp_chains.extend(proxy.filter(|_| !is_checked));
     }
 }
 

@@ -79,12 +79,11 @@ fn listener_unchecked(config: &Config) -> Vec<Fault> {
         // All of it is one finding: `check_missing`.
         return Vec::new();
     }
-    let clusters =
-        |chain: &HttpChain| chain.routes.iter().filter_map(|route| named(route)).collect::<BTreeSet<_>>();
+    let clusters = |chain: &HttpChain| chain.routes.iter().filter_map(named).collect::<BTreeSet<_>>();
     let protected: BTreeSet<_> = checked
         .iter()
         .flat_map(|chain| chain.routes.iter().filter(|route| chain.is_checked(route)))
-        .filter_map(|route| named(route))
+        .filter_map(named)
         .collect();
     let mut faults = Vec::new();
     let mut open = BTreeSet::new();
@@ -95,6 +94,12 @@ fn listener_unchecked(config: &Config) -> Vec<Fault> {
         } else {
             let detail = format!("it leads to {}, which other listeners protect", names(&shared));
             faults.push(Fault::new(Error, &chain.path).because(detail));
+        }
+    }
+    for (path, cluster) in &config.open_tcp_chains {
+        if protected.contains(&shown(cluster)) {
+            let detail = format!("it leads to {}, which other listeners protect", shown(cluster));
+            faults.push(Fault::new(Error, path).because(detail));
         }
     }
     // A proxy of a mesh has many of them.
@@ -131,7 +136,7 @@ fn route_settings_ignored(config: &Config) -> Vec<Fault> {
 }
 
 /// The settings of each route for the filter, read as Keystile reads them.
-fn settings<'a>(config: &'a Config) -> impl Iterator<Item = (&'a str, Result<RouteSettings, String>)> {
+fn settings(config: &Config) -> impl Iterator<Item = (&str, Result<RouteSettings, String>)> {
     let routes = config.chains.iter().flat_map(|chain| &chain.routes);
     let settings = routes.flat_map(|route| &route.settings).filter(|settings| !settings.context.is_empty());
     settings.map(|settings| {

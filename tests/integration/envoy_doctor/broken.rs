@@ -60,6 +60,19 @@ const OPEN_LISTENER: &str = r#"  listeners:
           - {name: router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
 "#;
 
+/// The same without HTTP.
+const OPEN_TCP: &str = r#"  listeners:
+  - name: back-door
+    address: {socket_address: {address: 0.0.0.0, port_value: 8088}}
+    filter_chains:
+    - filters:
+      - name: tcp
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
+          stat_prefix: back
+          cluster: upstream
+"#;
+
 /// A mutation that removes Keystile's headers after the check.
 const LATE_MUTATION: &str = r#"              emit_filter_state_stats: true
 
@@ -174,7 +187,8 @@ const TABLE: &[Broken] = &[
     broken("not_in_document", Warning, ".rds", UDS, "          route_config:\n", "          rds:\n"),
     // Routes.
     broken("listener_unchecked", Error, ".typed_config", UDS, "  listeners:\n", OPEN_LISTENER),
-    broken("route_unchecked", Note, "virtual_hosts[api]", UDS, "grpc_service:\n", "grpc_service:\n"),
+    broken("listener_unchecked", Error, "filters[tcp].typed_config", UDS, "  listeners:\n", OPEN_TCP),
+    broken("route_unchecked", Note, "virtual_hosts[shop]", UDS, "- name: api\n", "- name: shop\n"),
     broken(
         "route_settings_ignored",
         Error,
@@ -537,22 +551,16 @@ impl Broken {
         text.replacen(self.from, self.to, 1).replace("cluster: CLUSTER", "cluster: upstream")
     }
 
-    #[track_caller]
-    fn assert_found(&self) {
+    /// What is missing after the edit.
+    fn missing(&self) -> Option<String> {
         let examined = examined(&self.text());
-        let found = examined.findings.iter().find(|finding| {
+        let found = examined.findings.iter().any(|finding| {
             finding.code == self.code
                 && finding.severity == self.severity
                 && finding.location.to_string().ends_with(self.place)
         });
-        assert!(
-            found.is_some(),
-            "no {} {} at {}: {:#?}",
-            self.severity,
-            self.code,
-            self.place,
-            examined.findings
-        );
+        let line = format!("{} {} at {}: {:?}", self.severity, self.code, self.place, codes(&examined));
+        (!found).then_some(line)
     }
 }
 
@@ -560,9 +568,11 @@ impl Broken {
 fn each_planted_fault_is_found_and_is_not_in_the_sound_configuration() {
     for broken in TABLE {
         let sound = examined(&read(broken.file));
-        assert!(broken.code.starts_with("route_") || !codes(&sound).contains(broken.code), "{}", broken.code);
-        broken.assert_found();
+        let may_be_there = ["route_unchecked", "route_shadow"].contains(&broken.code);
+        assert!(may_be_there || !codes(&sound).contains(broken.code), "{}", broken.code);
     }
+    let missing: Vec<_> = TABLE.iter().filter_map(Broken::missing).collect();
+    assert_eq!(missing, [""; 0]);
 }
 
 #[test]
