@@ -38,7 +38,7 @@ pub struct Finding {
     pub fix: String,
 }
 
-/// Where something was found. Empty for the database as a whole.
+/// Where something was found. Empty for the database, or Envoy's configuration, as a whole.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Location {
     /// A table.
@@ -47,6 +47,9 @@ pub struct Location {
     /// A column of that table.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub column: Option<String>,
+    /// A place in Envoy's configuration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
 }
 
 /// All findings, the worst first, and their number by severity.
@@ -81,12 +84,17 @@ impl Report {
 impl Location {
     /// A table.
     pub fn table(table: impl Into<String>) -> Self {
-        Self { table: Some(table.into()), column: None }
+        Self { table: Some(table.into()), ..Self::default() }
     }
 
     /// A column of a table.
     pub fn column(table: impl Into<String>, column: impl Into<String>) -> Self {
-        Self { table: Some(table.into()), column: Some(column.into()) }
+        Self { table: Some(table.into()), column: Some(column.into()), path: None }
+    }
+
+    /// A place in Envoy's configuration.
+    pub fn path(path: impl Into<String>) -> Self {
+        Self { path: Some(path.into()), ..Self::default() }
     }
 }
 
@@ -102,10 +110,11 @@ impl fmt::Display for Severity {
 
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.table, &self.column) {
-            (Some(table), Some(column)) => write!(f, "{table}.{column}"),
-            (Some(table), None) => f.write_str(table),
-            (None, _) => f.write_str("database"),
+        match (&self.table, &self.column, &self.path) {
+            (Some(table), Some(column), _) => write!(f, "{table}.{column}"),
+            (Some(table), None, _) => f.write_str(table),
+            (None, _, Some(path)) => f.write_str(path),
+            (None, _, None) => f.write_str("database"),
         }
     }
 }

@@ -11,7 +11,7 @@
 //!   `keystile doctor` reports;
 //! - adapters: [`store`] (memory, Redis, SQLite, Postgres), [`limiter`] (memory, Redis), [`redis`], [`addresses`] of
 //!   hosts, [`ext_authz`] (gRPC), [`admin`] (HTTP), [`injector`] (Kubernetes'
-//!   admission webhook);
+//!   admission webhook), [`envoy_config`] (what `keystile doctor` reads of Envoy);
 //! - the house: [`serve`] wires it and drains it, [`cli`] has every command, [`config`] every setting,
 //!   [`metrics`] every metric, [`telemetry`] the log.
 
@@ -43,6 +43,7 @@ pub mod usage;
 pub mod verifier;
 
 pub mod admin;
+pub mod envoy_config;
 pub mod ext_authz;
 pub mod injector;
 pub mod limiter;

@@ -1,6 +1,8 @@
-//! `keystile doctor`: says what will not work as its owner thinks. It changes nothing.
+//! `keystile doctor`: says what will not work as its owner thinks, in the database or in Envoy's configuration. It
+//! changes nothing.
 
-use anyhow::bail;
+use std::time::Duration;
+
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -11,13 +13,26 @@ use super::{
 };
 use crate::{
     clock,
-    config::{AccountLock, DatabaseOptions},
-    findings::{Finding, Report},
+    config::{AccountLock, DatabaseOptions, duration_or_none},
+    findings::Report,
 };
+
+mod admin_listener;
+mod envoy;
+mod report;
+
+use envoy::EnvoySource;
 
 /// What is examined.
 #[derive(Debug, Args)]
 pub(super) struct Doctor {
+    /// Examine Envoy's configuration instead of the database: a file (YAML or JSON, such as Envoy is started with, or a
+    /// saved /config_dump), `-` for stdin, or the URL of a running Envoy's admin listener, such as http://127.0.0.1:9901.
+    #[arg(long, value_name = "FILE|URL")]
+    envoy: Option<EnvoySource>,
+    /// Deadline of a running Envoy's answers.
+    #[arg(long, default_value = "10s", value_parser = duration_or_none, requires = "envoy", value_name = "DURATION")]
+    envoy_timeout: Duration,
     /// Whether a locked account stops its API keys: `deny` or `ignore`.
     #[arg(long, env = "KEYSTILE_ACCOUNT_LOCK", default_value = "deny")]
     account_lock: AccountLock,
@@ -27,12 +42,10 @@ pub(super) struct Doctor {
     database: DatabaseOptions,
 }
 
-/// The report, as programs read it.
+/// What was examined.
 #[derive(Debug, Serialize)]
-struct DoctorReport {
+struct Subject {
     database: ExaminedDatabase,
-    #[serde(flatten)]
-    report: Report,
 }
 
 /// The database that was examined.
@@ -46,11 +59,11 @@ struct ExaminedDatabase {
     budgets: u64,
 }
 
-/// The width of the table where the terminal does not say its own.
-const WIDTH: u16 = 120;
-
 pub(super) async fn run(args: Doctor) -> anyhow::Result<()> {
-    let Doctor { account_lock, output, database: options } = args;
+    let Doctor { envoy, envoy_timeout, account_lock, output, database: options } = args;
+    if let Some(source) = envoy {
+        return envoy::run(&source, envoy_timeout, output).await;
+    }
     let database = open_read_only(&options)?.with_account_lock(account_lock);
     // A spinner is shown on terminals only.
     let spinner =
@@ -59,33 +72,6 @@ pub(super) async fn run(args: Doctor) -> anyhow::Result<()> {
     spinner.finish_and_clear();
     let inspected = inspected.map_err(|error| with_database_name(&options, error.into()))?;
     let (keys, budgets) = (inspected.keys, inspected.budgets);
-    let report = DoctorReport {
-        database: ExaminedDatabase { kind: database.name(), keys, budgets },
-        report: Report::new(inspected.findings),
-    };
-    let rows: Vec<_> = report.report.findings.iter().map(row).collect();
-    output.report(&report, ["severity", "code", "where", "finding"], &rows, WIDTH)?;
-    let Report { errors, warnings, notes, .. } = report.report;
-    let [errors_found, warnings, notes] = [(errors, "error"), (warnings, "warning"), (notes, "note")]
-        .map(|(n, noun)| number_of(n as u64, noun));
-    let summary = format!("{errors_found}, {warnings} and {notes} in {}", number_of(keys, "key"));
-    if errors > 0 {
-        bail!("{summary}: each error denies or allows requests by mistake");
-    }
-    eprintln!("{summary}");
-    Ok(())
-}
-
-/// A finding as a row of a table.
-fn row(finding: &Finding) -> [String; 4] {
-    let Finding { code, severity, message, location, count, examples, fix } = finding;
-    let rows = count.map_or_else(String::new, |rows| format!("\n{}", number_of(rows, "row")));
-    let more = if finding.count.is_some_and(|count| count > examples.len() as u64) { ", …" } else { "" };
-    let ids = if examples.is_empty() { String::new() } else { format!("\nid {}{more}", examples.join(", ")) };
-    [
-        severity.to_string(),
-        (*code).to_owned(),
-        format!("{location}{rows}{ids}"),
-        format!("{message}\nFix: {fix}"),
-    ]
+    let subject = Subject { database: ExaminedDatabase { kind: database.name(), keys, budgets } };
+    report::print(output, subject, Report::new(inspected.findings), &number_of(keys, "key"))
 }

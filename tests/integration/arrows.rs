@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["redis", "revocation", "usage"],
     &["limiter", "store", "verifier"],
     &["authorizer", "proof_writer"],
-    &["admin", "ext_authz", "injector"],
+    &["admin", "envoy_config", "ext_authz", "injector"],
     &["serve"],
     &["cli"],
 ];

@@ -9,6 +9,7 @@ use clap::{Arg, Args, Command};
 use keystile::{
     config::{InjectOptions, ServeOptions},
     decision::Reason,
+    envoy_config::rules,
     ext_authz::{headers, metadata},
     metrics::{self, Kind},
     revocation::Cause,
@@ -89,6 +90,21 @@ fn every_finding_of_the_doctor_is_listed() {
     compare(
         "docs/operations/doctor.md",
         &table("| code | severity | meaning | fix |\n|---|---|---|---|", rows),
+    );
+}
+
+#[test]
+fn every_rule_for_envoy_is_listed() {
+    let rows = rules().map(|rule| {
+        let severities: Vec<_> = rule.severities.iter().map(ToString::to_string).collect();
+        let generators: Vec<_> = rule.not_settable.iter().filter_map(|generator| generator.name()).collect();
+        let (meaning, fix) = (escaped(rule.meaning), escaped(rule.fix));
+        let (code, severities, generators) = (rule.code, severities.join(", "), generators.join(", "));
+        format!("| `{code}` | {severities} | {generators} | {meaning} | {fix} |")
+    });
+    compare(
+        "docs/operations/doctor-envoy.md",
+        &table("| code | severity | a note in | meaning | fix |\n|---|---|---|---|---|", rows),
     );
 }
 

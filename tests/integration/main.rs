@@ -21,6 +21,7 @@ mod descriptor;
 mod docs;
 mod doctor;
 mod durable_proofs;
+mod envoy_doctor;
 mod explain;
 mod faults_named;
 mod feed_faults;

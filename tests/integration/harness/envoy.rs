@@ -109,6 +109,11 @@ sys.exit(envoy.wait())
         answer.status().as_u16()
     }
 
+    /// The URL of Envoy's admin listener.
+    pub fn admin_url(&self) -> &str {
+        &self.admin
+    }
+
     /// Envoy's log and access log so far.
     pub fn log(&self) -> String {
         self.envoy.log()
