@@ -10,18 +10,33 @@ use axum::{
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::{health::Health, metrics::Metrics, revocation::FeedState};
+use crate::{health::Health, metrics::Metrics, revocation::FeedState, tls::Tls};
 
 mod stats;
 
 pub use stats::Stats;
 
+/// The listeners with TLS, whose certificates `/readyz` shows.
+#[derive(Clone)]
+pub struct TlsStates {
+    /// The gRPC listeners on TCP.
+    pub grpc: Option<Tls>,
+    /// The admin listener.
+    pub admin: Option<Tls>,
+}
+
 /// The routes.
-pub fn router(health: Health, metrics: Metrics, stats: Stats, feed: watch::Receiver<FeedState>) -> Router {
+pub fn router(
+    health: Health,
+    metrics: Metrics,
+    stats: Stats,
+    feed: watch::Receiver<FeedState>,
+    tls: TlsStates,
+) -> Router {
     let has_redis = stats.has_redis();
     Router::new()
         .route("/livez", get(live))
-        .route("/readyz", get(move |health| ready(health, has_redis, feed.clone())).with_state(health))
+        .route("/readyz", get(move |health| ready(health, has_redis, feed.clone(), tls.clone())).with_state(health))
         .route("/metrics", get(metrics_text).with_state(metrics))
         .route("/stats", get(stats_json).with_state(stats))
 }
@@ -36,6 +51,7 @@ async fn ready(
     Extract(health): Extract<Health>,
     has_redis: bool,
     feed: watch::Receiver<FeedState>,
+    tls: TlsStates,
 ) -> impl IntoResponse {
     let state = health.state();
     let status = if state.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -50,6 +66,11 @@ async fn ready(
     });
     if has_redis {
         readiness["redis"] = dependency(&state.redis, true);
+    }
+    for (listener, tls) in [("grpc", tls.grpc), ("admin", tls.admin)] {
+        if let Some(tls) = tls {
+            readiness["tls"][listener] = json!(tls.state());
+        }
     }
     (status, Json(readiness))
 }

@@ -15,6 +15,7 @@ mod proofs;
 mod quantity;
 mod redacted;
 mod secret;
+mod tls;
 mod values;
 
 pub use durable::DurableProofs;
@@ -24,6 +25,7 @@ pub use proofs::{BcryptCost, DEFAULT_COST, FailedAttempts, FailedAttemptsLimit};
 pub use quantity::Quantity;
 pub use redacted::redacted;
 pub use secret::{Secret, Secrets};
+pub use tls::{AdminTlsOptions, ClientFiles, ClientName, NamedFile, TlsFiles, TlsOptions};
 pub use values::{CredentialSource, DatabaseUrl, Listen, RedisUrl};
 
 /// The database of the keys. Every command that needs it has these flags.
@@ -92,6 +94,14 @@ pub struct ServeOptions {
     /// Maximum time that running calls may take after SIGTERM.
     #[arg(long, env = "KEYSTILE_DRAIN_TIMEOUT", default_value = "10s", value_parser = duration, help_heading = "Listeners")]
     pub drain_timeout: Duration,
+
+    /// TLS of the gRPC listeners on TCP.
+    #[command(flatten)]
+    pub tls: TlsOptions,
+
+    /// TLS of the admin listener.
+    #[command(flatten)]
+    pub admin_tls: AdminTlsOptions,
 
     /// Where requests carry API keys: `bearer`, `header:NAME`, `query:NAME`, `cookie:NAME`, separated by comma.
     #[arg(

@@ -6,7 +6,8 @@
 //!   no network, no clock, no metrics;
 //! - logic: [`authorizer`] is the five steps of a check, [`verifier`] proves credentials, [`revocation`] follows
 //!   the log of changes and drops what changed, [`usage`] counts what was used, [`proof_writer`] stores proofs for the
-//!   next start, [`resilience`] guards calls to dependencies, [`bounds`] keeps peers from holding too much, [`clock`]
+//!   next start, [`resilience`] guards calls to dependencies, [`bounds`] keeps peers from holding too much, [`tls`]
+//!   knows peers by their certificates, [`http_server`] serves HTTP, [`clock`]
 //!   is the time that is passed in, [`health`] the state of the process, [`findings`] what
 //!   `keystile doctor` reports;
 //! - adapters: [`store`] (memory, Redis, SQLite, Postgres), [`limiter`] (memory, Redis), [`redis`], [`addresses`] of
@@ -35,9 +36,11 @@ mod cache;
 pub mod clock;
 pub mod findings;
 pub mod health;
+pub mod http_server;
 pub mod proof_writer;
 pub mod resilience;
 pub mod revocation;
+pub mod tls;
 pub mod usage;
 pub mod verifier;
 

@@ -14,7 +14,7 @@ use syn::{
 const LAYERS: &[&[&str]] = &[
     &["attributes", "credential", "decision", "limits", "policy", "proof", "record"],
     &["clock", "config", "metrics", "telemetry"],
-    &["addresses", "bounds", "cache", "findings", "health", "resilience"],
+    &["addresses", "bounds", "cache", "findings", "health", "http_server", "resilience", "tls"],
     &["redis", "revocation", "usage"],
     &["limiter", "store", "verifier"],
     &["authorizer", "proof_writer"],
