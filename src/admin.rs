@@ -36,7 +36,10 @@ pub fn router(
     let has_redis = stats.has_redis();
     Router::new()
         .route("/livez", get(live))
-        .route("/readyz", get(move |health| ready(health, has_redis, feed.clone(), tls.clone())).with_state(health))
+        .route(
+            "/readyz",
+            get(move |health| ready(health, has_redis, feed.clone(), tls.clone())).with_state(health),
+        )
         .route("/metrics", get(metrics_text).with_state(metrics))
         .route("/stats", get(stats_json).with_state(stats))
 }

@@ -215,16 +215,14 @@ fn beside_checks(health: &Health) -> anyhow::Result<Routes> {
 fn grpc_tls(options: &ServeOptions, metrics: &Metrics) -> anyhow::Result<Option<Tls>> {
     let files = options.tls.files(ClientName::clone);
     if files.is_some() && options.listen.iter().all(|address| matches!(address, Listen::Unix(_))) {
-        warn!("--tls-cert-file has no effect: TLS is for listeners on TCP, and --listen has only Unix sockets");
+        warn!(
+            "--tls-cert-file has no effect: TLS is for listeners on TCP, and --listen has only Unix sockets"
+        );
     }
     tls_of(files, TlsListener::Grpc, metrics)
 }
 
-fn tls_of(
-    files: Option<TlsFiles>,
-    listener: TlsListener,
-    metrics: &Metrics,
-) -> anyhow::Result<Option<Tls>> {
+fn tls_of(files: Option<TlsFiles>, listener: TlsListener, metrics: &Metrics) -> anyhow::Result<Option<Tls>> {
     files.map(|files| Tls::new(TlsSource::Files(files), listener, metrics)).transpose()
 }
 

@@ -203,7 +203,9 @@ mod tests {
         assert_eq!("Envoy.Internal".parse(), Ok(ClientName::Dns("envoy.internal".into())));
         let spiffe = "spiffe://cluster.local/ns/gateways/sa/envoy";
         assert_eq!(spiffe.parse(), Ok(ClientName::Uri(spiffe.into())));
-        for bad in ["", "*", "*.internal", "a b", "a..b", "a.", "://x", "spiffe://", "spiffe://a b", "CN=envoy"] {
+        for bad in
+            ["", "*", "*.internal", "a b", "a..b", "a.", "://x", "spiffe://", "spiffe://a b", "CN=envoy"]
+        {
             assert!(bad.parse::<ClientName>().is_err(), "{bad}");
         }
     }

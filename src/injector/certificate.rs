@@ -53,9 +53,6 @@ fn self_signed(names: &[String]) -> anyhow::Result<(Pem, String)> {
     leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let key = KeyPair::generate()?;
     let leaf = leaf.signed_by(&key, &authority)?;
-    let pem = Pem {
-        chain: leaf.pem().into_bytes(),
-        key: Zeroizing::new(key.serialize_pem().into_bytes()),
-    };
+    let pem = Pem { chain: leaf.pem().into_bytes(), key: Zeroizing::new(key.serialize_pem().into_bytes()) };
     Ok((pem, authority.pem()))
 }

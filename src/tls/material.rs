@@ -1,11 +1,6 @@
 //! Certificates, keys, CAs and revocation lists: from files to the settings of handshakes.
 
-use std::{
-    fmt,
-    os::unix::fs::PermissionsExt,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use rustls::{
@@ -145,12 +140,13 @@ impl Material {
         let chain = CertificateDer::pem_slice_iter(&content.pem.chain).collect::<Result<Vec<_>, _>>();
         let chain = chain.with_context(|| format!("{source}: the certificate file is no PEM"))?;
         let leaf = chain.first().and_then(CertificateFacts::read);
-        let leaf = leaf.with_context(|| format!("{source}: the certificate file holds no certificate (PEM)"))?;
+        let leaf =
+            leaf.with_context(|| format!("{source}: the certificate file holds no certificate (PEM)"))?;
         let key = PrivateKeyDer::from_pem_slice(&content.pem.key);
         let key = key.with_context(|| format!("{source}: the key file holds no private key (PEM)"))?;
-        let mut config = builder
-            .with_single_cert(chain, key)
-            .with_context(|| format!("{source}: the key does not belong to the certificate, or cannot be used"))?;
+        let mut config = builder.with_single_cert(chain, key).with_context(|| {
+            format!("{source}: the key does not belong to the certificate, or cannot be used")
+        })?;
         config.alpn_protocols = vec![protocol.to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
@@ -177,7 +173,11 @@ impl Material {
     }
 
     /// Whether a client may have a connection now.
-    pub(super) fn verify(&self, chain: &[CertificateDer<'_>], now: OffsetDateTime) -> Result<(), rustls::Error> {
+    pub(super) fn verify(
+        &self,
+        chain: &[CertificateDer<'_>],
+        now: OffsetDateTime,
+    ) -> Result<(), rustls::Error> {
         let Some(clients) = &self.clients else { return Ok(()) };
         let [leaf, intermediates @ ..] = chain else { return Err(rustls::Error::NoCertificatesPresented) };
         let since = Duration::from_secs(now.unix_timestamp().try_into().unwrap_or(0));
@@ -206,7 +206,9 @@ fn client_verifier(
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&content.authorities) {
         let certificate = certificate.with_context(|| format!("{}: is no PEM", files.authorities))?;
-        roots.add(certificate).with_context(|| format!("{}: a certificate cannot be a CA", files.authorities))?;
+        roots
+            .add(certificate)
+            .with_context(|| format!("{}: a certificate cannot be a CA", files.authorities))?;
     }
     if roots.is_empty() {
         bail!("{}: holds no certificate (PEM), so no client could connect", files.authorities);

@@ -59,7 +59,7 @@ impl Peers {
                 peer.connection.cut();
                 continue;
             }
-            let has_expired = peer.verify_at.is_some_and(|at| at < now);
+            let has_expired = peer.verify_at.is_some_and(|at| at <= now);
             if !must_verify && !has_expired {
                 continue;
             }
@@ -85,8 +85,11 @@ impl Drop for PeerSlot {
     }
 }
 
-/// The earliest expiry in a chain after this time.
+/// When the first certificate of a chain has expired, after this time. A certificate is valid to the end of its last
+/// second.
 fn next_expiry(chain: &[CertificateDer<'_>], after: Option<OffsetDateTime>) -> Option<OffsetDateTime> {
-    let expiries = chain.iter().filter_map(|certificate| Some(CertificateFacts::read(certificate)?.not_after));
-    expiries.filter(|expiry| after.is_none_or(|after| *expiry >= after)).min()
+    let expiries = chain.iter().filter_map(|certificate| {
+        Some(CertificateFacts::read(certificate)?.not_after + time::Duration::seconds(1))
+    });
+    expiries.filter(|expiry| after.is_none_or(|after| *expiry > after)).min()
 }

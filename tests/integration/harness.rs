@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+pub mod authority;
 pub mod client;
 pub mod cluster;
 pub mod envoy;

@@ -47,5 +47,6 @@ mod redis_tier;
 mod serve;
 mod store_contract;
 mod store_failures;
+mod tls;
 mod unreadable;
 mod usage;
