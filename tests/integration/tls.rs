@@ -166,7 +166,11 @@ async fn clients_without_an_allowed_certificate_are_refused_and_the_log_says_why
         ("another CA", Some(others.issue(&[ENVOY])), Some("UnknownIssuer")),
         ("the CA of servers", Some(files.servers.issue(&[ENVOY])), Some("UnknownIssuer")),
         ("expired", Some(clients.issue_for(&[ENVOY], Validity::minutes(-1))), Some("expired")),
-        ("purpose: server", Some(clients.issue_with(&[ENVOY], day, &server_only)), Some("purpose")),
+        (
+            "purpose: server",
+            Some(clients.issue_with(&[ENVOY], day, &server_only)),
+            Some("extended key usage"),
+        ),
         ("another name", Some(clients.issue(&["portal.internal"])), Some("portal.internal")),
         ("a name below", Some(clients.issue(&["x.envoy.internal"])), Some("x.envoy.internal")),
         ("a wildcard", Some(clients.issue(&["*.internal"])), Some("*.internal")),
