@@ -28,6 +28,7 @@ mod invalidate;
 mod keys;
 mod migrate;
 mod output;
+mod patch_args;
 mod probe;
 mod startup;
 mod users;
@@ -68,11 +69,11 @@ enum Command {
     /// Drop a prefix, or everything, from the memory of every running instance, and wait for their confirmation.
     Invalidate(invalidate::Invalidate),
 
-    /// Create, list and revoke API keys.
+    /// Create, list, change and revoke API keys.
     #[command(subcommand)]
     Keys(keys::Command),
 
-    /// Create, list and disable the users that keys belong to.
+    /// Create, list, change and disable the users that keys belong to.
     #[command(subcommand)]
     Users(users::Command),
 

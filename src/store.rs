@@ -18,6 +18,7 @@ use crate::{
     revocation::LogPosition,
 };
 
+mod actor;
 mod backend;
 mod change_log;
 mod database;
@@ -39,12 +40,17 @@ mod statements;
 mod usage;
 mod watched_tables;
 
+pub use actor::{Action, Actor};
 pub use change_log::MAX_ENTRIES;
 pub use database::Database;
 pub use decode::value::allow_list;
 pub use inspection::{FindingKind, Inspection, InspectionProgress};
 pub use lower_tier::LowerTier;
-pub use management::{DisplayRow, ImportError, ImportRow, ManagementError, NewKey, NewUser, UnreadBudget};
+pub use management::{
+    BulkRevocation, Change, Difference, DisplayRow, ImportError, ImportRow, KeyFilter, KeyPage, KeySort,
+    KeyState, ManagementError, NewKey, NewUser, PageCursor, PageRequest, Patch, PatchError, Resource,
+    RowVersion, UnreadBudget,
+};
 pub use memory::{Memory, MemoryConfig};
 pub use migrate::{LogInstallation, Migration};
 pub use postgres::Confirmations;

@@ -11,43 +11,38 @@ use super::{
     database::{open, open_read_only, with_database_name},
     import::{self, Import},
     output::{Output, OutputFormat, json, print},
-    wait::{WaitArgs, wait_for_instances},
 };
 use crate::{
     config::DatabaseOptions,
-    credential::{Credential, MAX_LEN, Prefix, generate},
+    credential::{Credential, MAX_LEN, generate},
 };
 
+mod bulk_revoke;
 mod create;
+mod list;
+mod list_flags;
+mod revoke;
+mod update;
 
 use create::Create;
+use list::List;
+use revoke::Revoke;
+use update::Update;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Create a key and print its secret, this once.
     Create(Box<Create>),
-    /// List keys, newest first.
-    List(List),
+    /// List keys, newest first, a page at a time.
+    List(Box<List>),
     /// Show one key: by id, by prefix, or by the key itself on stdin.
     Show(Show),
-    /// Revoke a key.
+    /// Change a key: by flags, or by a JSON merge patch (RFC 7386).
+    Update(Box<Update>),
+    /// Revoke a key, or every key that conditions select.
     Revoke(Revoke),
     /// Import rows with bcrypt hashes from a file: all of them or none.
     Import(Import),
-}
-
-#[derive(Debug, Args)]
-pub(super) struct List {
-    /// Only keys of the user with this id or email.
-    #[arg(long)]
-    user: Option<String>,
-    /// Include revoked and deleted keys.
-    #[arg(long)]
-    all: bool,
-    #[command(flatten)]
-    output: Output,
-    #[command(flatten)]
-    database: DatabaseOptions,
 }
 
 #[derive(Debug, Args)]
@@ -55,23 +50,6 @@ pub(super) struct Show {
     /// Id or prefix; `-` reads a whole key from stdin, so that it stays out of the shell's history.
     #[arg(value_name = "ID|PREFIX|-", allow_hyphen_values = true)]
     key: String,
-    #[command(flatten)]
-    output: Output,
-    #[command(flatten)]
-    database: DatabaseOptions,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct Revoke {
-    /// Id or prefix.
-    #[arg(value_name = "ID|PREFIX")]
-    key: String,
-    /// Wait until every instance that listens to the database's changes has dropped the key, and fail if one has not.
-    /// Instances that do not listen are unknown. With SQLite, wait half a second.
-    #[arg(long)]
-    wait: bool,
-    #[command(flatten)]
-    wait_args: WaitArgs,
     #[command(flatten)]
     output: Output,
     #[command(flatten)]
@@ -92,13 +70,7 @@ const COLUMNS: &[(&str, &str)] = &[
 pub(super) async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Create(args) => create(args).await,
-        Command::List(List { user, all, output, database }) => {
-            let keys = open_read_only(&database)?.list_keys(user.as_deref(), all).await;
-            let keys = keys.map_err(|error| with_database_name(&database, error))?;
-            let none =
-                if all { "no keys" } else { "no active keys; --all lists revoked and deleted ones too" };
-            output.rows(&keys, COLUMNS, none)
-        }
+        Command::List(args) => list::run(*args).await,
         Command::Show(args) if args.key == "-" => identify(args).await,
         Command::Show(Show { key, output, database }) => {
             refuse_whole_key(&key)?;
@@ -112,30 +84,10 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
                 several => output.rows(several, COLUMNS, ""),
             }
         }
-        Command::Revoke(args) => revoke(args).await,
+        Command::Update(args) => update::run(*args).await,
+        Command::Revoke(args) => revoke::run(args).await,
         Command::Import(args) => import::run(args).await,
     }
-}
-
-async fn revoke(Revoke { key, wait, wait_args, output, database }: Revoke) -> anyhow::Result<()> {
-    refuse_whole_key(&key)?;
-    let opened = open(&database)?;
-    let key = opened.revoke_key(&key).await.map_err(|error| with_database_name(&database, error))?;
-    if !wait && output.output == OutputFormat::Json {
-        return json(&key);
-    }
-    let id = key.text("id");
-    if output.output == OutputFormat::Table {
-        print(&format!("revoked key {id} ({}) of {}\n", key.text("key_prefix"), key.text("user_email")))?;
-    }
-    if !wait {
-        return Ok(());
-    }
-    let prefix = Prefix::parse(&key.text("key_prefix"));
-    let prefix = prefix
-        .context("the key is revoked; no credential can have its prefix, so no instance has it in memory")?;
-    let waited = wait_for_instances(&opened, Some(prefix), wait_args, output).await;
-    waited.with_context(|| format!("key {id} is revoked, but not confirmed everywhere"))
 }
 
 async fn create(args: Box<Create>) -> anyhow::Result<()> {

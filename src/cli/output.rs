@@ -6,8 +6,12 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
+use serde_json::Value;
 
-use crate::{clock, store::DisplayRow};
+use crate::{
+    clock,
+    store::{Difference, DisplayRow},
+};
 
 mod words;
 
@@ -71,6 +75,27 @@ impl Output {
         }
     }
 
+    /// Prints what a change would do: one row for each field as a table.
+    pub(super) fn differences(self, differences: &[Difference]) -> anyhow::Result<()> {
+        match self.output {
+            OutputFormat::Json => json(differences),
+            OutputFormat::Table if differences.is_empty() => Ok(()),
+            OutputFormat::Table => {
+                let mut table = empty_table();
+                table.set_header(["Field", "Before", "After"]);
+                for Difference { field, before, after } in differences {
+                    let [before, after] = [before, after].map(|value| match value {
+                        Value::Null => "-".to_owned(),
+                        Value::String(text) => printable(text),
+                        other => printable(&other.to_string()),
+                    });
+                    table.add_row([*field, &before, &after]);
+                }
+                print_table(table)
+            }
+        }
+    }
+
     /// Prints an explanation: one row for each step as a table, everything as JSON.
     pub(super) fn explanation(self, whole: &impl Serialize, steps: &[[String; 3]]) -> anyhow::Result<()> {
         match self.output {
@@ -111,6 +136,25 @@ impl Output {
                 print_table(table)
             }
         }
+    }
+}
+
+/// Prints rows as one JSON array, as they come.
+#[derive(Debug, Default)]
+pub(super) struct JsonArray {
+    has_items: bool,
+}
+
+impl JsonArray {
+    pub(super) fn item(&mut self, value: &impl Serialize) -> anyhow::Result<()> {
+        let text = serde_json::to_string_pretty(value).context("writing JSON")?;
+        let start = if self.has_items { ",\n  " } else { "[\n  " };
+        self.has_items = true;
+        print(&format!("{start}{}", text.replace('\n', "\n  ")))
+    }
+
+    pub(super) fn end(self) -> anyhow::Result<()> {
+        print(if self.has_items { "\n]\n" } else { "[]\n" })
     }
 }
 

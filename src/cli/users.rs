@@ -1,12 +1,24 @@
 //! `keystile users`
 
+use std::num::NonZeroUsize;
+
+use anyhow::Context;
 use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 
 use super::{
     database::{open, open_read_only, with_database_name},
-    output::Output,
+    output::{Output, OutputFormat},
+    wait::{WaitArgs, wait_for_instances},
 };
-use crate::{config::DatabaseOptions, store::NewUser};
+use crate::{
+    config::DatabaseOptions,
+    credential::Prefix,
+    store::{Database, DisplayRow, KeyFilter, KeyState, NewUser, PageRequest},
+};
+
+mod update;
+
+use update::Update;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -14,8 +26,12 @@ pub(super) enum Command {
     Create(Create),
     /// List users.
     List(List),
+    /// Change a user: by flags, or by a JSON merge patch (RFC 7386).
+    Update(Box<Update>),
     /// Disable a user and all keys of the user.
-    Disable(Disable),
+    Disable(SetActive),
+    /// Let a disabled user's keys work again.
+    Enable(SetActive),
 }
 
 #[derive(Debug, Args)]
@@ -47,9 +63,15 @@ pub(super) struct List {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Disable {
+pub(super) struct SetActive {
     /// Id or email of the user.
     user: String,
+    /// Wait until every instance that listens to the database's changes has dropped the user's keys, and fail if one has
+    /// not. Instances that do not listen are unknown. With SQLite, wait half a second.
+    #[arg(long)]
+    wait: bool,
+    #[command(flatten)]
+    wait_args: WaitArgs,
     #[command(flatten)]
     output: Output,
     #[command(flatten)]
@@ -80,9 +102,41 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
                 .map_err(|error| with_database_name(&database, error))?;
             output.rows(&users, COLUMNS, "no users yet; create one with `keystile users create`")
         }
-        Command::Disable(Disable { user, output, database }) => {
-            let user = open(&database)?.disable_user(&user).await;
-            output.row(&user.map_err(|error| with_database_name(&database, error))?)
-        }
+        Command::Update(args) => update::run(*args).await,
+        Command::Disable(args) => set_active(args, false).await,
+        Command::Enable(args) => set_active(args, true).await,
     }
+}
+
+async fn set_active(args: SetActive, is_active: bool) -> anyhow::Result<()> {
+    let SetActive { user, wait, wait_args, output, database } = args;
+    let opened = open(&database)?;
+    let changed = if is_active { opened.enable_user(&user).await } else { opened.disable_user(&user).await };
+    let user = changed.map_err(|error| with_database_name(&database, error))?;
+    // Waiting prints its own JSON.
+    if !(wait && output.output == OutputFormat::Json) {
+        output.row(&user)?;
+    }
+    if wait { wait_for_keys(&opened, &user, wait_args, output, &database).await } else { Ok(()) }
+}
+
+/// Waits until every instance has read the change of a user: an instance that has read a later entry of the log, for one
+/// of the user's keys, has read it.
+async fn wait_for_keys(
+    opened: &Database,
+    user: &DisplayRow,
+    wait: WaitArgs,
+    output: Output,
+    database: &DatabaseOptions,
+) -> anyhow::Result<()> {
+    let filter = KeyFilter { user: Some(user.text("id")), state: KeyState::Any, ..KeyFilter::default() };
+    let page = PageRequest { limit: NonZeroUsize::new(1), ..PageRequest::default() };
+    let keys =
+        opened.list_keys(&filter, &page).await.map_err(|error| with_database_name(database, error))?.keys;
+    let Some(prefix) = keys.first().and_then(|key| Prefix::parse(&key.text("key_prefix")).ok()) else {
+        eprintln!("the user has no keys, so no instance has any in memory");
+        return Ok(());
+    };
+    let waited = wait_for_instances(opened, Some(prefix), wait, output).await;
+    waited.with_context(|| format!("user {} is changed, but not confirmed everywhere", user.text("id")))
 }

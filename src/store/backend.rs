@@ -7,7 +7,7 @@ use super::{
     postgres::{self, Confirmations, PostgresPool, PostgresStatements},
     schema::Schema,
     sqlite::{FileAccess, SQLITE_POLL, SqliteFile, SqliteStatements},
-    statement::{Access, Deadline, Progress, Rows, Statement, TransactionOutcome},
+    statement::{Access, Deadline, Progress, Rows, Statement, Step, TransactionOutcome},
     statements::Statements,
 };
 use crate::{
@@ -136,6 +136,23 @@ impl Backend {
         match self {
             Self::Postgres(pool) => pool.transaction(statements, needs_rows, progress).await,
             Self::Sqlite(file) => file.transaction(statements, needs_rows, progress).await,
+        }
+    }
+
+    /// Runs a transaction whose statements are decided one by one: `next` gets the rows of the previous one. The first
+    /// statement locks the rows that are changed later. An error rolls back.
+    pub(crate) async fn transact<T, E>(
+        &self,
+        first: Statement,
+        next: impl FnMut(Rows) -> Result<Step<T>, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        match self {
+            Self::Postgres(pool) => pool.transact(first, next).await,
+            Self::Sqlite(file) => file.transact(first, next).await,
         }
     }
 

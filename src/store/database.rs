@@ -9,6 +9,7 @@ use tracing::warn;
 
 use super::{
     KeyStore, Lookup, Row, StoreError,
+    actor::Actor,
     backend::Backend,
     decode::{self, DecodeError},
     look_up,
@@ -36,7 +37,7 @@ use unmatchable_entries::UnmatchableEntries;
 
 /// The database of the keys. Cheap to clone.
 #[derive(Clone)]
-pub struct Database(Arc<Inner>, AccountLock);
+pub struct Database(Arc<Inner>, AccountLock, Arc<Actor>);
 
 struct Inner {
     backend: Backend,
@@ -96,13 +97,24 @@ impl Database {
             undecodable: metrics.undecodable_rows(),
             unmatchable: UnmatchableEntries::new(metrics),
         };
-        Ok(Self(Arc::new(inner), AccountLock::default()))
+        Ok(Self(Arc::new(inner), AccountLock::default(), Arc::default()))
     }
 
     /// The same database, whose records follow this setting.
     #[must_use]
     pub fn with_account_lock(self, locks: AccountLock) -> Self {
-        Self(self.0, locks)
+        Self(self.0, locks, self.2)
+    }
+
+    /// The same database, which is changed by this actor.
+    #[must_use]
+    pub fn acting_as(&self, actor: Actor) -> Self {
+        Self(Arc::clone(&self.0), self.1, Arc::new(actor))
+    }
+
+    /// Who changes it.
+    pub(super) fn actor(&self) -> &Actor {
+        &self.2
     }
 
     /// Whether locked accounts stop their keys.

@@ -26,7 +26,28 @@ pub(crate) trait Dialect: Send + Sync {
     /// A condition: the time in the column is less than `window` ago.
     fn is_within(&self, column: &str, kind: &str, window: Duration) -> String;
 
-    /// The parameter of this number, for a column of this type.
+    /// A condition: the column's value is true, as [`boolean`](super::decode::value::boolean) reads it.
+    fn is_true(&self, column: &str, kind: &str) -> String;
+
+    /// A condition: the column is a list of texts, and the parameter of this number is one of them. A value that is no
+    /// list must not fail the statement.
+    fn has_entry(&self, column: &str, kind: &str, param: usize) -> String;
+
+    /// A column's time in UTC, in a form that sorts by time; NULL for a value that cannot be read as one, and for a time
+    /// after the year 9999. It must not fail the statement.
+    fn instant(&self, column: &str, kind: &str) -> String;
+
+    /// The parameter of this number as such a time, from the form of
+    /// [`write_timestamp`](super::decode::timestamp::write_timestamp).
+    fn instant_param(&self, number: usize) -> String;
+
+    /// The type of the values of [`Dialect::instant`].
+    fn instant_kind(&self) -> &'static str;
+
+    /// The end of a SELECT that locks the rows of the table with this alias until the end of the transaction.
+    fn lock_rows(&self, alias: &str) -> String;
+
+    /// The parameter of this number, for a column of this type. For an array it is a JSON list.
     fn param(&self, number: usize, kind: &str) -> String;
 
     /// A timestamp as it is written, from the form of [`write_timestamp`](super::decode::timestamp::write_timestamp).

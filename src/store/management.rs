@@ -1,28 +1,43 @@
 //! How operators manage users and keys.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use time::OffsetDateTime;
 
 use super::{
     Database, SqlValue, StoreError,
+    actor::Action,
     decode::timestamp::write_timestamp,
     schema::Schema,
-    statement::{Deadline, Rows, Statement},
+    statement::{Deadline, Progress, Rows, Statement, Step, TransactionOutcome},
 };
 use crate::clock;
 
 mod budgets;
+mod bulk_revocation;
+mod change;
 mod columns;
 mod display_row;
 mod import;
+mod key_filter;
+mod key_page;
 mod keys;
+mod patch;
+mod row_version;
+mod strict_json;
+mod update;
 mod users;
 
 pub use budgets::UnreadBudget;
+pub use bulk_revocation::BulkRevocation;
+pub use change::{Change, Difference};
 pub use display_row::DisplayRow;
 pub use import::{ImportError, ImportRow};
+pub use key_filter::{KeyFilter, KeyState};
+pub use key_page::{KeyPage, KeySort, PageCursor, PageRequest};
 pub use keys::NewKey;
+pub use patch::{Patch, PatchError, Resource};
+pub use row_version::RowVersion;
 pub use users::NewUser;
 
 /// Whether operators manage this column.
@@ -41,6 +56,17 @@ pub enum ManagementError {
     /// The database failed, or refused it.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A field of a change is wrong.
+    #[error(transparent)]
+    Patch(#[from] PatchError),
+    /// The row is no longer of the version that the caller has seen.
+    #[error("the {noun} was changed in between: its version is {current}; read it again")]
+    VersionMismatch {
+        /// What the row is.
+        noun: &'static str,
+        /// Its version now.
+        current: RowVersion,
+    },
     /// It is not possible. The text says why, and what to do.
     #[error("{0}")]
     Refused(String),
@@ -69,6 +95,91 @@ impl Database {
         Ok(self.backend().query(Deadline::Operator, statement).await?)
     }
 
+    /// Makes a change whose statements are decided one by one, in one transaction: `next` gets the rows of the previous
+    /// one. The first statement locks the rows that are changed.
+    async fn decide_change<T: Send + 'static>(
+        &self,
+        action: Action,
+        first: Statement,
+        mut next: impl FnMut(Rows) -> Result<Step<T>> + Send + 'static,
+    ) -> Result<T> {
+        let schema = self.operator_schema().await?;
+        let mut queued = VecDeque::from(self.statements().begin_change(&schema, self.actor(), action));
+        queued.push_back(first.clone());
+        let mut end = self.statements().end_change(&schema);
+        let first = queued.pop_front().unwrap_or(first);
+        let (mut is_required, mut result) = (first.is_required, None);
+        let step = move |rows: Rows| {
+            if is_required && rows.is_empty() {
+                return Err(audit_failed("its triggers are missing or of another version"));
+            }
+            if let Some(value) = result.take() {
+                return Ok(Step::Commit(value));
+            }
+            let statement = match queued.pop_front() {
+                Some(statement) => statement,
+                None => match (next(rows)?, end.take()) {
+                    (Step::Run(statement), kept) => {
+                        end = kept;
+                        statement
+                    }
+                    (Step::Commit(value), Some(statement)) => {
+                        result = Some(value);
+                        statement
+                    }
+                    (Step::Commit(value), None) => return Ok(Step::Commit(value)),
+                },
+            };
+            is_required = statement.is_required;
+            Ok(Step::Run(statement))
+        };
+        self.backend().transact(first, step).await
+    }
+
+    /// Makes a change: runs these statements in one transaction, all or nothing, in which the audit log knows who makes
+    /// which change. Every change by Keystile goes this way. With `needs_rows`, each statement must return a row.
+    async fn change(
+        &self,
+        action: Action,
+        mut statements: Vec<Statement>,
+        needs_rows: bool,
+        progress: Progress,
+    ) -> Result<TransactionOutcome> {
+        let schema = self.operator_schema().await?;
+        let before = self.statements().begin_change(&schema, self.actor(), action);
+        let (offset, count) = (before.len(), statements.len());
+        statements.splice(0..0, before);
+        statements.extend(self.statements().end_change(&schema));
+        let progress = move |done: usize| progress(done.saturating_sub(offset).min(count));
+        let outcome = self.backend().transaction(statements, needs_rows, Box::new(progress)).await?;
+        let is_change = |at: usize| (offset..offset + count).contains(&at);
+        match outcome {
+            TransactionOutcome::Committed(mut rows) => {
+                Ok(TransactionOutcome::Committed(rows.drain(offset..offset + count).collect()))
+            }
+            TransactionOutcome::Failed(at, error) if is_change(at) => {
+                Ok(TransactionOutcome::Failed(at - offset, error))
+            }
+            TransactionOutcome::RolledBack(places) if places.iter().any(|at| is_change(*at)) => {
+                let places = places.into_iter().filter(|at| is_change(*at)).map(|at| at - offset);
+                Ok(TransactionOutcome::RolledBack(places.collect()))
+            }
+            TransactionOutcome::Failed(_, error) => Err(audit_failed(&error.to_string())),
+            TransactionOutcome::RolledBack(_) => {
+                Err(audit_failed("its triggers are missing or of another version"))
+            }
+        }
+    }
+
+    /// The same for one statement, which need not return a row.
+    async fn change_by(&self, action: Action, statement: Statement) -> Result<Rows> {
+        match self.change(action, vec![statement], false, Box::new(|_| ())).await? {
+            TransactionOutcome::Committed(rows) => Ok(rows.into_iter().next().unwrap_or_default()),
+            TransactionOutcome::RolledBack(_) => Ok(Rows::new()),
+            TransactionOutcome::Failed(_, error) => Err(error.into()),
+        }
+    }
+
     async fn operator_schema(&self) -> Result<Arc<Schema>> {
         Ok(self.schema(Deadline::Operator).await?)
     }
@@ -94,33 +205,56 @@ fn insert(schema: &Schema, table: &'static str, values: Vec<ColumnValue>, unless
     let columns: Vec<_> = values.iter().map(|(column, _)| *column).collect();
     let params: Vec<_> = columns.iter().filter_map(|column| param(column)).collect();
     let guards = unless.iter().filter_map(|group| {
-        let same = group.iter().map(|column| Some(format!("{column} = {}", param(column)?)));
+        let same =
+            group.iter().map(|column| Some(format!("{} = {}", schema.name(table, column), param(column)?)));
         let same = same.collect::<Option<Vec<_>>>()?.join(" AND ");
         Some(format!("NOT EXISTS (SELECT 1 FROM {relation} WHERE {same})"))
     });
     let guards = guards.collect::<Vec<_>>().join(" AND ");
     let sql = format!(
-        "INSERT INTO {relation} ({}) SELECT {} WHERE {} RETURNING CAST(id AS text)",
-        columns.join(", "),
+        "INSERT INTO {relation} ({}) SELECT {} WHERE {} RETURNING CAST({} AS text)",
+        columns.iter().map(|column| schema.name(table, column)).collect::<Vec<_>>().join(", "),
         params.join(", "),
         if guards.is_empty() { "true" } else { &guards },
+        schema.name(table, "id"),
     );
     Statement::new(sql, values.into_iter().map(|(_, value)| value).collect::<Vec<_>>())
 }
 
-/// An UPDATE of the row with this id. Columns that the table does not have are omitted.
+/// An UPDATE of the row with this id, which returns its id. Columns that the table does not have are omitted.
 fn update(schema: &Schema, table: &'static str, id: i64, mut values: Vec<ColumnValue>) -> Statement {
     values.retain(|(column, _)| schema.has(table, column));
-    let set = values.iter().enumerate();
-    let set = set.map(|(at, (column, _))| format!("{column} = {}", schema.param(at + 1, table, column)));
-    let set = set.collect::<Vec<_>>().join(", ");
+    let assignments = assignments(schema, table, &values, 0);
     let id_param = schema.param(values.len() + 1, table, "id");
+    let id_column = schema.name(table, "id");
     let sql = format!(
-        "UPDATE {} SET {set} WHERE id = {id_param} RETURNING CAST(id AS text)",
+        "UPDATE {} SET {assignments} WHERE {id_column} = {id_param} RETURNING CAST({id_column} AS text)",
         schema.relation(table)
     );
     let params = values.into_iter().map(|(_, value)| value).chain([Some(id.to_string())]);
     Statement::new(sql, params.collect::<Vec<_>>())
+}
+
+/// The SET clause of these columns, whose parameters come after `offset` others.
+fn assignments(schema: &Schema, table: &'static str, values: &[ColumnValue], offset: usize) -> String {
+    let set = values.iter().enumerate().map(|(at, (column, _))| {
+        format!("{} = {}", schema.name(table, column), schema.param(offset + at + 1, table, column))
+    });
+    set.collect::<Vec<_>>().join(", ")
+}
+
+/// Whether the database stores times in this column: one of another type holds something that the application computes.
+fn holds_time(schema: &Schema, table: &str, column: &str) -> bool {
+    let kind = schema.kind(table, column).map(str::to_ascii_lowercase);
+    let is_time = |kind: &String| ["time", "date", "text", "char"].iter().any(|part| kind.contains(part));
+    kind.as_ref().is_some_and(is_time) && !schema.is_generated(table, column)
+}
+
+fn audit_failed(why: &str) -> ManagementError {
+    ManagementError::Refused(format!(
+        "nothing was changed, because the audit log keystile_audit cannot record it: {why}; run `keystile migrate` \
+         as the owner of the tables"
+    ))
 }
 
 /// Refuses a setting that has no column.

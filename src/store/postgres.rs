@@ -7,6 +7,7 @@ mod change_log;
 mod connection;
 mod connector;
 mod error;
+mod expressions;
 mod hosts;
 mod listen;
 mod migrate;

@@ -14,6 +14,8 @@ pub(crate) struct Statement {
     pub(crate) params: Vec<SqlValue>,
     /// Whether a rollback does not undo it, so that it is skipped once another statement of its transaction failed.
     pub(crate) is_final: bool,
+    /// Whether it must return a row, even where those of its transaction need not.
+    pub(crate) is_required: bool,
 }
 
 /// How long a statement may take.
@@ -35,12 +37,20 @@ pub(crate) enum Access {
 
 /// How a transaction ended.
 pub(crate) enum TransactionOutcome {
-    /// Every statement returned a row, where rows were needed.
-    Committed,
+    /// Every statement returned a row, where rows were needed. The rows of each statement.
+    Committed(Vec<Rows>),
     /// The statements at these places returned no row. Nothing was changed.
     RolledBack(Vec<usize>),
     /// The statement at this place failed. Nothing was changed.
     Failed(usize, StoreError),
+}
+
+/// The next step of a transaction, decided from the rows of the previous statement.
+pub(crate) enum Step<T> {
+    /// Run this statement.
+    Run(Statement),
+    /// Commit. The transaction then returns this.
+    Commit(T),
 }
 
 /// Receives the number of statements of a transaction that are done.
@@ -48,7 +58,7 @@ pub(crate) type Progress = Box<dyn Fn(usize) + Send + Sync>;
 
 impl Statement {
     pub(crate) fn new(sql: impl Into<Arc<str>>, params: impl Into<Vec<SqlValue>>) -> Self {
-        Self { sql: sql.into(), params: params.into(), is_final: false }
+        Self { sql: sql.into(), params: params.into(), is_final: false, is_required: false }
     }
 
     /// A statement without parameters.
@@ -67,7 +77,7 @@ impl TransactionOutcome {
     pub(crate) fn into_result(self) -> Result<(), StoreError> {
         match self {
             Self::Failed(_, error) => Err(error),
-            Self::Committed | Self::RolledBack(_) => Ok(()),
+            Self::Committed(_) | Self::RolledBack(_) => Ok(()),
         }
     }
 }

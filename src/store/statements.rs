@@ -2,7 +2,13 @@
 
 use std::time::Duration;
 
-use super::{dialect::Dialect, schema::Schema, statement::Statement, watched_tables::WatchedTable};
+use super::{
+    actor::{Action, Actor},
+    dialect::Dialect,
+    schema::Schema,
+    statement::Statement,
+    watched_tables::WatchedTable,
+};
 use crate::revocation::Since;
 
 /// The SQL of a backend.
@@ -58,6 +64,16 @@ pub(crate) trait Statements: Dialect {
     /// Selects what is unusual about the role's rights, as rows of kind, table, right and columns. None where there are no
     /// roles.
     fn access(&self, schema: &Schema) -> Option<Statement>;
+
+    /// Selects a row if this role may update this column. None where there are no roles.
+    fn may_update(&self, schema: &Schema, table: &str, column: &str) -> Option<Statement>;
+
+    /// Tells the audit log, at the start of a transaction, who makes which change in it. A required statement among them
+    /// returns no row if the audit log cannot record the change.
+    fn begin_change(&self, schema: &Schema, actor: &Actor, action: Action) -> Vec<Statement>;
+
+    /// Removes what [`Statements::begin_change`] left, at the end of the transaction.
+    fn end_change(&self, schema: &Schema) -> Option<Statement>;
 
     /// Moves the sequence of key ids past ids that were given explicitly. None where the database does so itself.
     fn advance_key_ids(&self) -> Option<Statement>;

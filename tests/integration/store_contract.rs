@@ -47,6 +47,7 @@ contract! {
 }
 
 mod budgets;
+mod changed_types;
 mod names;
 mod types;
 

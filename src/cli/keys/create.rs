@@ -107,7 +107,7 @@ impl Create {
     }
 }
 
-fn expiry(text: &str) -> Result<OffsetDateTime, String> {
+pub(super) fn expiry(text: &str) -> Result<OffsetDateTime, String> {
     expiry_at(text, clock::wall())
 }
 
@@ -126,7 +126,7 @@ fn expiry_at(text: &str, now: OffsetDateTime) -> Result<OffsetDateTime, String> 
 }
 
 /// Scopes are written with spaces between them, so none can have one.
-fn word(text: &str) -> Result<String, &'static str> {
+pub(super) fn word(text: &str) -> Result<String, &'static str> {
     if text.is_empty() || text.contains(char::is_whitespace) {
         return Err("is not a single word; repeat --scope for several");
     }
@@ -134,17 +134,17 @@ fn word(text: &str) -> Result<String, &'static str> {
 }
 
 /// No more than an `integer` column holds.
-fn count(text: &str) -> Result<u64, &'static str> {
+pub(super) fn count(text: &str) -> Result<u64, &'static str> {
     let number = text.parse::<u64>().ok().filter(|number| i32::try_from(*number).is_ok());
     number.ok_or("is not a whole number from 0 to 2147483647")
 }
 
-fn cents(text: &str) -> Result<i64, &'static str> {
+pub(super) fn cents(text: &str) -> Result<i64, &'static str> {
     text.parse().ok().filter(|cents| *cents >= 0).ok_or("is not a whole number from 0")
 }
 
 /// A valid entry of a list. An invalid one would deny the key.
-fn entry<T: FromStr<Err: Display>>(text: &str) -> Result<String, String> {
+pub(super) fn entry<T: FromStr<Err: Display>>(text: &str) -> Result<String, String> {
     match text.parse::<T>() {
         Ok(_) => Ok(text.to_owned()),
         Err(error) => Err(error.to_string()),

@@ -16,8 +16,13 @@ use crate::{
     },
 };
 
+const SCOPES: Expectation = "a list of single words, such as [\"chat\"]";
+const MODELS: Expectation = "a list of models, such as [\"gpt-4*\"]";
+const ENDPOINTS: Expectation = "a list of endpoints, such as [\"POST /v1/chat/*\"]";
+const NETWORKS: Expectation = "a list of addresses and networks, such as [\"10.0.0.0/8\"]";
+
 /// One column.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Column {
     pub(super) name: &'static str,
     pub(super) kind: ColumnKind,
@@ -31,6 +36,8 @@ pub(super) enum ColumnKind {
     Integer,
     /// An integer from 0.
     Count,
+    /// An amount from 0.
+    Cents,
     Number,
     Timestamp,
     /// A timestamp that may be infinite.
@@ -39,6 +46,8 @@ pub(super) enum ColumnKind {
     Json,
     /// A JSON list of strings.
     List,
+    /// A JSON list of single words: upstreams get them with spaces between them.
+    Scopes,
     /// A JSON list of strings and whole numbers.
     Names,
     /// A list of [`ModelPattern`].
@@ -71,7 +80,7 @@ pub(super) const API_KEYS: &[Column] = &[
     column("deleted_at", ColumnKind::Timestamp),
     column("deletion_reason", ColumnKind::Text),
     column("last_used_at", ColumnKind::Timestamp),
-    column("scopes", ColumnKind::List),
+    column("scopes", ColumnKind::Scopes),
     column("tags", ColumnKind::List),
     column("permissions", ColumnKind::Json),
     column("allowed_models", ColumnKind::Models),
@@ -84,7 +93,7 @@ pub(super) const API_KEYS: &[Column] = &[
     column("rate_limit_per_hour", ColumnKind::Count),
     column("rate_limit_per_day", ColumnKind::Count),
     column("is_unlimited", ColumnKind::Boolean),
-    column("budget_limit_cents", ColumnKind::Integer),
+    column("budget_limit_cents", ColumnKind::Cents),
     column("budget_type", ColumnKind::Text),
     column("total_requests", ColumnKind::Integer),
     column("total_tokens", ColumnKind::Integer),
@@ -106,7 +115,76 @@ pub(super) const USERS: &[Column] = &[
     column("last_login", ColumnKind::Timestamp),
 ];
 
+/// Columns that use changes, or that are set with every change.
+const NOT_VERSIONED: &[&str] =
+    &["key_hash", "updated_at", "last_used_at", "last_login", "total_requests", "total_tokens", "total_cost"];
+
+/// Whether a row's version depends on this column of `api_keys` or `users`.
+pub(super) fn is_versioned(name: &str) -> bool {
+    let is_known = API_KEYS.iter().chain(USERS).any(|column| column.name == name);
+    is_known && !NOT_VERSIONED.contains(&name)
+}
+
+/// Why this column cannot be changed. None if it can be, or is unknown.
+pub(super) fn read_only(table: &str, name: &str) -> Option<&'static str> {
+    Some(match (table, name) {
+        (_, "id") => "cannot be changed: it is what finds the row",
+        ("api_keys", "key_prefix" | "key_hash") => {
+            "cannot be changed: it belongs to the secret; create a new key"
+        }
+        ("api_keys", "user_id" | "user_email") => {
+            "cannot be changed: a key stays with its user; create a new key for the other user"
+        }
+        ("api_keys", "deleted_at" | "deletion_reason") => {
+            "cannot be changed: `keystile keys revoke` revokes a key, and a revoked key stays revoked"
+        }
+        ("api_keys", "last_used_at" | "total_requests" | "total_tokens" | "total_cost") => {
+            "cannot be changed: it counts use"
+        }
+        ("users", "last_login") => "cannot be changed: it tells of use",
+        ("users", "hashed_password") => "cannot be changed: Keystile knows no passwords",
+        (_, "created_at" | "updated_at") => "cannot be changed: it is set with every change",
+        (_, super::row_version::VERSION) => {
+            "cannot be changed: it follows from the other fields; --if-version compares it"
+        }
+        _ => return None,
+    })
+}
+
 impl ColumnKind {
+    /// Whether it is a JSON list.
+    pub(super) fn is_list(self) -> bool {
+        matches!(
+            self,
+            Self::List | Self::Scopes | Self::Names | Self::Models | Self::Endpoints | Self::Networks
+        )
+    }
+
+    /// Whether Keystile refuses to remove the value in this column.
+    pub(super) fn needs_value(self, name: &str) -> bool {
+        self == Self::Boolean && name != "is_unlimited" || matches!(name, "email" | "username")
+    }
+
+    /// What a value of this kind is.
+    pub(super) fn expectation(self) -> Expectation {
+        match self {
+            Self::Text | Self::Prefix | Self::Hash => "a text",
+            Self::Boolean => "true or false",
+            Self::Integer => "a whole number",
+            Self::Count => "a whole number from 0",
+            Self::Cents => "a whole number of cents from 0",
+            Self::Number => "a number",
+            Self::Timestamp | Self::Expiry => "a timestamp, such as \"2026-12-31T23:59:59Z\"",
+            Self::Json => "JSON",
+            Self::List => "a list of texts",
+            Self::Scopes => SCOPES,
+            Self::Names => "a list of texts and whole numbers, such as [\"chat\", 7]",
+            Self::Models => MODELS,
+            Self::Endpoints => ENDPOINTS,
+            Self::Networks => NETWORKS,
+        }
+    }
+
     /// Validates a value that is to be written, and returns its normal form.
     pub(super) fn normalize(self, text: &str) -> Result<SqlValue, Expectation> {
         Ok(Some(match self {
@@ -114,6 +192,7 @@ impl ColumnKind {
             Self::Boolean => if value::boolean(text)? { "1" } else { "0" }.to_owned(),
             Self::Integer => value::integer(text)?.to_string(),
             Self::Count => value::count(text)?.to_string(),
+            Self::Cents => value::count(text).map_err(|_| self.expectation())?.to_string(),
             Self::Number => value::number(text)?.to_string(),
             Self::Timestamp => write_timestamp(timestamp::timestamp(text)?),
             Self::Expiry => match timestamp::expiry(text)? {
@@ -122,14 +201,18 @@ impl ColumnKind {
             },
             Self::Json => return Ok(value::json(text)?.map(|json| json.to_string())),
             Self::List => write_list(&value::list(text)?),
+            Self::Scopes => {
+                let scopes = value::list(text)?;
+                let is_word = |scope: &String| !scope.is_empty() && !scope.contains(char::is_whitespace);
+                if !scopes.iter().all(is_word) {
+                    return Err(SCOPES);
+                }
+                write_list(&scopes)
+            }
             Self::Names => write_list(&value::names(text)?),
-            Self::Models => entries::<ModelPattern>(text, "a list of models, such as [\"gpt-4*\"]")?,
-            Self::Endpoints => {
-                entries::<Endpoint>(text, "a list of endpoints, such as [\"POST /v1/chat/*\"]")?
-            }
-            Self::Networks => {
-                entries::<Network>(text, "a list of addresses and networks, such as [\"10.0.0.0/8\"]")?
-            }
+            Self::Models => entries::<ModelPattern>(text, MODELS)?,
+            Self::Endpoints => entries::<Endpoint>(text, ENDPOINTS)?,
+            Self::Networks => entries::<Network>(text, NETWORKS)?,
             Self::Prefix => {
                 Prefix::parse(text).map_err(|_| "the first 8 characters of the key, visible ASCII")?;
                 text.to_owned()

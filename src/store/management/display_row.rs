@@ -5,7 +5,10 @@ use std::fmt;
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::Value;
 
-use super::columns::{Column, ColumnKind};
+use super::{
+    columns::{Column, ColumnKind},
+    row_version::{RowVersion, VERSION},
+};
 use crate::store::{
     Row, SqlValue,
     decode::{timestamp, value},
@@ -32,9 +35,33 @@ impl DisplayRow {
         DisplayValue(self.get(column)).to_string()
     }
 
+    /// Columns and their values as JSON, in order.
+    pub fn values(&self) -> impl Iterator<Item = (&'static str, &Value)> {
+        self.0.iter().map(|(name, value)| (*name, value))
+    }
+
     /// Columns and values, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, String)> {
         self.0.iter().map(|(name, value)| (*name, DisplayValue(value).to_string()))
+    }
+
+    /// Adds the row's version.
+    pub(super) fn with_version(self) -> Self {
+        let version = RowVersion::of(&self).to_string();
+        self.with(VERSION, version)
+    }
+
+    /// The same, for a row that has an earlier version.
+    pub(super) fn with_new_version(mut self) -> Self {
+        self.0.retain(|(name, _)| *name != VERSION);
+        self.with_version()
+    }
+
+    /// Replaces the value in this column.
+    pub(super) fn replace(&mut self, column: &str, value: Value) {
+        if let Some((_, place)) = self.0.iter_mut().find(|(name, _)| *name == column) {
+            *place = value;
+        }
     }
 
     /// Adds a value at the end.
@@ -74,11 +101,13 @@ impl fmt::Display for DisplayValue<'_> {
 }
 
 /// A value as JSON. An unreadable value is shown as its text.
-fn show(kind: ColumnKind, value: SqlValue) -> Value {
+pub(super) fn show(kind: ColumnKind, value: SqlValue) -> Value {
     let Some(text) = value else { return Value::Null };
     let read = match kind {
         ColumnKind::Boolean => value::boolean(&text).ok().map(Value::from),
-        ColumnKind::Integer | ColumnKind::Count => value::integer(&text).ok().map(Value::from),
+        ColumnKind::Integer | ColumnKind::Count | ColumnKind::Cents => {
+            value::integer(&text).ok().map(Value::from)
+        }
         ColumnKind::Number => value::number(&text).ok().map(Value::from),
         ColumnKind::Timestamp | ColumnKind::Expiry => timestamp::timestamp(&text).ok().map(|time| {
             let form = time::format_description::well_known::Rfc3339;
@@ -86,6 +115,7 @@ fn show(kind: ColumnKind, value: SqlValue) -> Value {
         }),
         ColumnKind::Json
         | ColumnKind::List
+        | ColumnKind::Scopes
         | ColumnKind::Names
         | ColumnKind::Models
         | ColumnKind::Endpoints

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{
-    ColumnValue, Database, ManagementError, Result, Schema, Statement, StoreError,
+    Action, ColumnValue, Database, ManagementError, Result, Schema, Statement, StoreError,
     columns::{API_KEYS, ColumnKind},
     insert,
 };
@@ -103,8 +103,8 @@ impl Database {
             statements.push(advance.final_in_transaction());
         }
         let at_line = |at: usize, error: String| (lines.get(at).copied().unwrap_or_default(), error);
-        match self.backend().transaction(statements, true, progress).await? {
-            TransactionOutcome::Committed => Ok(imported),
+        match self.change(Action::Import, statements, true, progress).await? {
+            TransactionOutcome::Committed(_) => Ok(imported),
             TransactionOutcome::RolledBack(places) => {
                 let there = "a key with this id or this key_hash is there already";
                 let errors = places.into_iter().map(|at| at_line(at, there.to_owned()));

@@ -1,21 +1,27 @@
 //! Keys: create, list, find, revoke.
 
+use std::num::NonZeroUsize;
+
 use time::OffsetDateTime;
 
 use super::{
-    ColumnValue, Database, DisplayRow, ManagementError, Result, SqlValue, Statement,
+    Action, ColumnValue, Database, DisplayRow, KeyFilter, KeyPage, ManagementError, PageCursor, PageRequest,
+    Result, Schema, SqlValue, Statement,
     columns::{API_KEYS, Column, ColumnKind, write_list},
-    id, insert, needs_column, update,
+    id, insert,
+    key_filter::Conditions,
+    key_page::SortExpression,
+    needs_column, update,
     users::{EMAIL, user_id},
 };
 use crate::{
-    clock::Timestamps,
+    clock::{self, Timestamps},
     credential::{
         Credential, Prefix,
         generate::{self, Brand},
     },
     record::{KeyId, Limits},
-    store::KeyStore,
+    store::{KeyStore, Row, decode::value},
 };
 
 /// A key to create. Empty fields are not set.
@@ -85,7 +91,8 @@ impl Database {
             values.push(("key_prefix", Some(credential.prefix().as_str().to_owned())));
             values.push(("key_hash", Some(hash(credential.clone(), cost).await?)));
             // Another process may have created the same prefix in between.
-            let rows = self.query(insert(schema, "api_keys", values, &[&["key_prefix"]])).await?;
+            let insert = insert(schema, "api_keys", values, &[&["key_prefix"]]);
+            let rows = self.change_by(Action::Create, insert).await?;
             if let Some(id) = id(&rows) {
                 return Ok((self.find_key(&id.to_string()).await?, credential));
             }
@@ -95,22 +102,71 @@ impl Database {
         )))
     }
 
-    /// Keys, newest first, of one user or of all. Revoked and deleted keys are included only with `all`.
+    /// One page of the keys that the filter selects.
     ///
     /// # Errors
-    /// [`ManagementError`] when the user is unknown or the database does not answer.
-    pub async fn list_keys(&self, user: Option<&str>, all: bool) -> Result<Vec<DisplayRow>> {
-        let mut keys = match user {
-            None => self.keys("", vec![]).await?,
-            Some(user) => {
-                let user = user_id(&self.find_user(user).await?)?;
-                let param = self.operator_schema().await?.param(1, "api_keys", "user_id");
-                self.keys(&format!("WHERE k.user_id = {param}"), vec![Some(user.0.to_string())]).await?
+    /// [`ManagementError`] when the user is unknown, the database has no column that the filter or the order needs, or
+    /// does not answer.
+    pub async fn list_keys(&self, filter: &KeyFilter, page: &PageRequest) -> Result<KeyPage> {
+        let schema = &self.operator_schema().await?;
+        let mut conditions = self.key_conditions(schema, filter, Vec::new()).await?;
+        let sort = SortExpression::new(page, schema, self.statements())?;
+        if let Some(cursor) = &page.after {
+            if !cursor.fits(page.sort, page.reverse) {
+                return Err(ManagementError::Refused(
+                    "--after: the cursor is of a list in another order; use the same order for every page"
+                        .into(),
+                ));
             }
+            sort.add_after(cursor, &mut conditions, self.statements());
+        }
+        let limit = page.limit.map_or(usize::MAX, NonZeroUsize::get);
+        // One more, to know whether there are more.
+        let at_most =
+            page.limit.map_or_else(String::new, |limit| format!(" LIMIT {}", limit.saturating_add(1)));
+        let end = format!("{} {}{at_most}", conditions.clause(), sort.order());
+        let value = sort.selected(self.statements());
+        let sql = select_keys(schema, &format!("{value}, "), &end);
+        let mut rows = self.query(Statement::new(sql, conditions.params)).await?;
+        let is_cut = rows.len() > limit;
+        rows.truncate(limit);
+        let last = rows.last_mut().and_then(|row| row.first_mut().map(std::mem::take));
+        let keys: Vec<_> = rows.into_iter().map(|row| key_row(row.into_iter().skip(1).collect())).collect();
+        let next = match (keys.last(), last) {
+            (Some(key), Some(value)) if is_cut => Some(PageCursor::new(page, value, key_id(key)?.0)),
+            _ => None,
         };
-        let is_active = |key: &DisplayRow| *key.get("is_active") == true && key.get("deleted_at").is_null();
-        keys.retain(|key| all || is_active(key));
-        Ok(keys)
+        Ok(KeyPage { keys, next })
+    }
+
+    /// The ids of the keys that the filter selects.
+    ///
+    /// # Errors
+    /// As [`Database::list_keys`].
+    pub async fn key_ids(&self, filter: &KeyFilter) -> Result<Vec<KeyId>> {
+        let schema = &self.operator_schema().await?;
+        let conditions = self.key_conditions(schema, filter, Vec::new()).await?;
+        let (id, keys) = (schema.column("api_keys", "id"), schema.relation("api_keys"));
+        let sql = format!("SELECT {id} FROM {keys} k {}", conditions.clause());
+        let rows = self.query(Statement::new(sql, conditions.params)).await?;
+        let ids = rows.iter().filter_map(|row| value::integer(row.first()?.as_deref()?).ok().map(KeyId));
+        Ok(ids.collect())
+    }
+
+    /// The conditions of a filter. Their parameters come after these.
+    pub(super) async fn key_conditions(
+        &self,
+        schema: &Schema,
+        filter: &KeyFilter,
+        params: Vec<SqlValue>,
+    ) -> Result<Conditions> {
+        let user = match &filter.user {
+            Some(user) => Some(user_id(&self.find_user(user).await?)?.0),
+            None => None,
+        };
+        let mut conditions = Conditions::with_params(params);
+        filter.add_to(&mut conditions, schema, self.statements(), user, clock::wall())?;
+        Ok(conditions)
     }
 
     /// The keys with this id or prefix, newest first.
@@ -182,30 +238,18 @@ impl Database {
     /// [`ManagementError::Refused`] when there is none, or more than one.
     pub async fn revoke_key(&self, id_or_prefix: &str) -> Result<DisplayRow> {
         let key = self.find_key(id_or_prefix).await?;
-        let id = key.get("id").as_i64().map(KeyId);
-        let id = id.ok_or_else(|| ManagementError::Refused("the key's id is no whole number".into()))?;
+        let id = key_id(&key)?;
         let schema = &self.operator_schema().await?;
-        needs_column(schema, "api_keys", "is_active")?;
-        let values = vec![("is_active", Some("0".into())), ("updated_at", self.now())];
-        self.query(update(schema, "api_keys", id.0, values)).await?;
+        let values = self.revocation(schema).await?;
+        self.change_by(Action::Revoke, update(schema, "api_keys", id.0, values)).await?;
         self.find_key(&id.0.to_string()).await?.inactive()
     }
 
     async fn keys(&self, filter: &str, params: Vec<SqlValue>) -> Result<Vec<DisplayRow>> {
         let schema = &self.operator_schema().await?;
-        let shown: Vec<Column> =
-            API_KEYS.iter().copied().filter(|column| column.kind != ColumnKind::Hash).collect();
-        let sql = format!(
-            "SELECT {}, {} FROM {} {filter} {}",
-            schema.select("api_keys", shown.iter().map(|column| column.name)),
-            schema.select("users", [EMAIL.name]),
-            schema.joined(),
-            schema.newest_first(),
-        );
+        let sql = select_keys(schema, "", &format!("{filter} {}", schema.newest_first()));
         let rows = self.query(Statement::new(sql, params)).await?;
-        let email = Column { name: "user_email", ..EMAIL };
-        let columns = || shown.iter().copied().chain([email]);
-        Ok(rows.into_iter().map(|row| DisplayRow::new(columns(), row)).collect())
+        Ok(rows.into_iter().map(key_row).collect())
     }
 
     /// The settings of the new key, by column.
@@ -247,6 +291,31 @@ impl Database {
             ("total_cost", Some("0".into())),
         ]
     }
+}
+
+/// Selects what [`key_row`] reads, after `first`.
+pub(super) fn select_keys(schema: &Schema, first: &str, end: &str) -> String {
+    format!(
+        "SELECT {first}{}, {} FROM {} {end}",
+        schema.select("api_keys", shown().map(|column| column.name)),
+        schema.select("users", [EMAIL.name]),
+        schema.joined(),
+    )
+}
+
+/// A key as operators see it, with its version.
+pub(super) fn key_row(row: Row) -> DisplayRow {
+    let email = Column { name: "user_email", ..EMAIL };
+    DisplayRow::new(shown().chain([email]), row).with_version()
+}
+
+fn shown() -> impl Iterator<Item = Column> {
+    API_KEYS.iter().copied().filter(|column| column.kind != ColumnKind::Hash)
+}
+
+pub(super) fn key_id(key: &DisplayRow) -> Result<KeyId> {
+    let id = key.get("id").as_i64().map(KeyId);
+    id.ok_or_else(|| ManagementError::Refused("the key's id is no whole number".into()))
 }
 
 async fn hash(credential: Credential, cost: u32) -> Result<String> {

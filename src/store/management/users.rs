@@ -1,11 +1,11 @@
 //! Users: create, list, disable.
 
 use super::{
-    ColumnValue, Database, DisplayRow, ManagementError, Result, Schema, Statement,
+    Action, ColumnValue, Database, DisplayRow, ManagementError, Result, Schema, Statement,
     columns::{Column, ColumnKind, USERS},
     id, insert, needs_column, update,
 };
-use crate::record::UserId;
+use crate::{record::UserId, store::Row};
 
 /// A user to create.
 #[derive(Debug, Clone, Default)]
@@ -47,7 +47,8 @@ impl Database {
         if let Some(role) = &new.role {
             values.push(self.role(schema, role).await?);
         }
-        let rows = self.query(insert(schema, "users", values, &[&["email"], &["username"]])).await?;
+        let insert = insert(schema, "users", values, &[&["email"], &["username"]]);
+        let rows = self.change_by(Action::Create, insert).await?;
         let Some(id) = id(&rows) else {
             return Err(ManagementError::Refused(format!(
                 "there is a user with --email {} or --username {} already; see `keystile users list`",
@@ -91,6 +92,14 @@ impl Database {
         }
     }
 
+    /// The users with this email, in any case.
+    pub(super) async fn users_with_email(&self, email: &str) -> Result<Vec<DisplayRow>> {
+        let schema = &self.operator_schema().await?;
+        needs_column(schema, "users", "email")?;
+        let (column, param) = (schema.name("users", "email"), schema.param(1, "users", "email"));
+        self.users(&format!("WHERE lower(u.{column}) = lower({param})"), Some(email)).await
+    }
+
     /// Disables a user, and thereby every key of the user.
     ///
     /// # Errors
@@ -100,24 +109,19 @@ impl Database {
         let schema = &self.operator_schema().await?;
         needs_column(schema, "users", "is_active")?;
         let values = vec![("is_active", Some("0".into())), ("updated_at", self.now())];
-        self.query(update(schema, "users", user_id(&user)?.0, values)).await?;
+        self.change_by(Action::Disable, update(schema, "users", user_id(&user)?.0, values)).await?;
         self.find_user(&user.text("id")).await?.inactive()
     }
 
     async fn users(&self, filter: &str, param: Option<&str>) -> Result<Vec<DisplayRow>> {
         let schema = &self.operator_schema().await?;
-        let columns = schema.select("users", USERS.iter().map(|column| column.name));
-        let sql = format!(
-            "SELECT {columns} FROM {} u{} {filter} ORDER BY u.id",
-            schema.relation("users"),
-            schema.roles()
-        );
+        let sql = select_users(schema, &format!("{filter} ORDER BY u.{}", schema.name("users", "id")));
         let params: Vec<_> = param.map(|param| Some(param.to_owned())).into_iter().collect();
         let rows = self.query(Statement::new(sql, params)).await?;
-        Ok(rows.into_iter().map(|row| DisplayRow::new(USERS.iter().copied(), row)).collect())
+        Ok(rows.into_iter().map(user_row).collect())
     }
 
-    async fn role(&self, schema: &Schema, role: &str) -> Result<ColumnValue> {
+    pub(super) async fn role(&self, schema: &Schema, role: &str) -> Result<ColumnValue> {
         if !schema.has_roles() {
             needs_column(schema, "users", "role")?;
             return Ok(("role", Some(role.to_owned())));
@@ -135,6 +139,17 @@ impl Database {
         };
         Ok(("role_id", Some(id)))
     }
+}
+
+/// Selects what [`user_row`] reads.
+pub(super) fn select_users(schema: &Schema, end: &str) -> String {
+    let columns = schema.select("users", USERS.iter().map(|column| column.name));
+    format!("SELECT {columns} FROM {} u{} {end}", schema.relation("users"), schema.roles())
+}
+
+/// A user as operators see it, with its version.
+pub(super) fn user_row(row: Row) -> DisplayRow {
+    DisplayRow::new(USERS.iter().copied(), row).with_version()
 }
 
 /// The email of a key's user, which is shown with the key's own columns.

@@ -133,6 +133,15 @@ impl PostgresConnection {
         rows
     }
 
+    /// Begins a transaction of several statements.
+    pub(super) async fn begin(&self) -> Result<(), StoreError> {
+        let begin = match self.access {
+            Access::ReadWrite => "BEGIN",
+            Access::ReadOnly => "BEGIN READ ONLY",
+        };
+        self.command(begin).await
+    }
+
     pub(super) async fn command(&self, sql: &str) -> Result<(), StoreError> {
         self.client.batch_execute(sql).await.map_err(|error| explain(&error))
     }

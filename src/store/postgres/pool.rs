@@ -23,7 +23,7 @@ use crate::{
     config::PostgresUrl,
     store::{
         StoreError,
-        statement::{Access, Deadline, Progress, Rows, Statement, TransactionOutcome, first_value},
+        statement::{Access, Deadline, Progress, Rows, Statement, Step, TransactionOutcome, first_value},
     },
     usage::WriteOutcome,
 };
@@ -52,6 +52,10 @@ const LISTENER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Begins a write in the background. It waits for a locked row less long than its timeout.
 const BEGIN_WRITE: &str = "BEGIN; SET LOCAL lock_timeout = '200ms'";
+
+/// Begins a transaction that locks rows and decides from them. Once it has a lock it sees the newest row, whatever the
+/// database's default isolation is. It waits for a locked row less long than its timeout, so that the error says why.
+const BEGIN_CHANGE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '20s'";
 
 impl PostgresPool {
     /// Reads the settings in the URL. Connects at the first statement. `resolver` resolves host names.
@@ -124,8 +128,8 @@ impl PostgresPool {
         let mut connection = self.connection().await?;
         // Each early return leaves it busy: the connection is closed, and the server rolls back.
         connection.state = ConnectionState::Busy;
-        let mut empty = Vec::new();
-        within(limit, connection.command("BEGIN")).await?;
+        let (mut returned, mut empty) = (Vec::with_capacity(statements.len()), Vec::new());
+        within(limit, connection.begin()).await?;
         for (at, statement) in statements.iter().enumerate() {
             if statement.is_final && !empty.is_empty() {
                 continue;
@@ -135,9 +139,10 @@ impl PostgresPool {
                 Ok(rows) => rows,
                 Err(error) => return Ok(TransactionOutcome::Failed(at, error)),
             };
-            if needs_rows && rows.is_empty() {
+            if (needs_rows || statement.is_required) && rows.is_empty() {
                 empty.push(at);
             }
+            returned.push(rows);
             progress(at + 1);
         }
         let end = if empty.is_empty() { "COMMIT" } else { "ROLLBACK" };
@@ -145,10 +150,35 @@ impl PostgresPool {
         within(limit, connection.command(end)).await?;
         connection.state = ConnectionState::Idle;
         Ok(if empty.is_empty() {
-            TransactionOutcome::Committed
+            TransactionOutcome::Committed(returned)
         } else {
             TransactionOutcome::RolledBack(empty)
         })
+    }
+
+    pub(crate) async fn transact<T, E: From<StoreError>>(
+        &self,
+        first: Statement,
+        mut next: impl FnMut(Rows) -> Result<Step<T>, E>,
+    ) -> Result<T, E> {
+        let limit = self.limit(Deadline::Operator);
+        let mut connection = self.connection().await?;
+        // Each early return leaves it busy: the connection is closed, and the server rolls back.
+        connection.state = ConnectionState::Busy;
+        within(limit, connection.command(BEGIN_CHANGE)).await?;
+        let mut statement = first;
+        let (end, result) = loop {
+            let rows = async { query(&connection.client, &statement).await.map_err(|error| explain(&error)) };
+            match next(within(limit, rows).await?) {
+                Ok(Step::Run(other)) => statement = other,
+                Ok(Step::Commit(value)) => break ("COMMIT", Ok(value)),
+                Err(error) => break ("ROLLBACK", Err(error)),
+            }
+        };
+        connection.state = ConnectionState::Ending;
+        within(limit, connection.command(end)).await?;
+        connection.state = ConnectionState::Idle;
+        result
     }
 
     /// Runs one statement in a transaction whose number is known before its commit.

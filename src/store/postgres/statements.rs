@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use super::{access, change_log};
+use super::{access, change_log, expressions};
 use crate::{
     revocation::{Since, Snapshot},
     store::{
+        actor::{Action, Actor},
         dialect::Dialect,
         schema::{PROOFS, Schema},
         statement::Statement,
@@ -105,8 +106,39 @@ impl Dialect for PostgresStatements {
         }
     }
 
+    fn is_true(&self, column: &str, kind: &str) -> String {
+        if kind == "boolean" {
+            return format!("COALESCE({column}, false)");
+        }
+        let text = self.as_text(column, kind);
+        format!("COALESCE(lower({text}) IN ('true', 't') OR {text} ~ '^[+]?0*1([.]0+)?$', false)")
+    }
+
+    fn has_entry(&self, column: &str, kind: &str, param: usize) -> String {
+        expressions::has_entry(&self.as_text(column, kind), param)
+    }
+
+    fn instant(&self, column: &str, kind: &str) -> String {
+        expressions::instant(column, kind)
+    }
+
+    fn instant_param(&self, number: usize) -> String {
+        self.param(number, self.instant_kind())
+    }
+
+    fn instant_kind(&self) -> &'static str {
+        "timestamp without time zone"
+    }
+
+    fn lock_rows(&self, alias: &str) -> String {
+        format!(" FOR UPDATE OF {alias}")
+    }
+
     fn param(&self, number: usize, kind: &str) -> String {
-        format!("CAST(${number}::text AS {kind})")
+        match kind.strip_suffix("[]") {
+            Some(entry) => expressions::array(&format!("${number}::text"), entry),
+            None => format!("CAST(${number}::text AS {kind})"),
+        }
     }
 
     /// A column without a time zone ignores the offset. A column with one needs it.
@@ -215,6 +247,23 @@ impl Statements for PostgresStatements {
 
     fn access(&self, schema: &Schema) -> Option<Statement> {
         Some(Statement::plain(access::access(schema)))
+    }
+
+    /// The setting ends with the transaction.
+    fn may_update(&self, schema: &Schema, table: &str, column: &str) -> Option<Statement> {
+        const SQL: &str =
+            "SELECT 'yes' WHERE has_column_privilege(CAST(to_regclass($1::text) AS oid), $2::text, 'UPDATE')";
+        let column = schema.spelling(table, column).unwrap_or(column).to_owned();
+        Some(Statement::new(SQL, [Some(schema.relation(table).to_owned()), Some(column)]))
+    }
+
+    fn begin_change(&self, _: &Schema, actor: &Actor, action: Action) -> Vec<Statement> {
+        const TELL: &str = "SELECT set_config('keystile.actor', $1::text, true)";
+        vec![Statement::new(TELL, [Some(actor.to_json(action))])]
+    }
+
+    fn end_change(&self, _: &Schema) -> Option<Statement> {
+        None
     }
 
     fn advance_key_ids(&self) -> Option<Statement> {

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::store::{
     SqlValue, StoreError,
-    statement::{Access, Deadline, Progress, Rows, Statement, TransactionOutcome},
+    statement::{Access, Deadline, Progress, Rows, Statement, Step, TransactionOutcome},
 };
 
 /// A database file. Cheap to clone.
@@ -84,7 +84,7 @@ impl SqliteFile {
         let inner = Arc::clone(&self.0);
         self.run(Deadline::Operator, move |connection| {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let mut empty = Vec::new();
+            let (mut returned, mut empty) = (Vec::with_capacity(statements.len()), Vec::new());
             for (at, statement) in statements.iter().enumerate() {
                 if statement.is_final && !empty.is_empty() {
                     continue;
@@ -93,9 +93,10 @@ impl SqliteFile {
                     Ok(rows) => rows,
                     Err(error) => return Ok(TransactionOutcome::Failed(at, inner.explain(&error))),
                 };
-                if needs_rows && rows.is_empty() {
+                if (needs_rows || statement.is_required) && rows.is_empty() {
                     empty.push(at);
                 }
+                returned.push(rows);
                 progress(at + 1);
             }
             if !empty.is_empty() {
@@ -103,9 +104,37 @@ impl SqliteFile {
                 return Ok(TransactionOutcome::RolledBack(empty));
             }
             transaction.commit()?;
-            Ok(TransactionOutcome::Committed)
+            Ok(TransactionOutcome::Committed(returned))
         })
         .await
+    }
+
+    pub(crate) async fn transact<T, E>(
+        &self,
+        first: Statement,
+        mut next: impl FnMut(Rows) -> Result<Step<T>, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let work = self.run(Deadline::Operator, move |connection| {
+            // Nothing else writes from here on, so what is read stays as it is.
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let mut statement = first;
+            loop {
+                // Dropped without a commit, it is rolled back.
+                match next(run(&transaction, &statement)?) {
+                    Ok(Step::Run(other)) => statement = other,
+                    Ok(Step::Commit(value)) => {
+                        transaction.commit()?;
+                        return Ok(Ok(value));
+                    }
+                    Err(error) => return Ok(Err(error)),
+                }
+            }
+        });
+        work.await?
     }
 
     /// The file at the path, by device and inode. Empty while there is none.

@@ -6,6 +6,7 @@ use super::{change_log, triggers};
 use crate::{
     revocation::{Since, Snapshot},
     store::{
+        actor::{Action, Actor},
         dialect::Dialect,
         schema::{PROOF_COLUMNS, PROOFS, Schema},
         statement::Statement,
@@ -25,6 +26,9 @@ const SCHEMA: &str = "WITH t (name) AS (SELECT name FROM sqlite_schema WHERE typ
         FROM t JOIN pragma_table_xinfo(t.name) c WHERE c.hidden IN (2, 3)
     UNION ALL SELECT 'unique', lower(t.name), l.name, i.name FROM t JOIN pragma_index_list(t.name) l
         JOIN pragma_index_info(l.name) i WHERE l.\"unique\" AND i.name IS NOT NULL";
+
+/// A time with milliseconds. Its text sorts by time, before `infinity` and after `-infinity`.
+const INSTANT: &str = "'%Y-%m-%d %H:%M:%f'";
 
 const TABLES: &str = include_str!("../migrations/sqlite.sql");
 const CREATE_PROOFS: &str = include_str!("../migrations/proofs.sqlite.sql");
@@ -65,6 +69,49 @@ impl Dialect for SqliteStatements {
 
     fn is_within(&self, column: &str, _: &str, window: Duration) -> String {
         format!("datetime({column}) > datetime('now', '-{} seconds')", window.as_secs())
+    }
+
+    fn is_true(&self, column: &str, _: &str) -> String {
+        let text = format!("CAST({column} AS TEXT)");
+        format!(
+            "COALESCE(lower({text}) IN ('true', 't')
+            OR ({text} GLOB '*[0-9]*' AND {text} NOT GLOB '*[^0-9.]*' AND CAST({text} AS REAL) = 1.0), 0)"
+        )
+    }
+
+    fn has_entry(&self, column: &str, _: &str, param: usize) -> String {
+        let text = format!("CAST({column} AS TEXT)");
+        format!(
+            "EXISTS (SELECT 1 FROM json_each(CASE WHEN json_valid({text}) THEN CASE WHEN json_type({text}) = 'array'
+                THEN {text} ELSE '[]' END ELSE '[]' END) e WHERE e.type = 'text' AND e.value = ?{param})"
+        )
+    }
+
+    fn instant(&self, column: &str, _: &str) -> String {
+        let text = format!("CAST({column} AS TEXT)");
+        // SQLite reads offsets with a colon only. A number would be a Julian day.
+        format!(
+            "CASE WHEN lower({text}) IN ('infinity', '-infinity') THEN lower({text})
+            WHEN {text} GLOB '* BC' THEN '-infinity'
+            WHEN {text} NOT GLOB '[0-9][0-9][0-9][0-9]-*' THEN NULL
+            WHEN {text} GLOB '*:[0-9]*[+-][0-9][0-9]' THEN strftime({INSTANT}, {text} || ':00')
+            WHEN {text} GLOB '*:[0-9]*[+-][0-9][0-9][0-9][0-9]'
+                THEN strftime({INSTANT}, substr({text}, 1, length({text}) - 2) || ':' || substr({text}, -2))
+            ELSE strftime({INSTANT}, {text}) END"
+        )
+    }
+
+    fn instant_param(&self, number: usize) -> String {
+        format!("strftime({INSTANT}, ?{number})")
+    }
+
+    fn instant_kind(&self) -> &'static str {
+        "text"
+    }
+
+    /// A transaction that writes has the whole file.
+    fn lock_rows(&self, _: &str) -> String {
+        String::new()
     }
 
     fn param(&self, number: usize, _: &str) -> String {
@@ -167,6 +214,18 @@ impl Statements for SqliteStatements {
     }
 
     fn access(&self, _: &Schema) -> Option<Statement> {
+        None
+    }
+
+    fn may_update(&self, _: &Schema, _: &str, _: &str) -> Option<Statement> {
+        None
+    }
+
+    fn begin_change(&self, _: &Schema, _: &Actor, _: Action) -> Vec<Statement> {
+        Vec::new()
+    }
+
+    fn end_change(&self, _: &Schema) -> Option<Statement> {
         None
     }
 

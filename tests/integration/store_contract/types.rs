@@ -13,7 +13,7 @@ use crate::harness::{
 };
 
 /// A column, types that it may have, values in SQL (with `{type}` for the type), and how the record shows them.
-type Case = (&'static str, &'static [&'static str], &'static [(&'static str, &'static str)]);
+pub(super) type Case = (&'static str, &'static [&'static str], &'static [(&'static str, &'static str)]);
 
 const TEXTS: &[&str] = &["varchar(255)", "text", "char(100)", "citext", "padded", "short"];
 const WHOLE: &[&str] = &[
@@ -36,7 +36,7 @@ const ARRAYS: &[&str] = &["text[]", "varchar(60)[]", "char(60)[]", "citext[]"];
 const ZONED: &[&str] = &["timestamptz", "timestamptz(3)", "instant", "text", "char(60)"];
 const LOCAL: &[&str] = &["timestamp", "timestamp(0)", "timestamptz", "text", "varchar(60)", "char(60)"];
 
-const POSTGRES: &[Case] = &[
+pub(super) const POSTGRES: &[Case] = &[
     (
         "id",
         &["smallint", "int", "bigint", "numeric", "numeric(9, 2)", "real", "double precision"],
@@ -216,7 +216,7 @@ const POSTGRES: &[Case] = &[
 ];
 
 /// Without arrays, and without types that SQLite would ignore.
-const SQLITE: &[Case] = &[
+pub(super) const SQLITE: &[Case] = &[
     ("name", &["text", "char(20)"], &[("'build server'", "build server")]),
     (
         "is_active",
@@ -332,7 +332,7 @@ fn shown_budget(column: &str, budgets: &PeriodBudgets) -> String {
     }
 }
 
-async fn read(database: &Database, column: &str) -> String {
+pub(super) async fn read(database: &Database, column: &str) -> String {
     let found = database.records(prefix(), Timestamps::now()).await.expect("answers");
     match &found.records[..] {
         [] => "undecodable".to_owned(),
@@ -356,7 +356,7 @@ fn tables() -> String {
 }
 
 /// The tables, with this type for the column.
-fn tables_with(column: &'static str, kind: &str) -> String {
+pub(super) fn tables_with(column: &'static str, kind: &str) -> String {
     let (table, name) = split(column);
     let drop = if HAVE.contains(&column) {
         format!("ALTER TABLE {table} DROP COLUMN {name};")
@@ -366,7 +366,7 @@ fn tables_with(column: &'static str, kind: &str) -> String {
     format!("{} {drop} ALTER TABLE {table} ADD COLUMN {name} {kind};", tables())
 }
 
-fn set(column: &'static str, kind: &str, value: &str) -> String {
+pub(super) fn set(column: &'static str, kind: &str, value: &str) -> String {
     let (table, name) = split(column);
     format!("UPDATE {table} SET {name} = {}", value.replace("{type}", kind).replace("{hash}", HASH))
 }
