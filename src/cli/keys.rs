@@ -25,7 +25,7 @@ mod revoke;
 mod update;
 
 use create::Create;
-use list::List;
+use list::{COLUMNS, List};
 use revoke::Revoke;
 use update::Update;
 
@@ -55,17 +55,6 @@ pub(super) struct Show {
     #[command(flatten)]
     database: DatabaseOptions,
 }
-
-const COLUMNS: &[(&str, &str)] = &[
-    ("ID", "id"),
-    ("Prefix", "key_prefix"),
-    ("Name", "name"),
-    ("User", "user_email"),
-    ("Active", "is_active"),
-    ("Created", "created_at"),
-    ("Expires", "expires_at"),
-    ("Last used", "last_used_at"),
-];
 
 pub(super) async fn run(command: Command) -> anyhow::Result<()> {
     match command {

@@ -1,24 +1,19 @@
 //! `keystile users`
 
-use std::num::NonZeroUsize;
-
-use anyhow::Context;
 use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 
 use super::{
     database::{open, open_read_only, with_database_name},
     output::{Output, OutputFormat},
-    wait::{WaitArgs, wait_for_instances},
+    wait::WaitArgs,
 };
-use crate::{
-    config::DatabaseOptions,
-    credential::Prefix,
-    store::{Database, DisplayRow, KeyFilter, KeyState, NewUser, PageRequest},
-};
+use crate::{config::DatabaseOptions, store::NewUser};
 
 mod update;
+mod wait;
 
 use update::Update;
+use wait::wait_for_keys;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -118,25 +113,4 @@ async fn set_active(args: SetActive, is_active: bool) -> anyhow::Result<()> {
         output.row(&user)?;
     }
     if wait { wait_for_keys(&opened, &user, wait_args, output, &database).await } else { Ok(()) }
-}
-
-/// Waits until every instance has read the change of a user: an instance that has read a later entry of the log, for one
-/// of the user's keys, has read it.
-async fn wait_for_keys(
-    opened: &Database,
-    user: &DisplayRow,
-    wait: WaitArgs,
-    output: Output,
-    database: &DatabaseOptions,
-) -> anyhow::Result<()> {
-    let filter = KeyFilter { user: Some(user.text("id")), state: KeyState::Any, ..KeyFilter::default() };
-    let page = PageRequest { limit: NonZeroUsize::new(1), ..PageRequest::default() };
-    let keys =
-        opened.list_keys(&filter, &page).await.map_err(|error| with_database_name(database, error))?.keys;
-    let Some(prefix) = keys.first().and_then(|key| Prefix::parse(&key.text("key_prefix")).ok()) else {
-        eprintln!("the user has no keys, so no instance has any in memory");
-        return Ok(());
-    };
-    let waited = wait_for_instances(opened, Some(prefix), wait, output).await;
-    waited.with_context(|| format!("user {} is changed, but not confirmed everywhere", user.text("id")))
 }

@@ -30,7 +30,7 @@ pub(crate) trait Dialect: Send + Sync {
     fn is_true(&self, column: &str, kind: &str) -> String;
 
     /// A condition: the column is a list of texts, and the parameter of this number is one of them. A value that is no
-    /// list must not fail the statement.
+    /// list must not fail the statement. Lists that only this program can decode, with `\\u0000`, count as none.
     fn has_entry(&self, column: &str, kind: &str, param: usize) -> String;
 
     /// A column's time in UTC, in a form that sorts by time; NULL for a value that cannot be read as one, and for a time

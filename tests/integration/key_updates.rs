@@ -134,6 +134,7 @@ async fn dry_run_prints_the_difference_and_writes_nothing() {
             json!([
                 {"field": "name", "before": "a", "after": "b"},
                 {"field": "tags", "before": null, "after": ["t"]},
+                {"field": "is_unlimited", "before": true, "after": false},
                 {"field": "budget_limit_cents", "before": null, "after": 5},
             ])
         );

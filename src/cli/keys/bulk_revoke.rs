@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use time::OffsetDateTime;
 
-use super::COLUMNS;
+use super::list::COLUMNS;
 use crate::{
     cli::{
         argument::past,

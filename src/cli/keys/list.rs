@@ -8,7 +8,6 @@ use std::{
 use clap::{Args, ValueEnum, builder::NonEmptyStringValueParser};
 use time::OffsetDateTime;
 
-use super::COLUMNS;
 use crate::{
     cli::{
         argument::{future, past, refuse_whole_key},
@@ -18,6 +17,18 @@ use crate::{
     config::DatabaseOptions,
     store::{DisplayRow, KeyFilter, KeySort, KeyState, PageCursor, PageRequest},
 };
+
+/// The columns of a list of keys, as a table.
+pub(super) const COLUMNS: &[(&str, &str)] = &[
+    ("ID", "id"),
+    ("Prefix", "key_prefix"),
+    ("Name", "name"),
+    ("User", "user_email"),
+    ("Active", "is_active"),
+    ("Created", "created_at"),
+    ("Expires", "expires_at"),
+    ("Last used", "last_used_at"),
+];
 
 #[derive(Debug, Args)]
 pub(crate) struct List {
@@ -156,8 +167,9 @@ pub(super) async fn run(args: List) -> anyhow::Result<()> {
         }
         let mut keys = read.keys;
         if args.output.output == OutputFormat::Json {
-            let next = read.next.as_ref().filter(|_| is_last);
-            if let (Some(next), Some(last)) = (next, keys.pop()) {
+            if let Some(next) = read.next.as_ref().filter(|_| is_last)
+                && let Some(last) = keys.pop()
+            {
                 keys.push(last.with("cursor", next.to_string()));
             }
             keys.iter().try_for_each(|key: &DisplayRow| array.item(key))?;

@@ -4,7 +4,7 @@ use clap::{Args, builder::NonEmptyStringValueParser};
 use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::wait_for_keys;
+use super::wait::wait_for_keys;
 use crate::{
     cli::{
         argument::future,

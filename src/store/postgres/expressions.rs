@@ -19,8 +19,8 @@ pub(super) fn array(list: &str, entry: &str) -> String {
     )
 }
 
-/// A time in the form that decoding reads. It may still be no date, such as February 30.
-const TIME: &str = r"^\d{4}-\d\d-\d\d([ Tt]\d\d:\d\d:\d\d([.]\d{1,9})?([Zz]|[+-]\d\d(:?\d\d(:?\d\d)?)?)?)?$";
+/// A time in the form that decoding reads. It may still be no date, such as February 30, which is then another day.
+const TIME: &str = r"^\d{4}-\d\d-\d\d([ Tt]([01]\d|2[0-3]):[0-5]\d:[0-5]\d([.]\d{1,9})?([Zz]|[+-]\d\d(:?\d\d(:?\d\d)?)?)?)?$";
 
 /// Its seconds, and its offset.
 const SECONDS: &str = r"^.{17}(\d\d(?:[.]\d+)?)";
@@ -38,17 +38,19 @@ pub(super) fn instant(column: &str, kind: &str) -> String {
         "text" | "character varying" | "bpchar" | "character" | "citext" => format!(
             "(SELECT CASE WHEN lower(t) IN ('infinity', '-infinity') THEN CAST(t AS timestamp)
                 WHEN t LIKE '% BC' THEN timestamp '-infinity'
-                WHEN t ~ '{TIME}' THEN timestamp '0001-01-01' + make_interval(
-                    years => CAST(substr(t, 1, 4) AS int) - 1,
-                    months => CAST(substr(t, 6, 2) AS int) - 1,
-                    days => CAST(substr(t, 9, 2) AS int) - 1,
+                WHEN to_char(day, 'YYYY-MM-DD') = substr(t, 1, 10) THEN day + make_interval(
                     hours => CAST('0' || substr(t, 12, 2) AS int),
                     mins => CAST('0' || substr(t, 15, 2) AS int),
                     secs => COALESCE(CAST(substring(t FROM '{SECONDS}') AS double precision), 0)
                 ) - COALESCE(CASE WHEN o LIKE '-%' THEN -1 ELSE 1 END * make_interval(
                     hours => CAST(substr(o, 2, 2) AS int), mins => CAST('0' || substr(o, 4, 2) AS int)
                 ), interval '0') END
-            FROM (SELECT t, replace(substring(t FROM '{OFFSET}'), ':', '') AS o
+            FROM (SELECT t, replace(substring(t FROM '{OFFSET}'), ':', '') AS o,
+                CASE WHEN t ~ '{TIME}' THEN timestamp '0001-01-01' + make_interval(
+                    years => CAST(substr(t, 1, 4) AS int) - 1,
+                    months => CAST(substr(t, 6, 2) AS int) - 1,
+                    days => CAST(substr(t, 9, 2) AS int) - 1
+                ) END AS day
                 FROM (SELECT CAST({column} AS text)) AS column_text (t)) AS parts)"
         ),
         _ => "CAST(NULL AS timestamp)".to_owned(),

@@ -18,7 +18,8 @@ use crate::{
 /// Postgres' statements and expressions.
 pub(crate) struct PostgresStatements;
 
-/// `to_regclass` follows the search path, as every other statement does.
+/// `to_regclass` follows the search path, as every other statement does. Columns that the database computes are listed
+/// twice.
 const SCHEMA: &str = "SELECT 'column', t.name, a.attname::text, format_type(b.oid, -1)
     FROM (VALUES ('api_keys'), ('users'), ('roles'), ('budgets'), ('keystile_changes'), ('keystile_proofs')) AS t (name)
     JOIN pg_attribute a ON a.attrelid = to_regclass(t.name)
@@ -29,7 +30,10 @@ const SCHEMA: &str = "SELECT 'column', t.name, a.attname::text, format_type(b.oi
         ) SELECT oid FROM domains WHERE typtype <> 'd') AS b
     WHERE a.attnum > 0 AND NOT a.attisdropped
     -- Every look-up reads this table, so it counts as absent where this role may not read it.
-    AND (t.name <> 'keystile_proofs' OR has_table_privilege(a.attrelid, 'SELECT'))";
+    AND (t.name <> 'keystile_proofs' OR has_table_privilege(a.attrelid, 'SELECT'))
+    UNION ALL SELECT 'generated', t.name, lower(a.attname::text), ''
+    FROM (VALUES ('api_keys'), ('users')) AS t (name) JOIN pg_attribute a ON a.attrelid = to_regclass(t.name)
+    WHERE a.attgenerated <> '' AND NOT a.attisdropped";
 
 const TABLES: &str = include_str!("../migrations/postgres.sql");
 const CREATE_PROOFS: &str = include_str!("../migrations/proofs.postgres.sql");

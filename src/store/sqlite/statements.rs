@@ -81,19 +81,23 @@ impl Dialect for SqliteStatements {
 
     fn has_entry(&self, column: &str, _: &str, param: usize) -> String {
         let text = format!("CAST({column} AS TEXT)");
+        // A list with another entry cannot be read, by a check either.
         format!(
-            "EXISTS (SELECT 1 FROM json_each(CASE WHEN json_valid({text}) THEN CASE WHEN json_type({text}) = 'array'
-                THEN {text} ELSE '[]' END ELSE '[]' END) e WHERE e.type = 'text' AND e.value = ?{param})"
+            "COALESCE((SELECT sum(e.value = ?{param}) > 0 AND min(e.type = 'text') FROM json_each(
+                CASE WHEN json_valid({text}) THEN {text} ELSE '[]' END) e
+                WHERE json_type({text}) = 'array'), 0)"
         )
     }
 
     fn instant(&self, column: &str, _: &str) -> String {
         let text = format!("CAST({column} AS TEXT)");
-        // SQLite reads offsets with a colon only. A number would be a Julian day.
+        // SQLite reads offsets with a colon only, a number as a Julian day, and February 30 as March 2.
         format!(
             "CASE WHEN lower({text}) IN ('infinity', '-infinity') THEN lower({text})
             WHEN {text} GLOB '* BC' THEN '-infinity'
-            WHEN {text} NOT GLOB '[0-9][0-9][0-9][0-9]-*' THEN NULL
+            WHEN {text} NOT GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]'
+                AND {text} NOT GLOB '[0-9]*-*[ Tt][0-9][0-9]:[0-9][0-9]:[0-9][0-9]*' THEN NULL
+            WHEN date(substr({text}, 1, 10)) IS NOT substr({text}, 1, 10) THEN NULL
             WHEN {text} GLOB '*:[0-9]*[+-][0-9][0-9]' THEN strftime({INSTANT}, {text} || ':00')
             WHEN {text} GLOB '*:[0-9]*[+-][0-9][0-9][0-9][0-9]'
                 THEN strftime({INSTANT}, substr({text}, 1, length({text}) - 2) || ':' || substr({text}, -2))
