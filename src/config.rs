@@ -10,6 +10,7 @@ use crate::credential::brands::KeyBrand;
 
 mod durable;
 mod inject;
+mod management;
 mod postgres_url;
 mod proofs;
 mod quantity;
@@ -20,6 +21,7 @@ mod values;
 
 pub use durable::DurableProofs;
 pub use inject::InjectOptions;
+pub use management::{ClientScope, ManagementClient, ManagementOptions, ManagementTlsOptions, TokenKind};
 pub use postgres_url::PostgresUrl;
 pub use proofs::{BcryptCost, DEFAULT_COST, FailedAttempts, FailedAttemptsLimit};
 pub use quantity::Quantity;

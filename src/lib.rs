@@ -12,7 +12,7 @@
 //!   `keystile doctor` reports;
 //! - adapters: [`store`] (memory, Redis, SQLite, Postgres), [`limiter`] (memory, Redis), [`redis`], [`addresses`] of
 //!   hosts, [`ext_authz`] (gRPC), [`admin`] (HTTP), [`injector`] (Kubernetes'
-//!   admission webhook);
+//!   admission webhook), [`management_api`] (HTTP);
 //! - the house: [`serve`] wires it and drains it, [`cli`] has every command, [`config`] every setting,
 //!   [`metrics`] every metric, [`telemetry`] the log.
 
@@ -48,6 +48,7 @@ pub mod admin;
 pub mod ext_authz;
 pub mod injector;
 pub mod limiter;
+pub mod management_api;
 pub mod redis;
 pub mod store;
 

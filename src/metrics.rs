@@ -233,6 +233,11 @@ impl Metrics {
         }
     }
 
+    /// `keystile_management_requests_total` for one operation and class of status.
+    pub fn management_requests(&self, operation: &'static str, status: &'static str) -> Counter {
+        self.registry.counter(MANAGEMENT_REQUESTS, &[("operation", operation), ("status", status)])
+    }
+
     /// The TLS of one listener.
     pub fn tls(&self, listener: &'static str, has_revocation_lists: bool) -> TlsMetrics {
         let labels = [("listener", listener)];

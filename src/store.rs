@@ -47,9 +47,10 @@ pub use decode::value::allow_list;
 pub use inspection::{FindingKind, Inspection, InspectionProgress};
 pub use lower_tier::LowerTier;
 pub use management::{
-    BulkRevocation, Change, Difference, DisplayRow, ImportError, ImportRow, KeyFilter, KeyPage, KeySort,
-    KeyState, ManagementError, NewKey, NewUser, PageCursor, PageRequest, Patch, PatchError, Resource,
-    RowVersion, UnreadBudget,
+    BulkRevocation, Change, Difference, DisplayRow, IDEMPOTENCY_LIFETIME, IdempotencyClaim,
+    IdempotencyRecord, ImportError, ImportRow, KeyFilter, KeyPage, KeySort, KeyState, KeyTemplate,
+    ManagementError, ManagementToken, NewKey, NewUser, PageCursor, PageRequest, Patch, PatchError, Resource,
+    RowVersion, TokenScope, TokenSecret, UnreadBudget, json_object,
 };
 pub use memory::{Memory, MemoryConfig};
 pub use migrate::{LogInstallation, Migration};

@@ -2,8 +2,6 @@
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
-use clap::Args;
-
 /// A file that a flag names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedFile {
@@ -98,7 +96,7 @@ impl fmt::Display for ClientName {
 macro_rules! tls_options {
     ($(#[$about:meta])* $name:ident, $flag:literal, $variable:literal, $heading:literal, $client:ty, $client_help:literal) => {
         $(#[$about])*
-        #[derive(Debug, Clone, Default, Args)]
+        #[derive(Debug, Clone, Default, clap::Args)]
         #[command(next_help_heading = $heading)]
         #[group(id = concat!($flag, "-options"))]
         pub struct $name {
@@ -110,7 +108,7 @@ macro_rules! tls_options {
                 requires = concat!($flag, "-key-file"),
                 value_name = "FILE"
             )]
-            pub cert_file: Option<PathBuf>,
+            pub cert_file: Option<std::path::PathBuf>,
 
             /// Private key of the certificate (PEM). Read again when it changes.
             #[arg(
@@ -120,7 +118,7 @@ macro_rules! tls_options {
                 requires = concat!($flag, "-cert-file"),
                 value_name = "FILE"
             )]
-            pub key_file: Option<PathBuf>,
+            pub key_file: Option<std::path::PathBuf>,
 
             /// CAs of clients (PEM). Each client must then present a certificate of one of them (mutual TLS). Read again when it changes; connections whose certificate is no longer valid end.
             #[arg(
@@ -130,7 +128,7 @@ macro_rules! tls_options {
                 requires = concat!($flag, "-cert-file"),
                 value_name = "FILE"
             )]
-            pub client_ca_file: Option<PathBuf>,
+            pub client_ca_file: Option<std::path::PathBuf>,
 
             #[doc = $client_help]
             #[arg(
@@ -151,13 +149,13 @@ macro_rules! tls_options {
                 requires = concat!($flag, "-client-ca-file"),
                 value_name = "FILE"
             )]
-            pub client_crl_file: Option<PathBuf>,
+            pub client_crl_file: Option<std::path::PathBuf>,
         }
 
         impl $name {
             /// The files with their flags; `None` without TLS. The command line has checked that each has those that it needs.
             pub fn files(&self, name: impl Fn(&$client) -> ClientName) -> Option<TlsFiles> {
-                let file = |flag, path: &Option<PathBuf>| Some(NamedFile { flag, path: path.clone()? });
+                let file = |flag, path: &Option<std::path::PathBuf>| Some(NamedFile { flag, path: path.clone()? });
                 let authorities = file(concat!("--", $flag, "-client-ca-file"), &self.client_ca_file);
                 Some(TlsFiles {
                     certificate: file(concat!("--", $flag, "-cert-file"), &self.cert_file)?,
@@ -173,6 +171,8 @@ macro_rules! tls_options {
         }
     };
 }
+
+pub(super) use tls_options;
 
 tls_options!(
     /// TLS of the gRPC listeners on TCP.

@@ -59,6 +59,7 @@ pub(crate) const TLS_CERTIFICATE_NOT_AFTER: &str = "keystile_tls_certificate_not
 pub(crate) const TLS_CRL_NEXT_UPDATE: &str = "keystile_tls_crl_next_update_seconds";
 pub(crate) const TLS_RELOAD_ERRORS: &str = "keystile_tls_reload_errors_total";
 pub(crate) const TLS_HANDSHAKES: &str = "keystile_tls_handshakes_total";
+pub(crate) const MANAGEMENT_REQUESTS: &str = "keystile_management_requests_total";
 pub(crate) const CONNECTIONS: &str = "keystile_connections";
 pub(crate) const CONNECTIONS_CLOSED: &str = "keystile_connections_closed_total";
 pub(crate) const IN_FLIGHT_BYTES: &str = "keystile_in_flight_bytes";
@@ -235,6 +236,11 @@ pub const TABLE: &[Metric] = &[
         name: TLS_HANDSHAKES,
         kind: Kind::Counter,
         help: "TLS handshakes, by listener and result (completed; failed: for example a client without a valid certificate; late: over 5 s; no_room: made room for newer ones).",
+    },
+    Metric {
+        name: MANAGEMENT_REQUESTS,
+        kind: Kind::Counter,
+        help: "Requests to keystile management, by operation (such as create_key; none: no operation was reached) and class of the status (2xx, 4xx, 5xx).",
     },
     Metric { name: BUILD_INFO, kind: Kind::Gauge, help: "Always 1, with version and commit as labels." },
 ];

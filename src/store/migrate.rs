@@ -51,12 +51,19 @@ impl Database {
         let log = self.install_log(notify).await?;
         let has_proofs = schema.has_table(PROOFS);
         let refusal = if has_proofs { None } else { self.create_proofs().await? };
+        let management_refusal = self.create_management().await?;
         self.forget_tables();
         let mut warnings = self.log_problems().await?;
         if let Some(reason) = &refusal {
             warnings.push(format!(
                 "no table of proofs: {reason}; until it exists, a restart without Redis costs one bcrypt for each \
                  key. To create it, run `keystile migrate` as the owner of the tables"
+            ));
+        }
+        if let Some(reason) = &management_refusal {
+            warnings.push(format!(
+                "no tables of the management API: {reason}; `keystile management` needs them. To create them, run \
+                 `keystile migrate` as the owner of the tables"
             ));
         }
         if let LogInstallation::Refused(reason) = &log {
@@ -101,6 +108,15 @@ impl Database {
     /// Creates the table of proofs. Returns the reason if the database does not allow it, which is no failure.
     async fn create_proofs(&self) -> Result<Option<Arc<str>>, StoreError> {
         match self.backend().execute_all(self.statements().create_proofs()).await {
+            Ok(()) => Ok(None),
+            Err(StoreError::Unfit(reason)) => Ok(Some(reason)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Creates the tables of the management API. Returns the reason if the database does not allow it.
+    async fn create_management(&self) -> Result<Option<Arc<str>>, StoreError> {
+        match self.backend().execute_all(self.statements().create_management()).await {
             Ok(()) => Ok(None),
             Err(StoreError::Unfit(reason)) => Ok(Some(reason)),
             Err(error) => Err(error),

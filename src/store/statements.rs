@@ -58,6 +58,9 @@ pub(crate) trait Statements: Dialect {
     /// Creates the table of proofs where it is missing.
     fn create_proofs(&self) -> Vec<Statement>;
 
+    /// Creates the tables of the management API where they are missing.
+    fn create_management(&self) -> Vec<Statement>;
+
     /// Selects a row if an index begins with this column and covers all rows. A view is taken to have one.
     fn index_on(&self, schema: &Schema, table: &str, column: &str) -> Statement;
 
@@ -101,6 +104,9 @@ pub(crate) struct UsageUpdate {
 
 /// Minimum time between two writes of a key's `last_used_at`, by all instances together.
 pub(crate) const LAST_USED_INTERVAL: Duration = Duration::from_secs(5 * 60);
+
+/// The tables of the management API.
+pub(crate) const MANAGEMENT_TABLES: [&str; 2] = ["keystile_management_tokens", "keystile_idempotency"];
 
 /// The table scripts of a backend's migration, cut into statements, for these tables only.
 pub(crate) fn sections(script: &str, tables: &[&str]) -> Vec<Statement> {

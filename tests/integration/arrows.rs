@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["redis", "revocation", "usage"],
     &["limiter", "store", "verifier"],
     &["authorizer", "proof_writer"],
-    &["admin", "ext_authz", "injector"],
+    &["admin", "ext_authz", "injector", "management_api"],
     &["serve"],
     &["cli"],
 ];

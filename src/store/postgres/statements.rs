@@ -10,7 +10,7 @@ use crate::{
         dialect::Dialect,
         schema::{PROOFS, Schema},
         statement::Statement,
-        statements::{ColumnRef, LAST_USED_INTERVAL, Statements, UsageUpdate, sections},
+        statements::{ColumnRef, LAST_USED_INTERVAL, MANAGEMENT_TABLES, Statements, UsageUpdate, sections},
         watched_tables::WatchedTable,
     },
 };
@@ -36,6 +36,7 @@ const SCHEMA: &str = "SELECT 'column', t.name, a.attname::text, format_type(b.oi
     WHERE a.attgenerated <> '' AND NOT a.attisdropped";
 
 const TABLES: &str = include_str!("../migrations/postgres.sql");
+const MANAGEMENT: &str = include_str!("../migrations/management.postgres.sql");
 const CREATE_PROOFS: &str = include_str!("../migrations/proofs.postgres.sql");
 
 /// Serialises concurrent migrations. The number is arbitrary, and used by Keystile only.
@@ -153,6 +154,10 @@ impl Dialect for PostgresStatements {
         written
     }
 
+    fn has_narrow_integers(&self) -> bool {
+        true
+    }
+
     fn json_rows(&self, columns: &str) -> String {
         format!("CAST(json_agg(json_build_array({columns})) AS text)")
     }
@@ -241,6 +246,13 @@ impl Statements for PostgresStatements {
 
     fn create_proofs(&self) -> Vec<Statement> {
         [MIGRATION_LOCK, CREATE_PROOFS].map(Statement::plain).to_vec()
+    }
+
+    fn create_management(&self) -> Vec<Statement> {
+        [Statement::plain(MIGRATION_LOCK)]
+            .into_iter()
+            .chain(sections(MANAGEMENT, &MANAGEMENT_TABLES))
+            .collect()
     }
 
     fn index_on(&self, schema: &Schema, table: &str, column: &str) -> Statement {

@@ -23,7 +23,8 @@ impl SqliteFile {
         let rows = self.query(Deadline::Operator, SqliteStatements.read_schema()).await?;
         let schema = Schema::new(&SqliteStatements, rows).fit()?;
         unless_refused(self.install_log(&schema).await)?;
-        unless_refused(self.execute_all(SqliteStatements.create_proofs()).await)
+        unless_refused(self.execute_all(SqliteStatements.create_proofs()).await)?;
+        unless_refused(self.execute_all(SqliteStatements.create_management()).await)
     }
 
     /// Creates the change log and the triggers that write it, in place of those of an earlier version.

@@ -10,7 +10,7 @@ use crate::{
         dialect::Dialect,
         schema::{PROOF_COLUMNS, PROOFS, Schema},
         statement::Statement,
-        statements::{ColumnRef, LAST_USED_INTERVAL, Statements, UsageUpdate, sections},
+        statements::{ColumnRef, LAST_USED_INTERVAL, MANAGEMENT_TABLES, Statements, UsageUpdate, sections},
         watched_tables::WatchedTable,
     },
 };
@@ -31,6 +31,7 @@ const SCHEMA: &str = "WITH t (name) AS (SELECT name FROM sqlite_schema WHERE typ
 const INSTANT: &str = "'%Y-%m-%d %H:%M:%f'";
 
 const TABLES: &str = include_str!("../migrations/sqlite.sql");
+const MANAGEMENT: &str = include_str!("../migrations/management.sqlite.sql");
 const CREATE_PROOFS: &str = include_str!("../migrations/proofs.sqlite.sql");
 
 /// The names of tables and columns in SQLite are case-insensitive.
@@ -126,6 +127,10 @@ impl Dialect for SqliteStatements {
         written
     }
 
+    fn has_narrow_integers(&self) -> bool {
+        false
+    }
+
     fn json_rows(&self, columns: &str) -> String {
         format!("json_group_array(json_array({columns}))")
     }
@@ -211,6 +216,10 @@ impl Statements for SqliteStatements {
 
     fn create_proofs(&self) -> Vec<Statement> {
         vec![Statement::plain(CREATE_PROOFS)]
+    }
+
+    fn create_management(&self) -> Vec<Statement> {
+        sections(MANAGEMENT, &MANAGEMENT_TABLES)
     }
 
     fn index_on(&self, _: &Schema, table: &str, column: &str) -> Statement {
