@@ -11,7 +11,7 @@ use std::{
 };
 
 use parking_lot::RwLock;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::format_description::well_known::Rfc3339;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -280,9 +280,4 @@ impl AsyncWrite for TlsStream {
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
-}
-
-/// Seconds since 1970, for metrics.
-fn seconds(time: OffsetDateTime) -> f64 {
-    time.unix_timestamp() as f64
 }

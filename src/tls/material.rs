@@ -14,7 +14,7 @@ use tracing::warn;
 use x509_parser::{prelude::FromDer, revocation_list::CertificateRevocationList};
 use zeroize::Zeroizing;
 
-use super::{certificate::CertificateFacts, client_verifier::ClientVerifier, seconds};
+use super::{certificate::CertificateFacts, client_verifier::ClientVerifier};
 use crate::{
     config::{ClientFiles, NamedFile, TlsFiles},
     metrics::TlsMetrics,
@@ -237,4 +237,9 @@ fn client_verifier(
 
 fn read(file: &NamedFile) -> anyhow::Result<Vec<u8>> {
     std::fs::read(&file.path).with_context(|| file.to_string())
+}
+
+/// Seconds since 1970, for metrics.
+fn seconds(time: OffsetDateTime) -> f64 {
+    time.unix_timestamp() as f64
 }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use rustls::{CertificateError, OtherError};
 use tracing::{debug, warn};
 
 /// Minimum time between two warnings.
@@ -28,11 +29,22 @@ impl RefusalLog {
         let is_tls = error.get_ref().is_some_and(|error| error.is::<rustls::Error>());
         let mut warned = self.warned.lock();
         let is_due = warned.is_none_or(|warned| now.saturating_duration_since(warned) >= WARNING_INTERVAL);
+        let error = reason(error);
         if is_tls && is_due {
             *warned = Some(now);
-            warn!(listener, client, %error, "a TLS handshake failed");
+            warn!(listener, client, error, "a TLS handshake failed");
         } else {
-            debug!(listener, client, %error, "a TLS handshake failed");
+            debug!(listener, client, error, "a TLS handshake failed");
         }
+    }
+}
+
+/// The text of a failure. rustls shows the errors of other verifiers in their debug form.
+fn reason(error: &io::Error) -> String {
+    match error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(other)))) => {
+            other.to_string()
+        }
+        _ => error.to_string(),
     }
 }

@@ -10,6 +10,7 @@ pub mod failover;
 pub mod fleet;
 pub mod keystile;
 pub mod limits;
+pub mod management;
 pub mod names;
 pub mod peer;
 pub mod place;

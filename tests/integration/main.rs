@@ -36,6 +36,7 @@ mod limits_envoy;
 mod limits_gateway;
 mod limits_outage;
 mod limits_script;
+mod management_api;
 mod outages;
 mod policy;
 mod postgres_failover;

@@ -20,7 +20,7 @@ CREATE TABLE IF NOT EXISTS keystile_idempotency (
     id text PRIMARY KEY, -- SHA-256 of caller and key
     request text NOT NULL, -- SHA-256 of method, path and body
     subject bigint, -- the row that the request created
-    status integer, -- the answer, without the secret; none until the change is committed
+    status integer, -- the answer, without the secret. None until the change is committed
     answer text,
     created_at bigint NOT NULL
 );

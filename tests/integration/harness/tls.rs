@@ -42,7 +42,7 @@ impl Client {
         Ok(stream)
     }
 
-    /// Sends a request whole, unless the server ends it earlier, and reads the answer.
+    /// Sends a request without further headers.
     pub async fn send(
         &self,
         server: SocketAddr,
@@ -50,11 +50,23 @@ impl Client {
         content_type: &str,
         body: &[u8],
     ) -> io::Result<Answer> {
+        self.send_with(server, line, "x-none: 1", content_type, body).await
+    }
+
+    /// Sends a request whole, with one more header, unless the server ends it earlier, and reads the answer.
+    pub async fn send_with(
+        &self,
+        server: SocketAddr,
+        line: &str,
+        header: &str,
+        content_type: &str,
+        body: &[u8],
+    ) -> io::Result<Answer> {
         let tcp = TcpStream::connect(server).await?;
         let name = ServerName::try_from(self.1).unwrap();
         let mut stream = self.0.connect(name, tcp).await?;
         let head = format!(
-            "{line} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: {content_type}\r\n\
+            "{line} HTTP/1.1\r\n{header}\r\nhost: localhost\r\nconnection: close\r\ncontent-type: {content_type}\r\n\
              content-length: {}\r\n\r\n",
             body.len()
         );
