@@ -1,7 +1,7 @@
 //! `keystile management`: the API that creates, changes, rotates and revokes keys and users, for portals and other
 //! programs. It is a process of its own, with a database role of its own: the process that answers checks can only read.
 
-use std::{collections::HashSet, future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use parking_lot::Mutex;
@@ -16,7 +16,6 @@ use tracing::{info, warn};
 use crate::{
     bounds::{self, Connections},
     config::{ManagementClient, ManagementOptions},
-    credential::generate::Brand,
     http_server::HttpServer,
     metrics::Metrics,
     store::{Database, ManagementError},
@@ -25,6 +24,7 @@ use crate::{
 
 mod access;
 mod admin;
+mod api;
 mod attempts;
 mod authentication;
 mod body;
@@ -33,6 +33,7 @@ mod keys;
 mod openapi;
 mod problem;
 mod query;
+mod request_id;
 mod resource;
 mod routes;
 mod users;
@@ -40,9 +41,8 @@ mod wait;
 
 pub use openapi::document;
 
-use access::{CallerId, Operation};
+use api::{Api, Inner, TokenUses};
 use attempts::Attempts;
-use authentication::TokenUses;
 
 /// How long a connection may be idle between two requests.
 const IDLE: Duration = Duration::from_secs(75);
@@ -52,28 +52,6 @@ const CONNECTIONS: usize = 256;
 
 /// How often old requests are forgotten.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
-
-/// What all requests share. Cheap to clone.
-#[derive(Clone)]
-struct Api(Arc<Inner>);
-
-struct Inner {
-    database: Database,
-    /// What certificates allow without a token.
-    clients: Vec<ManagementClient>,
-    brand: Brand,
-    cost: u32,
-    /// Requests of each caller.
-    requests: Attempts<CallerId>,
-    /// Failed authentications of each network.
-    failures: Attempts<std::net::IpAddr>,
-    uses: TokenUses,
-    /// Requests with an idempotency key that are in progress.
-    in_progress: Mutex<HashSet<String>>,
-    /// Limits bcrypt computations to the cores.
-    bcrypt: Semaphore,
-    metrics: Metrics,
-}
 
 /// Serves the API until `shutdown` resolves, then drains.
 ///
@@ -168,18 +146,5 @@ async fn prune(database: Database) {
         if let Err(error) = database.prune_requests().await {
             warn!(%error, "old requests could not be forgotten");
         }
-    }
-}
-
-impl Api {
-    /// Counts an answer.
-    fn count(&self, operation: Option<Operation>, status: u16) {
-        let class = match status {
-            200..=299 => "2xx",
-            400..=499 => "4xx",
-            _ => "5xx",
-        };
-        let operation = operation.map_or("none", Operation::name);
-        self.0.metrics.management_requests(operation, class).increment(1);
     }
 }

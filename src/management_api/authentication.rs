@@ -1,25 +1,20 @@
 //! Knows the caller of a request: by a token, or by the certificate of its connection.
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    time::{Duration, Instant},
-};
+use std::net::IpAddr;
 
 use axum::{
     extract::FromRequestParts,
     http::{HeaderMap, header::AUTHORIZATION, request::Parts},
 };
-use parking_lot::Mutex;
 use serde_json::Value;
 use tracing::{debug, info};
 
 use super::{
-    Api,
     access::{Caller, CallerId, Operation, Scope},
+    api::Api,
     attempts::network,
     problem::{Answer, Problem},
-    routes::RequestId,
+    request_id::RequestId,
 };
 use crate::{
     clock,
@@ -35,13 +30,6 @@ pub(super) struct Session {
     pub(super) address: IpAddr,
     pub(super) request_id: RequestId,
 }
-
-/// When the use of each token was last recorded.
-#[derive(Default)]
-pub(super) struct TokenUses(Mutex<HashMap<i64, Instant>>);
-
-/// Minimum time between two records of a token's use.
-const USE_INTERVAL: Duration = Duration::from_secs(60);
 
 impl Session {
     /// Refuses an operation that the caller's scope does not have. Each handler calls this first.
@@ -165,16 +153,4 @@ fn by_certificate(api: &Api, client: &Client) -> Answer<Caller> {
         return Err(Problem::unauthenticated("send a token as `Authorization: Bearer`"));
     };
     Ok(Caller { id: CallerId::Client(name.clone()), name, scope })
-}
-
-impl TokenUses {
-    /// Whether the use of this token is to be recorded now.
-    fn is_due(&self, token: i64, now: Instant) -> bool {
-        let mut uses = self.0.lock();
-        let is_due = uses.get(&token).is_none_or(|last| now.saturating_duration_since(*last) >= USE_INTERVAL);
-        if is_due {
-            uses.insert(token, now);
-        }
-        is_due
-    }
 }

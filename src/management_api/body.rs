@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use tokio::time::timeout;
 
 use super::{
-    Api,
+    api::Api,
     problem::{Answer, Problem},
 };
 use crate::store::json_object;

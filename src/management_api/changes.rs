@@ -12,8 +12,8 @@ use tracing::warn;
 use zeroize::Zeroizing;
 
 use super::{
-    Api,
     access::Operation,
+    api::Api,
     authentication::Session,
     problem::{Answer, Problem},
     wait::Changed,

@@ -11,7 +11,7 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Api, keys, problem::Problem, users};
+use super::{api::Api, keys, problem::Problem, users};
 
 #[derive(utoipa::OpenApi)]
 #[openapi(

@@ -9,7 +9,7 @@ use axum::{
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
-    Api,
+    api::Api,
     problem::{Answer, Problem},
 };
 use crate::{
