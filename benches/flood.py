@@ -111,26 +111,30 @@ def start(programs, service, *options):
 
 def alike(programs, results, scratch, extent):
     """How well the time of an answer shows that a prefix exists: the area under the curve of the best threshold.
-    0.5 means not at all, and 1.0 or 0.0 means always."""
+    0.5 means not at all, and 1.0 or 0.0 means always. With bcrypt hashes, and with SHA-256 hashes, of which none is right."""
     keys = 50
-    database = running.make_database(programs, scratch / "alike.db", keys, extent.alike_cost)
-    settings = {"KEYSTILE_BCRYPT_COST": "auto", "KEYSTILE_FAILED_ATTEMPTS": "off"}
-    keystile = running.Keystile(programs, scratch, database, "alike", settings)
-    time.sleep(1)
-    for load in ("idle", "busy"):
-        hot = ("--rate", HOT_RATE, "--first", 0, "--count", 1_000_000)
-        busy = load == "busy" and subprocess.Popen(command(programs, keystile, *hot), stdout=subprocess.DEVNULL)
-        try:
-            for burst in (1, 10):
-                real, made_up = sample(programs, keystile, extent, keys, burst)
-                results.add("alike", **{f"auc_{load}_{burst}": area(real, made_up)})
-                results.add("alike", **{f"samples_{load}_{burst}": min(len(real), len(made_up))})
-        finally:
-            if busy:
-                busy.terminate()
-                busy.wait()
-        log(f"  made-up prefixes and wrong secrets, {load}")
-    keystile.stop()
+    sha256 = ("UPDATE api_keys SET key_hash = ?", ("$sha256$" + "0" * 64,))
+    for hashes, edits in (("", ()), ("sha256_", (sha256,))):
+        database = running.make_database(programs, scratch / f"alike-{hashes}.db", keys, extent.alike_cost, edits=edits)
+        cost = str(extent.alike_cost) if hashes else "auto"
+        settings = {"KEYSTILE_BCRYPT_COST": cost, "KEYSTILE_FAILED_ATTEMPTS": "off"}
+        keystile = running.Keystile(programs, scratch, database, "alike", settings)
+        time.sleep(1)
+        for load in ("idle", "busy"):
+            # The keys of the load have to be right.
+            hot = ("--rate", HOT_RATE, "--first", 0, "--count", 1_000_000)
+            busy = load == "busy" and not hashes and subprocess.Popen(command(programs, keystile, *hot), stdout=subprocess.DEVNULL)
+            try:
+                for burst in (1, 10) if busy or load == "idle" else ():
+                    real, made_up = sample(programs, keystile, extent, keys, burst)
+                    results.add("alike", **{f"auc_{hashes}{load}_{burst}": area(real, made_up)})
+                    results.add("alike", **{f"samples_{hashes}{load}_{burst}": min(len(real), len(made_up))})
+            finally:
+                if busy:
+                    busy.terminate()
+                    busy.wait()
+            log(f"  made-up prefixes and wrong secrets, {hashes.strip('_') or 'bcrypt'}, {load}")
+        keystile.stop()
 
 
 def sample(programs, keystile, extent, keys, burst):

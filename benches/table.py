@@ -131,14 +131,15 @@ def alike(results):
     """How well the time of a refusal shows whether its prefix exists."""
     if "alike" not in results.labels:
         return ""
-    kinds = [(load, burst) for load in ("idle", "busy") for burst in (1, 10)]
+    kinds = [("", load, burst) for load in ("idle", "busy") for burst in (1, 10)]
+    kinds += [("sha256_", "idle", burst) for burst in (1, 10) if f"auc_sha256_idle_{burst}" in results.values["alike"]]
     rows = [
         [
-            f"{load}, {'one at a time' if burst == 1 else f'{burst} at once'}",
-            median(results, "alike", f"samples_{load}_{burst}", "{:,.0f}"),
-            median(results, "alike", f"auc_{load}_{burst}", "{:.3f}"),
+            f"{'SHA-256, ' if hashes else ''}{load}, {'one at a time' if burst == 1 else f'{burst} at once'}",
+            median(results, "alike", f"samples_{hashes}{load}_{burst}", "{:,.0f}"),
+            median(results, "alike", f"auc_{hashes}{load}_{burst}", "{:.3f}"),
         ]
-        for load, burst in kinds
+        for hashes, load, burst in kinds
     ]
     return table([f"{results.labels['alike']}", "of each", "area under the curve (0.5: not told apart)"], rows)
 

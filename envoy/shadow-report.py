@@ -16,6 +16,7 @@ import sys
 # The statuses of Keystile's denials (docs/reference/denials.md); all others are 403.
 STATUS = {
     "malformed_request": 400,
+    "not_http": 400,
     "missing_credential": 401,
     "malformed_credential": 401,
     "ambiguous_credential": 401,

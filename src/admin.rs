@@ -10,7 +10,13 @@ use axum::{
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::{health::Health, metrics::Metrics, revocation::FeedState, tls::Tls};
+use crate::{
+    dependencies::{Dependency, DependencyState, State},
+    health::Health,
+    metrics::Metrics,
+    revocation::FeedState,
+    tls::Tls,
+};
 
 mod stats;
 
@@ -33,12 +39,13 @@ pub fn router(
     feed: watch::Receiver<FeedState>,
     tls: TlsStates,
 ) -> Router {
-    let has_redis = stats.has_redis();
+    let (has_redis, states) = (stats.has_redis(), metrics.clone());
     Router::new()
         .route("/livez", get(live))
         .route(
             "/readyz",
-            get(move |health| ready(health, has_redis, feed.clone(), tls.clone())).with_state(health),
+            get(move |health| ready(health, has_redis, feed.clone(), states.clone(), tls.clone()))
+                .with_state(health),
         )
         .route("/metrics", get(metrics_text).with_state(metrics))
         .route("/stats", get(stats_json).with_state(stats))
@@ -54,21 +61,29 @@ async fn ready(
     Extract(health): Extract<Health>,
     has_redis: bool,
     feed: watch::Receiver<FeedState>,
+    metrics: Metrics,
     tls: TlsStates,
 ) -> impl IntoResponse {
-    let state = health.state();
-    let status = if state.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let dependency = |problem: &Option<String>, up: bool| match problem {
+    let (phase, states) = (health.phase(), metrics.states().snapshot());
+    let status = if phase.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let has_fault = states.iter().any(|state| state.state != State::Up);
+    let problem = |of: &[Dependency]| {
+        let mut faults =
+            states.iter().filter(|state| of.contains(&state.dependency) && state.state == State::Down);
+        faults.find_map(|state| state.faults.first()).map(|fault| fault.problem.clone())
+    };
+    let summary = |problem: Option<String>, up: bool| match problem {
         Some(problem) => json!({ "up": false, "problem": problem }),
         None => json!({ "up": up }),
     };
     let mut readiness = json!({
-        "status": state.name(),
-        "database": dependency(&state.database, state.is_ready()),
+        "status": phase.name(has_fault),
+        "database": summary(problem(&[Dependency::Database, Dependency::Budgets]), phase.is_ready()),
         "change_feed": feed.borrow().clone(),
+        "dependencies": dependencies_to_json(&states),
     });
     if has_redis {
-        readiness["redis"] = dependency(&state.redis, true);
+        readiness["redis"] = summary(problem(&[Dependency::RedisCache]), true);
     }
     for (listener, tls) in [("grpc", tls.grpc), ("admin", tls.admin)] {
         if let Some(tls) = tls {
@@ -76,6 +91,31 @@ async fn ready(
         }
     }
     (status, Json(readiness))
+}
+
+/// Each dependency that was used, with the cause and the fix of what does not work.
+fn dependencies_to_json(states: &[DependencyState]) -> Value {
+    let states = states.iter().map(|state| {
+        let name = match state.state {
+            State::Up => "up",
+            State::Degraded => "degraded",
+            State::Down => "down",
+        };
+        let mut json = json!({ "state": name });
+        let faults = state.faults.iter();
+        let faults: Vec<_> = faults
+            .map(|fault| json!({ "cause": fault.cause, "problem": fault.problem, "fix": fault.fix }))
+            .collect();
+        if !faults.is_empty() {
+            json["faults"] = faults.into();
+            json["consequence"] = state.dependency.consequence().into();
+        }
+        if state.failed_calls > 0 {
+            json["failed_calls"] = state.failed_calls.into();
+        }
+        (state.dependency.name().to_owned(), json)
+    });
+    Value::Object(states.collect())
 }
 
 async fn metrics_text(Extract(metrics): Extract<Metrics>) -> impl IntoResponse {

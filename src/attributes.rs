@@ -38,6 +38,11 @@ pub struct Attributes<'a> {
 }
 
 impl Attributes<'_> {
+    /// Whether they describe an HTTP request. Envoy's filter for TCP connections sends no method, path or id.
+    pub fn is_http(&self) -> bool {
+        !(self.method.is_empty() && self.path.is_empty() && self.stream_id.is_empty())
+    }
+
     /// The printable characters of the request's id, at most 128.
     pub fn printable_request_id(&self) -> String {
         self.request_id.chars().filter(char::is_ascii_graphic).take(128).collect()

@@ -48,16 +48,26 @@ impl<S, L: RateLimiter> Authorizer<S, L> {
         let route = attributes.route.as_ref().map_err(|_| Reason::RouteMisconfigured)?;
         // 1 credential: no I/O for text that cannot be a key.
         let credential = match &attributes.credential {
+            // Also where a key is optional: that setting is about HTTP requests.
+            Err(Reason::MissingCredential) if !attributes.is_http() => return Err(Reason::NotHttp.into()),
             Err(Reason::MissingCredential) if route.admits_anonymous() => return Ok(Permit::Anonymous),
             presented => presented.as_ref().map_err(|reason| *reason)?,
         };
         // 2 records: all records that the credential might belong to.
         let records = self.store.records(credential.prefix(), now);
-        let found = within(deadline, records, || self.late::<R>()).await?;
+        let late = || {
+            self.store.report_late();
+            self.late::<R>()
+        };
+        let found = within(deadline, records, late).await?;
         // 3 proof: the whole credential is proven before any other property of the key matters.
         let caller = Caller { client: attributes.vouched_client, now, deadline };
         let proof = self.prove(credential, found, &caller);
-        let proven = within(deadline, proof, || self.late::<R>()).await?;
+        let late = || {
+            self.verifier.report_late();
+            self.late::<R>()
+        };
+        let proven = within(deadline, proof, late).await?;
         // 4 policy: the key's own policy, on every request.
         let facts = Facts { record: proven.record(), attributes, route, now: now.wall };
         if let Err(reason) = policy::check(&facts) {
@@ -83,7 +93,11 @@ impl<S, L: RateLimiter> Authorizer<S, L> {
             Ok(Ok(limit_status)) => Ok(Proven { limit_status, ..proven }),
             Ok(Err(Refusal::Limited(limit_status))) => Err(proven.limit(limit_status, charge.cost())),
             Ok(Err(Refusal::Unavailable)) => Err(proven.deny(Reason::Unavailable)),
-            Ok(Err(Refusal::Overloaded)) | Err(_) => Err(proven.deny(Reason::Overloaded)),
+            Ok(Err(Refusal::Overloaded)) => Err(proven.deny(Reason::Overloaded)),
+            Err(_) => {
+                self.limiter.report_late();
+                Err(proven.deny(Reason::Overloaded))
+            }
         }
     }
 
@@ -149,9 +163,10 @@ impl<R> From<StoreError> for Denial<R> {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Busy | StoreError::Locked(_) | StoreError::Abandoned(_) => Reason::Overloaded.into(),
-            StoreError::Timeout(_) | StoreError::Unavailable(_) | StoreError::Unfit(_) => {
-                Reason::Unavailable.into()
-            }
+            StoreError::Timeout(_)
+            | StoreError::Unavailable(_)
+            | StoreError::Paused(_)
+            | StoreError::Unfit(_) => Reason::Unavailable.into(),
         }
     }
 }

@@ -5,13 +5,13 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{
     CommandFactory, FromArgMatches, Parser, Subcommand,
-    error::{ContextKind, ContextValue},
+    error::{ContextKind, ContextValue, ErrorKind},
 };
 use tracing::info;
 
 use crate::{
     config::{InjectOptions, LogFormat, ManagementOptions, ServeOptions, redacted},
-    credential::brands::KeyBrand,
+    credential::{brands::KeyBrand, generate},
     serve,
     store::StoreError,
     telemetry,
@@ -19,10 +19,10 @@ use crate::{
 
 mod argument;
 mod backup;
+mod completions;
 mod database;
 mod doctor;
 mod explain;
-mod import;
 mod inject;
 mod invalidate;
 mod keys;
@@ -91,10 +91,19 @@ enum Command {
 
     /// Ask a running `keystile serve` whether it is ready, for probes that run in its container.
     Probe(probe::Probe),
+
+    /// Print the completions for a shell.
+    Completions(completions::Completions),
+
+    /// Write a manual page for each command into a folder.
+    Man(completions::Man),
 }
 
 /// Flags whose values may hold secrets. Errors show at most scheme, host and port.
 const SECRET_FLAGS: [&str; 4] = ["--database-url", "--change-feed-url", "--redis-url", "--cache-secret"];
+
+/// What is shown instead of a secret.
+const NOT_SHOWN: &str = "(not shown)";
 
 /// A value of this flag that is too long for it may be a whole API key.
 const BRAND_FLAG: &str = "--key-brands";
@@ -112,7 +121,10 @@ impl Cli {
             let startup = Startup::new(&Self::command(), &matches, variables());
             Ok(Self { startup, ..Self::from_arg_matches(&matches)? })
         });
-        cli.unwrap_or_else(|error| without_secrets(error.format(&mut command)).exit())
+        cli.unwrap_or_else(|error| {
+            let error = with_meant_flag(error.format(&mut command), &command);
+            without_secrets(error).exit()
+        })
     }
 }
 
@@ -129,7 +141,7 @@ fn without_empty_variables(command: clap::Command) -> clap::Command {
     command.mut_subcommands(without_empty_variables)
 }
 
-/// clap repeats a value that it refuses, and a refused database URL may hold a password.
+/// clap repeats what it refuses, and that may be a URL with a password, or an API key.
 fn without_secrets(mut error: clap::Error) -> clap::Error {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),
@@ -139,10 +151,74 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
     let value = text(ContextKind::InvalidValue);
     let may_be_key = flag == Some(BRAND_FLAG) && value.is_some_and(|value| value.len() > KeyBrand::MAX_LEN);
     if may_be_key || flag.is_some_and(|flag| SECRET_FLAGS.contains(&flag)) {
-        let shown = value.and_then(redacted).unwrap_or_else(|| "(not shown)".to_owned());
+        let shown = value.and_then(redacted).unwrap_or_else(|| NOT_SHOWN.to_owned());
         error.insert(ContextKind::InvalidValue, ContextValue::String(shown));
     }
+    let changed = error.context().filter_map(|(kind, value)| Some((kind, without_secret(value)?)));
+    for (kind, value) in changed.collect::<Vec<_>>() {
+        error.insert(kind, value);
+    }
     error
+}
+
+/// Flags that people try, and the flags that they mean. clap finds only names that are spelled alike.
+const MEANT: [(&str, &str); 12] = [
+    ("--email", "--user"),
+    ("--owner", "--user"),
+    ("--user-id", "--user"),
+    ("--json", "--output json"),
+    ("--format", "--output json"),
+    ("--db", "--database-url"),
+    ("--database", "--database-url"),
+    ("--url", "--database-url"),
+    ("--expires", "--expires-at"),
+    ("--ttl", "--expires-at"),
+    ("--ip", "--allowed-ip"),
+    ("--port", "--listen"),
+];
+
+/// Adds to an error about an unknown flag the flag that was meant, where the command has it.
+fn with_meant_flag(mut error: clap::Error, root: &clap::Command) -> clap::Error {
+    let Some(ContextValue::String(unknown)) = error.get(ContextKind::InvalidArg) else { return error };
+    let given: Vec<_> = std::env::args().skip(1).collect();
+    let mut command = root;
+    for word in &given {
+        command = command.find_subcommand(word).unwrap_or(command);
+    }
+    let has = |flag: &str| {
+        let name = flag.trim_start_matches("--").split(' ').next();
+        command.get_arguments().any(|argument| argument.get_long() == name)
+    };
+    let meant = MEANT.iter().find(|(tried, meant)| tried == unknown && has(meant)).map(|(_, meant)| *meant);
+    if let (ErrorKind::UnknownArgument, Some(meant)) = (error.kind(), meant) {
+        let hint = format!("use '{meant}'");
+        error.insert(ContextKind::SuggestedArg, ContextValue::None);
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![hint.into()]));
+    }
+    error
+}
+
+/// What is shown instead, where the text holds a URL or an API key in any other place.
+fn without_secret(value: &ContextValue) -> Option<ContextValue> {
+    let is_secret = |text: &str| text.contains("://") || generate::checksum_holds(text);
+    let shown = |text: &str| match text.split_once('=') {
+        Some((flag, value)) if flag.starts_with('-') => {
+            format!("{flag}={}", redacted(value).unwrap_or_else(|| NOT_SHOWN.to_owned()))
+        }
+        _ => redacted(text).unwrap_or_else(|| NOT_SHOWN.to_owned()),
+    };
+    match value {
+        ContextValue::String(text) if is_secret(text) => Some(ContextValue::String(shown(text))),
+        ContextValue::Strings(texts) if texts.iter().any(|text| is_secret(text)) => {
+            let texts = texts.iter().map(|text| if is_secret(text) { shown(text) } else { text.clone() });
+            Some(ContextValue::Strings(texts.collect()))
+        }
+        ContextValue::StyledStr(text) if text.to_string().contains("://") => Some(ContextValue::None),
+        ContextValue::StyledStrs(texts) if texts.iter().any(|text| text.to_string().contains("://")) => {
+            Some(ContextValue::None)
+        }
+        _ => None,
+    }
 }
 
 /// Runs a command to its end. Exit status 0 is success, 1 is failure.
@@ -162,12 +238,16 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::ManagementTokens(command) => management_tokens::run(command).await,
         Command::Inject(options) => inject::run(*options, &cli.startup).await,
         Command::Probe(probe) => probe::run(probe).await,
+        Command::Completions(args) => completions::completions(args, Cli::command()),
+        Command::Man(args) => completions::man(args, Cli::command()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            if let Some(StoreError::Unavailable(_) | StoreError::Timeout(_)) = error.downcast_ref() {
+            if let Some(StoreError::Unavailable(_) | StoreError::Paused(_) | StoreError::Timeout(_)) =
+                error.downcast_ref()
+            {
                 eprintln!("help: {DATABASE_HELP}");
             }
             ExitCode::FAILURE

@@ -10,7 +10,9 @@ use crate::credential::brands::KeyBrand;
 
 mod durable;
 mod inject;
+mod libpq;
 mod management;
+mod password_file;
 mod postgres_url;
 mod proofs;
 mod quantity;
@@ -21,6 +23,7 @@ mod values;
 
 pub use durable::DurableProofs;
 pub use inject::InjectOptions;
+pub use libpq::is_unread_libpq_variable;
 pub use management::{ClientScope, ManagementClient, ManagementOptions, ManagementTlsOptions, TokenKind};
 pub use postgres_url::PostgresUrl;
 pub use proofs::{BcryptCost, DEFAULT_COST, FailedAttempts, FailedAttemptsLimit};
@@ -34,8 +37,8 @@ pub use values::{CredentialSource, DatabaseUrl, Listen, RedisUrl};
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Database")]
 pub struct DatabaseOptions {
-    /// `sqlite:FILE` or `postgres://USER:PASSWORD@HOST/NAME?sslmode=MODE`.
-    #[arg(long, env = "KEYSTILE_DATABASE_URL", default_value = "sqlite:keystile.db", hide_env_values = true)]
+    /// `sqlite:FILE` or `postgres://USER:PASSWORD@HOST/NAME?sslmode=MODE`. `PGHOST`, `PGPORT`, `PGUSER`, `PGPASSWORD`, `PGDATABASE`, `PGSSLMODE`, `PGSSLROOTCERT` and the file `~/.pgpass` give what a Postgres URL leaves out.
+    #[arg(long, env = "KEYSTILE_DATABASE_URL", default_value = "sqlite:keystile.db", hide_env_values = true, value_parser = libpq::complete_database_url)]
     pub database_url: DatabaseUrl,
 
     /// Deadline of each call to the database.
@@ -43,7 +46,7 @@ pub struct DatabaseOptions {
     pub database_timeout: Duration,
 
     /// Postgres URL for the change feed. Set it where `--database-url` goes through a pooler that drops notifications, such as PgBouncer in transaction mode. Default: `--database-url`.
-    #[arg(long, env = "KEYSTILE_CHANGE_FEED_URL", hide_env_values = true)]
+    #[arg(long, env = "KEYSTILE_CHANGE_FEED_URL", hide_env_values = true, value_parser = libpq::complete_database_url)]
     pub change_feed_url: Option<DatabaseUrl>,
 
     /// Maximum number of database connections. One is reserved for the change feed. With Postgres, one more listens for notifications.

@@ -58,6 +58,8 @@ pub enum Tier {
 pub enum Reason {
     /// Envoy's description of the request cannot be read, or is too large.
     MalformedRequest,
+    /// Envoy asks about a TCP connection, and not about an HTTP request.
+    NotHttp,
     /// The request has a credential in none of the configured sources.
     MissingCredential,
     /// The credential sent cannot be an API key.
@@ -160,8 +162,9 @@ impl Tier {
 
 impl Reason {
     /// Every reason, for tables.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::MalformedRequest,
+        Self::NotHttp,
         Self::MissingCredential,
         Self::MalformedCredential,
         Self::AmbiguousCredential,
@@ -188,6 +191,7 @@ impl Reason {
     pub fn code(self) -> &'static str {
         match self {
             Self::MalformedRequest => "malformed_request",
+            Self::NotHttp => "not_http",
             Self::MissingCredential => "missing_credential",
             Self::MalformedCredential => "malformed_credential",
             Self::AmbiguousCredential => "ambiguous_credential",
@@ -214,7 +218,7 @@ impl Reason {
     /// The HTTP status of the answer.
     pub fn status(self) -> u16 {
         match self {
-            Self::MalformedRequest => 400,
+            Self::MalformedRequest | Self::NotHttp => 400,
             Self::MissingCredential
             | Self::MalformedCredential
             | Self::AmbiguousCredential
@@ -244,6 +248,7 @@ impl Reason {
     pub fn sentence(self) -> &'static str {
         match self {
             Self::MalformedRequest => "The request cannot be read; its body may be too large.",
+            Self::NotHttp => "This connection is not HTTP, so it has no API key.",
             Self::MissingCredential => {
                 "This API needs an API key; send it as \"Authorization: Bearer <key>\" or as the provider documents."
             }

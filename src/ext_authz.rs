@@ -7,7 +7,7 @@ use std::{
     future::{Future, poll_fn},
     panic::AssertUnwindSafe,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use futures_util::FutureExt;
 use http::{HeaderMap, Request, Response};
 use http_body::Body;
 use tonic::Status;
-use tracing::{Instrument, Span, debug, debug_span, error, field::Empty, warn};
+use tracing::{Instrument, Span, debug, debug_span, error, field::Empty};
 
 use crate::{
     attributes::Attributes,
@@ -23,6 +23,7 @@ use crate::{
     bounds::{self, NoRoom, Phase},
     clock::Timestamps,
     decision::Reason,
+    dependencies::{Cause, Dependency, Reporter},
     limiter::RateLimiter,
     metrics::{Metrics, RefusedMessages},
     store::KeyStore,
@@ -34,10 +35,12 @@ mod encoded_record;
 mod field_filter;
 mod grpc;
 mod metrics;
+mod non_http;
 mod outcome;
 mod proto;
 mod request;
 mod response;
+mod route_log;
 
 pub use config::{ExtAuthzConfig, RequestConfig};
 pub use encoded_record::EncodedRecord;
@@ -54,9 +57,11 @@ use grpc::{
     message::{Message, ReceiveError, Rejection},
 };
 use metrics::CheckMetrics;
+use non_http::NonHttpLog;
 use outcome::Outcome;
 use request::ParsedRequest;
 use response::{AllowResponses, DenyResponses};
+use route_log::RouteLog;
 
 /// Descriptors of the service, for gRPC reflection.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!("ext_authz/descriptor.bin");
@@ -71,7 +76,10 @@ struct Inner<S, L> {
     metrics: CheckMetrics,
     allows: AllowResponses,
     denials: DenyResponses,
+    non_http: NonHttpLog,
     body_drain: BodyDrain,
+    route_log: RouteLog,
+    reporter: Reporter,
 }
 
 impl<S: KeyStore<EncodedRecord>, L: RateLimiter> ExtAuthz<S, L> {
@@ -88,7 +96,10 @@ impl<S: KeyStore<EncodedRecord>, L: RateLimiter> ExtAuthz<S, L> {
             metrics: CheckMetrics::new(metrics),
             allows: AllowResponses::new(&config, metrics),
             denials: DenyResponses::new(&config),
+            non_http: NonHttpLog::default(),
             body_drain: BodyDrain::new(),
+            route_log: RouteLog::default(),
+            reporter: metrics.reporter(Dependency::Memory),
             config,
         }))
     }
@@ -179,13 +190,33 @@ impl<S: KeyStore<EncodedRecord>, L: RateLimiter> Inner<S, L> {
             self.usage.count(proven.record().id, attributes.stream_id, now.wall);
         }
         self.metrics.count(&outcome, now.monotonic.elapsed());
-        log(&span, &outcome, attributes);
+        self.log(&span, &outcome, attributes, now.monotonic);
         match &outcome {
             Outcome::Allow(admission) => Ok(self.allows.write(admission, &request)),
-            Outcome::Deny(denial) => Ok(self.denials.write(denial, &request)),
+            Outcome::Deny(denial) => {
+                if denial.reason == Reason::NotHttp {
+                    self.non_http.note(message, attributes.client, now.monotonic);
+                }
+                Ok(self.denials.write(denial, &request))
+            }
             // Envoy takes a gRPC error with any code for a failure of the service.
             Outcome::Defer(denial) => Err(Status::unavailable(denial.reason.code())),
         }
+    }
+
+    fn log(&self, span: &Span, outcome: &Outcome, attributes: &Attributes<'_>, now: Instant) {
+        if let Err(error) = &attributes.route {
+            span.in_scope(|| self.route_log.record(&error.to_string(), attributes.path, now));
+        }
+        if span.is_disabled() {
+            return;
+        }
+        if let Some(proven) = outcome.proven() {
+            span.record("key_id", proven.record().id.0);
+            span.record("tier", proven.tier.name());
+        }
+        span.record("result", outcome.result());
+        span.in_scope(|| debug!("checked"));
     }
 
     /// The shorter of the check's own time and of Envoy's, less a tenth for the way back.
@@ -204,10 +235,15 @@ impl<S: KeyStore<EncodedRecord>, L: RateLimiter> Inner<S, L> {
             }
             Rejection::NoRoom => {
                 no_room.increment(1);
+                let problem =
+                    "messages were refused, because waiting requests hold all memory that they may have";
+                self.reporter.fails_for(1, Cause::NoRoom, problem);
                 self.deny_unread(Reason::Overloaded)
             }
             Rejection::Late => {
                 late.increment(1);
+                let problem = "messages from Envoy were not complete at their deadline";
+                self.reporter.fails_for(1, Cause::LateMessages, problem);
                 self.deny_unread(Reason::Overloaded)
             }
         }
@@ -238,21 +274,6 @@ fn check_span(attributes: &Attributes<'_>) -> Span {
         tier = Empty,
         result = Empty,
     )
-}
-
-fn log(span: &Span, outcome: &Outcome, attributes: &Attributes<'_>) {
-    if let Err(error) = &attributes.route {
-        span.in_scope(|| warn!(%error, path = attributes.path, "a route is misconfigured in Envoy"));
-    }
-    if span.is_disabled() {
-        return;
-    }
-    if let Some(proven) = outcome.proven() {
-        span.record("key_id", proven.record().id.0);
-        span.record("tier", proven.tier.name());
-    }
-    span.record("result", outcome.result());
-    span.in_scope(|| debug!("checked"));
 }
 
 #[cfg(test)]

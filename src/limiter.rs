@@ -3,7 +3,7 @@
 //! [`LocalLimiter`] counts for this instance alone. [`RedisLimiter`] counts in Redis for every instance. While Redis does
 //! not respond, it allows this instance a part of each limit.
 
-use std::future::Future;
+use std::{future::Future, time::Instant};
 
 use crate::limits::{Charge, LimitStatus};
 
@@ -21,6 +21,9 @@ pub trait RateLimiter: Send + Sync + 'static {
     fn is_enabled(&self) -> bool {
         true
     }
+
+    /// Reports that a request was not charged before the deadline of its check.
+    fn report_late(&self) {}
 
     /// Charges all windows of the key that have a limit, or none of them.
     ///
@@ -40,6 +43,37 @@ pub enum Refusal {
     Unavailable,
     /// Too many requests wait to be counted.
     Overloaded,
+}
+
+/// Who counts the limits of keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LimitCounter {
+    /// The upstream, or nobody: Keystile does not count.
+    Upstream,
+    /// This instance alone.
+    Local,
+    /// Redis, for all instances.
+    Redis,
+    /// This instance counts its part of each limit, because Redis does not count.
+    Divided,
+    /// Nothing can count: keys with limits are denied.
+    None,
+}
+
+impl LimitCounter {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Upstream, Self::Local, Self::Redis, Self::Divided, Self::None];
+
+    /// The name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Upstream => "upstream",
+            Self::Local => "local",
+            Self::Redis => "redis",
+            Self::Divided => "divided",
+            Self::None => "none",
+        }
+    }
 }
 
 /// The limiter that the operator chose. Cheap to clone.
@@ -63,6 +97,15 @@ impl Limiter {
         }
     }
 
+    /// Who counts now.
+    pub fn counter(&self, now: Instant) -> LimitCounter {
+        match self {
+            Self::Off => LimitCounter::Upstream,
+            Self::Local(_) => LimitCounter::Local,
+            Self::Redis(redis) => redis.counter(now),
+        }
+    }
+
     /// Gives back all leases and leaves the other instances, at a shutdown.
     pub async fn leave(&self) {
         if let Self::Redis(redis) = self {
@@ -74,6 +117,13 @@ impl Limiter {
 impl RateLimiter for Limiter {
     fn is_enabled(&self) -> bool {
         !matches!(self, Self::Off)
+    }
+
+    fn report_late(&self) {
+        match self {
+            Self::Off | Self::Local(_) => {}
+            Self::Redis(redis) => redis.report_late(),
+        }
     }
 
     async fn charge(&self, charge: Charge) -> Result<Option<LimitStatus>, Refusal> {

@@ -9,22 +9,28 @@ use metrics::{Counter, Gauge, Histogram};
 use metrics_exporter_prometheus::BuildError;
 
 mod handles;
+mod process;
 mod registry;
 mod table;
 
 pub use handles::{
-    CacheLookups, ConnectionMetrics, DurableProofCounts, FirstProofs, InjectorReviews, RateLimits,
-    RefusedMessages, TlsHandshakes, TlsMetrics,
+    CacheLookups, ConnectionMetrics, DatabaseConnections, DurableProofCounts, FirstProofs, InjectorReviews,
+    RateLimits, RefusedMessages, TlsHandshakes, TlsMetrics,
 };
 pub use table::{Kind, Metric, TABLE};
 
+use process::ProcessMetrics;
 use registry::Registry;
 pub(crate) use table::*;
+
+use crate::dependencies::{Dependency, Reporter, State, States};
 
 /// The process's metrics. Cheap to clone.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Arc<Registry>,
+    states: Arc<States>,
+    process: Arc<ProcessMetrics>,
 }
 
 impl Metrics {
@@ -33,7 +39,11 @@ impl Metrics {
     /// # Errors
     /// Never with the table of metrics; the builder's signature has it.
     pub fn new() -> Result<Self, BuildError> {
-        let metrics = Self { registry: Arc::new(Registry::new(TABLE)?) };
+        let metrics = Self {
+            registry: Arc::new(Registry::new(TABLE)?),
+            states: Arc::default(),
+            process: Arc::new(ProcessMetrics::new()),
+        };
         let labels = [
             ("version", env!("CARGO_PKG_VERSION")),
             ("commit", option_env!("KEYSTILE_COMMIT").unwrap_or("unknown")),
@@ -44,7 +54,31 @@ impl Metrics {
 
     /// The text of `/metrics`.
     pub fn render(&self) -> String {
-        self.registry.render()
+        self.export_states();
+        self.registry.render_with(|| self.process.collect())
+    }
+
+    /// A reporter of one dependency, whose state is exported.
+    pub fn reporter(&self, dependency: Dependency) -> Reporter {
+        self.states.reporter(dependency)
+    }
+
+    /// The states of the dependencies.
+    pub fn states(&self) -> &States {
+        &self.states
+    }
+
+    /// `keystile_dependency_up` and `keystile_dependency_fault`.
+    fn export_states(&self) {
+        self.registry.reset(DEPENDENCY_FAULT);
+        for state in self.states.snapshot() {
+            let dependency = ("dependency", state.dependency.name());
+            let up = self.registry.gauge(DEPENDENCY_UP, &[dependency]);
+            up.set(if state.state == State::Down { 0.0 } else { 1.0 });
+            for fault in &state.faults {
+                self.registry.gauge(DEPENDENCY_FAULT, &[dependency, ("cause", fault.cause)]).set(1.0);
+            }
+        }
     }
 
     /// Aggregates the samples of histograms; to be called every few seconds.
@@ -119,6 +153,11 @@ impl Metrics {
     /// `keystile_change_feed_degraded` for one cause.
     pub fn change_feed_degraded(&self, cause: &'static str) -> Gauge {
         self.registry.gauge(CHANGE_FEED_DEGRADED, &[("cause", cause)])
+    }
+
+    /// `keystile_database_older`.
+    pub fn database_older(&self) -> Gauge {
+        self.registry.gauge(DATABASE_OLDER, &[])
     }
 
     /// `keystile_invalidations_total` for one source.
@@ -199,6 +238,37 @@ impl Metrics {
             stalled: closed("stalled"),
             no_preface: closed("no_preface"),
         }
+    }
+
+    /// `keystile_checks_in_flight`.
+    pub fn checks_in_flight(&self) -> Gauge {
+        self.registry.gauge(CHECKS_IN_FLIGHT, &[])
+    }
+
+    /// The connections to the database and the calls that wait for one.
+    pub fn database_connections(&self) -> DatabaseConnections {
+        let connections = |state| self.registry.gauge(DATABASE_CONNECTIONS, &[("state", state)]);
+        DatabaseConnections {
+            used: connections("used"),
+            idle: connections("idle"),
+            limit: self.registry.gauge(DATABASE_CONNECTIONS_LIMIT, &[]),
+            waiting: self.registry.gauge(DATABASE_CALLS_WAITING, &[]),
+        }
+    }
+
+    /// `keystile_limits_counted` for one of those that count.
+    pub fn limits_counted(&self, by: &'static str) -> Gauge {
+        self.registry.gauge(LIMITS_COUNTED, &[("by", by)])
+    }
+
+    /// `keystile_change_feed_last_read_timestamp_seconds`.
+    pub fn change_feed_last_read(&self) -> Gauge {
+        self.registry.gauge(CHANGE_FEED_LAST_READ, &[])
+    }
+
+    /// `keystile_change_feed_last_change_timestamp_seconds`.
+    pub fn change_feed_last_change(&self) -> Gauge {
+        self.registry.gauge(CHANGE_FEED_LAST_CHANGE, &[])
     }
 
     /// `keystile_in_flight_bytes`.

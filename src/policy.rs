@@ -23,6 +23,8 @@ pub struct Check {
     pub reason: Reason,
     /// Whether the request passes.
     pub passes: fn(&Facts<'_>) -> bool,
+    /// Whether only the upstream enforces what the check is about, for explanations.
+    pub is_left_to_upstream: fn(&Facts<'_>) -> bool,
     /// The values that the check compares, for explanations.
     pub looks_at: fn(&Facts<'_>) -> String,
 }
@@ -34,6 +36,7 @@ pub const CHECKS: &[Check] = &[
         name: "active",
         reason: Reason::Disabled,
         passes: |facts| facts.record.is_active && !facts.record.is_deleted,
+        is_left_to_upstream: |_| false,
         looks_at: |facts| {
             let deleted = if facts.record.is_deleted { "; deleted" } else { "" };
             format!("is_active: {}{deleted}", facts.record.is_active)
@@ -43,12 +46,17 @@ pub const CHECKS: &[Check] = &[
         name: "expiry",
         reason: Reason::Expired,
         passes: |facts| !facts.record.expiry.is_past(facts.now),
-        looks_at: |facts| format!("expires_at: {}; now: {}", facts.record.expiry, rfc3339(facts.now)),
+        is_left_to_upstream: |_| false,
+        looks_at: |facts| {
+            let now = facts.now.replace_nanosecond(0).unwrap_or(facts.now);
+            format!("expires_at: {}; now: {}", facts.record.expiry, rfc3339(now))
+        },
     },
     Check {
         name: "user",
         reason: Reason::UserInactive,
         passes: |facts| facts.record.user.is_active && !facts.record.user.lock.holds(facts.now),
+        is_left_to_upstream: |_| false,
         looks_at: |facts| {
             format!("is_active: {}; locked: {}", facts.record.user.is_active, facts.record.user.lock)
         },
@@ -57,6 +65,7 @@ pub const CHECKS: &[Check] = &[
         name: "address",
         reason: Reason::IpNotAllowed,
         passes: address_passes,
+        is_left_to_upstream: |_| false,
         looks_at: |facts| {
             let client = facts.attributes.client.map_or("unknown".to_owned(), |client| client.to_string());
             format!("client: {client}; allowed_ips: {}", facts.record.allowed.ips)
@@ -66,6 +75,7 @@ pub const CHECKS: &[Check] = &[
         name: "endpoint",
         reason: Reason::EndpointNotAllowed,
         passes: endpoint_passes,
+        is_left_to_upstream: |_| false,
         looks_at: |facts| {
             let Attributes { method, path, .. } = facts.attributes;
             format!("request: {method} {path}; allowed_endpoints: {}", facts.record.allowed.endpoints)
@@ -75,6 +85,9 @@ pub const CHECKS: &[Check] = &[
         name: "model",
         reason: Reason::ModelNotAllowed,
         passes: model_passes,
+        is_left_to_upstream: |facts| {
+            facts.route.model_ignored && matches!(facts.record.allowed.models, AllowList::Only(_))
+        },
         looks_at: |facts| {
             let models =
                 facts.models().map_or_else(|error| format!("none ({error})"), |models| quoted(&models));
@@ -87,6 +100,7 @@ pub const CHECKS: &[Check] = &[
         name: "scope",
         reason: Reason::ScopeMissing,
         passes: |facts| facts.route.scopes.iter().all(|needed| facts.record.scopes.contains(needed)),
+        is_left_to_upstream: |_| false,
         looks_at: |facts| {
             format!("needed: {}; scopes: {}", list(&facts.route.scopes), list(&facts.record.scopes))
         },
@@ -95,6 +109,7 @@ pub const CHECKS: &[Check] = &[
         name: "chatbot",
         reason: Reason::ChatbotNotAllowed,
         passes: |facts| name_passes(facts, facts.route.chatbot.as_ref(), &facts.record.allowed.chatbots),
+        is_left_to_upstream: |facts| is_left(facts.route.chatbot.as_ref(), &facts.record.allowed.chatbots),
         looks_at: |facts| {
             name_seen(facts, facts.route.chatbot.as_ref(), "chatbots", &facts.record.allowed.chatbots)
         },
@@ -103,6 +118,7 @@ pub const CHECKS: &[Check] = &[
         name: "agent",
         reason: Reason::AgentNotAllowed,
         passes: |facts| name_passes(facts, facts.route.agent.as_ref(), &facts.record.allowed.agents),
+        is_left_to_upstream: |facts| is_left(facts.route.agent.as_ref(), &facts.record.allowed.agents),
         looks_at: |facts| {
             name_seen(facts, facts.route.agent.as_ref(), "agents", &facts.record.allowed.agents)
         },
@@ -112,11 +128,18 @@ pub const CHECKS: &[Check] = &[
         reason: Reason::ExtractTemplateNotAllowed,
         // The template stands where only the upstream can read it. No route setting names it.
         passes: |facts| name_passes(facts, None, &facts.record.allowed.extract_templates),
+        is_left_to_upstream: |facts| is_left(None, &facts.record.allowed.extract_templates),
         looks_at: |facts| {
             name_seen(facts, None, "extract_templates", &facts.record.allowed.extract_templates)
         },
     },
-    Check { name: "budget", reason: Reason::BudgetExhausted, passes: budget::passes, looks_at: budget::seen },
+    Check {
+        name: "budget",
+        reason: Reason::BudgetExhausted,
+        passes: budget::passes,
+        is_left_to_upstream: |_| false,
+        looks_at: budget::seen,
+    },
 ];
 
 /// Applies the key's own policy.
@@ -167,13 +190,21 @@ fn name_passes(facts: &Facts<'_>, source: Option<&NameSource>, allowed: &AllowLi
     }
 }
 
+/// Whether there is a list that only the upstream can enforce.
+fn is_left(source: Option<&NameSource>, allowed: &AllowList<String>) -> bool {
+    source.is_none() && matches!(allowed, AllowList::Only(_))
+}
+
 fn name_seen(
     facts: &Facts<'_>,
     source: Option<&NameSource>,
     what: &str,
     allowed: &AllowList<String>,
 ) -> String {
-    let Some(source) = source else { return format!("allowed_{what}: {allowed}; left to the upstream") };
+    let Some(source) = source else {
+        let left = if is_left(source, allowed) { "; left to the upstream" } else { "" };
+        return format!("allowed_{what}: {allowed}{left}");
+    };
     let name = source.find(facts.attributes.path, &facts.attributes.body);
     let name = name.map_or_else(|error| format!("none ({error})"), |name| format!("{name:?}"));
     format!("{source}: {name}; allowed_{what}: {allowed}")

@@ -7,14 +7,16 @@ use tokio::{
     sync::mpsc,
     time::{Instant, timeout},
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use crate::{
     clock,
     config::DurableProofs,
     credential::{CacheSecrets, Credential},
+    dependencies::{Dependency, Reporter},
     metrics::{DurableProofCounts, Metrics},
     proof::ProofKey,
+    resilience::CallError,
     store::{Database, ProofSeals, StoreError, StoredProof},
 };
 
@@ -37,6 +39,7 @@ pub struct ProofWriter {
     failure: Option<Failure>,
     prune_at: Instant,
     prune_fails: bool,
+    reporter: Reporter,
 }
 
 struct Failure {
@@ -85,6 +88,7 @@ pub fn proof_writer(
         // Random, so that not all instances delete at the same time.
         prune_at: Instant::now() + FIRST_PRUNE.mul_f64(1.0 + rand::random::<f64>()),
         prune_fails: false,
+        reporter: metrics.reporter(Dependency::Proofs),
     };
     (ProofQueue { covered, seals: ProofSeals::new(secrets), queue: sender, counts }, writer)
 }
@@ -163,15 +167,12 @@ impl ProofWriter {
     fn succeed(&mut self) {
         self.counts.written.increment(self.batch.len() as u64);
         self.batch.clear();
-        if self.failure.take().is_some() {
-            info!("proofs are stored again");
-        }
+        self.failure = None;
+        self.reporter.works();
     }
 
     fn fail(&mut self, error: &StoreError) {
-        if self.failure.is_none() {
-            warn!(%error, "proofs are not stored at the moment: their keys need bcrypt after a restart");
-        }
+        self.reporter.fails(error.cause(), error.problem());
         let is_refusal = matches!(error, StoreError::Unfit(_));
         let pause = if is_refusal { RETRY_REFUSED } else { RETRY };
         self.failure = Some(Failure { retry_at: Instant::now() + pause, is_refusal });

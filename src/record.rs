@@ -20,7 +20,7 @@ pub mod unmatchable;
 
 pub use allowed::{AllowList, Restrictions};
 pub use budget::Budget;
-pub use hash::{HashTag, KeyHash, UnacceptedHash};
+pub use hash::{BcryptHash, HashKind, HashTag, KeyHash, Sha256Hash, UnacceptedHash};
 pub use period_budget::{BudgetId, PeriodBudget, PeriodBudgets, UnreadableBudget};
 
 #[cfg(test)]

@@ -34,17 +34,20 @@ use crate::{
     verifier::{self, Verifier, VerifierConfig},
 };
 
+mod answers;
 mod cache_secret;
 mod calls;
 mod connection;
+mod last_seen;
 mod listener;
 mod other;
 mod stream;
 mod watch;
 
 use cache_secret::{LastingSecrets, cache_secrets};
+use last_seen::watch_last_seen;
 use listener::Listener;
-use watch::{learn_cost, watch_database, watch_redis};
+use watch::{learn_cost, watch_database, watch_limiter, watch_redis};
 
 /// Maximum time to write the last proofs at shutdown. A lost proof costs one bcrypt computation and nothing else.
 const LAST_PROOFS: Duration = Duration::from_secs(1);
@@ -87,6 +90,7 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
         }
         None => LowerTier::Database(database.clone()),
     };
+    let probed = shared.clone();
     let covered = if durable { options.durable_proofs.clone() } else { DurableProofs::None };
     let (proofs, proof_writer) = proof_writer(covered, secrets.clone(), database.clone(), &metrics);
     let memory = Memory::new(below, memory_config(&options), Arc::clone(&fence), &metrics);
@@ -137,11 +141,14 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
     attendants.spawn(connections.watch());
     attendants.spawn(in_flight.clone().watch());
     attendants.spawn(watch_database(database.clone(), feed.state(), health.clone(), metrics.clone()));
+    let (url, seen_in) = (options.database.database_url.clone(), redis.clone());
+    attendants.spawn(watch_last_seen(database.clone(), url, seen_in, feed.state(), metrics.clone()));
     attendants.spawn(async { match feed.run().await {} });
-    attendants.spawn(learn_cost(database.clone(), verifier));
+    attendants.spawn(learn_cost(database.clone(), verifier, metrics.clone()));
+    attendants.spawn(watch_limiter(limiter.clone(), metrics.clone()));
     attendants.spawn(limiter.clone().maintain());
-    if let Some(redis) = redis {
-        attendants.spawn(watch_redis(redis, health.clone()));
+    if let Some(redis) = probed {
+        attendants.spawn(watch_redis(redis, metrics.clone()));
     }
     let table = UsageTable::new(database, &options.usage_columns);
     let writer = UsageWriter::new(usage, table, options.usage_interval, &metrics);

@@ -12,6 +12,7 @@ use crate::{
     clock::Timestamps,
     credential::Prefix,
     decision::{Proven, Tier},
+    dependencies::{Cause, ErrorText},
     proof::Proof,
     record::{KeyRecord, StoredRecord},
     resilience::{CallError, Rejected},
@@ -24,6 +25,7 @@ mod change_log;
 mod database;
 mod decode;
 mod dialect;
+mod grants;
 mod inspection;
 mod look_up;
 mod lower_tier;
@@ -47,10 +49,11 @@ pub use decode::value::allow_list;
 pub use inspection::{FindingKind, Inspection, InspectionProgress};
 pub use lower_tier::LowerTier;
 pub use management::{
-    BulkRevocation, Change, Difference, DisplayRow, IDEMPOTENCY_LIFETIME, IdempotencyClaim,
-    IdempotencyRecord, ImportError, ImportRow, KeyFilter, KeyPage, KeySort, KeyState, KeyTemplate,
-    ManagementError, ManagementToken, NewKey, NewUser, PageCursor, PageRequest, Patch, PatchError, Resource,
-    RowVersion, TokenScope, TokenSecret, UnreadBudget, json_object,
+    BulkRevocation, Change, Difference, DisplayRow, ExportedUser, IDEMPOTENCY_LIFETIME, IdempotencyClaim,
+    IdempotencyRecord, ImportError, ImportOptions, ImportProgress, ImportRow, ImportStep, Imported,
+    KeyFilter, KeyPage, KeySort, KeyState, KeyTemplate, ManagementError, ManagementToken, NewKey, NewUser,
+    OwnerRule, PageCursor, PageRequest, Patch, PatchError, Resource, RowVersion, TokenScope, TokenSecret,
+    UnreadBudget, json_object,
 };
 pub use memory::{Memory, MemoryConfig};
 pub use migrate::{LogInstallation, Migration};
@@ -83,6 +86,9 @@ pub trait KeyStore<R: StoredRecord = KeyRecord>: Send + Sync + 'static {
     fn is_lost(&self) -> bool {
         false
     }
+
+    /// Reports that a look-up was not answered before the deadline of its check.
+    fn report_late(&self) {}
 }
 
 /// Maximum number of rows with one prefix that are read.
@@ -132,9 +138,9 @@ impl<R: StoredRecord> Lookup<R> {
         Proven { record, tier: self.tier, stale: self.stale, limit_status: None }
     }
 
-    /// Whether every record has its hash.
+    /// Whether every record has a hash that a credential can be proven against.
     pub fn is_hashed(&self) -> bool {
-        self.records.iter().all(|stored| stored.record().hash.expose().is_some())
+        self.records.iter().all(|stored| stored.record().hash.is_whole())
     }
 }
 
@@ -149,16 +155,29 @@ pub enum StoreError {
     Busy,
     /// The database cannot be reached, or the connection was lost.
     #[error("the database is unavailable: {0}")]
-    Unavailable(Arc<str>),
+    Unavailable(ErrorText),
+    /// The last calls failed, and the next attempt comes later. The text is that of the last failure.
+    #[error("no new attempt yet after: {0}")]
+    Paused(ErrorText),
     /// The database answers, but its tables, or what it allows, do not fit.
     #[error("{0}")]
-    Unfit(Arc<str>),
+    Unfit(ErrorText),
     /// Another transaction holds a lock for too long.
     #[error("another transaction holds a lock: {0}")]
-    Locked(Arc<str>),
+    Locked(ErrorText),
     /// The work was abandoned before its end.
     #[error(transparent)]
     Abandoned(#[from] crate::resilience::Abandoned),
+}
+
+impl StoreError {
+    /// The text for an operator. The same for each call that fails for one reason.
+    pub fn problem(&self) -> String {
+        match self {
+            Self::Paused(last) => last.to_string(),
+            error => error.to_string(),
+        }
+    }
 }
 
 impl From<Rejected> for StoreError {
@@ -166,7 +185,7 @@ impl From<Rejected> for StoreError {
         match rejected {
             Rejected::Timeout(limit) => Self::Timeout(limit),
             Rejected::QueueFull => Self::Busy,
-            Rejected::BreakerOpen(_) => Self::Unavailable(rejected.to_string().into()),
+            Rejected::BreakerOpen(last) => Self::Paused(last),
         }
     }
 }
@@ -175,5 +194,16 @@ impl CallError for StoreError {
     /// A database that answers, but does not fit, is no outage.
     fn is_outage(&self) -> bool {
         !matches!(self, Self::Unfit(_) | Self::Locked(_))
+    }
+
+    fn cause(&self) -> Cause {
+        match self {
+            Self::Timeout(_) => Cause::NoAnswer,
+            Self::Busy => Cause::TooManyCalls,
+            Self::Unavailable(text) | Self::Paused(text) => text.cause_or(Cause::Unreachable),
+            Self::Unfit(text) => text.cause_or(Cause::Tables),
+            Self::Locked(_) => Cause::Locked,
+            Self::Abandoned(_) => Cause::Panicked,
+        }
     }
 }

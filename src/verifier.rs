@@ -1,4 +1,4 @@
-//! Proves credentials against bcrypt hashes, once each.
+//! Proves credentials against stored hashes, once each.
 //!
 //! A proof is cached under three values together: the digest of the whole credential, the record, and the hash stored
 //! in the record. So only the whole credential finds its proof, and a key whose hash changed must be proven again.
@@ -6,6 +6,9 @@
 //! A credential that is neither proven nor refused yet waits in one queue (`verifier/queue.rs`), whether its prefix
 //! exists or not. A made-up key is refused at the same time and with the same answer as a wrong secret. Its refusal is
 //! cached in the same way. It costs no bcrypt.
+//!
+//! SHA-256 hashes are compared before that, at once: a right secret never waits. A wrong one waits in the queue like a
+//! made-up key, so it tells nothing about the prefix or the kind of its hash.
 
 use std::{
     sync::{
@@ -26,7 +29,7 @@ use crate::{
     decision::Tier,
     metrics::{CacheLookups, Metrics},
     proof::{Proof, ProofKey},
-    record::{HashTag, KeyHash, KeyId, KeyRecord, StoredRecord},
+    record::{BcryptHash, HashKind, HashTag, KeyHash, KeyId, KeyRecord, Sha256Hash, StoredRecord},
     resilience::Singleflight,
     store::{Lookup, MAX_RECORDS},
 };
@@ -41,7 +44,6 @@ mod pool;
 mod proofs;
 mod queue;
 mod recent;
-mod watch;
 
 pub use caller::Caller;
 use pool::{Job, Pool};
@@ -190,6 +192,11 @@ impl Verifier {
         }
     }
 
+    /// Reports that a credential was not proven before the deadline of its check.
+    pub fn report_late(&self) {
+        self.0.pool.report_late();
+    }
+
     /// Number of cached proofs and of cached refusals.
     pub fn len(&self) -> (usize, usize) {
         (self.0.proofs.len(), self.0.refusals.len())
@@ -216,7 +223,10 @@ impl Verifier {
             inner.lookups.negative.increment(1);
             return Err(ProofError::Mismatch);
         }
-        if records.iter().any(|stored| stored.record().hash.expose().is_none()) {
+        if let Some(stored) = inner.proven_by_sha256(credential, digest, &records, now) {
+            return Ok(stored);
+        }
+        if records.iter().any(|stored| !stored.record().hash.is_whole()) {
             return Err(ProofError::Unhashed);
         }
         inner.lookups.miss.increment(1);
@@ -270,12 +280,36 @@ impl Inner {
         found.records.iter().find_map(|stored| Some((stored, proof(stored.record())?)))
     }
 
+    /// Finds the record whose SHA-256 hash is the credential's. The hash is computed for every credential, so that prefixes
+    /// with such hashes, with others and without any cost the same.
+    ///
+    /// The proof is cached here alone, and no use extends it: to make it again takes a microsecond.
+    fn proven_by_sha256<R: StoredRecord>(
+        &self,
+        credential: &Credential,
+        digest: Digest,
+        records: &[Arc<R>],
+        now: Instant,
+    ) -> Option<Arc<R>> {
+        let presented = Sha256Hash::of(credential);
+        let stored = records.iter().find(|stored| match stored.record().hash.kind() {
+            HashKind::Sha256(hash) => hash.matches(&presented, Some(&self.secrets)),
+            HashKind::Bcrypt(_) => false,
+        })?;
+        self.lookups.miss.increment(1);
+        self.pool.count_proven();
+        let ttl = self.config.proof_ttl;
+        self.proofs.insert_for(ProofKey::of(digest, stored.record()), ttl, ttl, now);
+        Some(Arc::clone(stored))
+    }
+
     fn is_refused(&self, proof_key: &ProofKey, now: Instant) -> bool {
         self.refusals.get(proof_key).is_some_and(|until| now < until)
     }
 
     /// Submits the attempt to the queue and waits for its outcome. `hashes` are the hashes of the attempt's records. It
-    /// is empty if the prefix does not exist.
+    /// is empty if the prefix does not exist. Those that are not bcrypt have been compared before. Without any of bcrypt,
+    /// there is nothing to compute.
     async fn first_proof(
         self: Arc<Self>,
         attempt: Attempt,
@@ -290,14 +324,16 @@ impl Inner {
             return known;
         }
         let (prefix, proven) = (credential.prefix(), credential.clone());
-        let job = hashes.iter().map(KeyHash::cost).max().map(|highest| {
+        let bcrypt = |(place, hash): (usize, KeyHash)| Some((place, hash.into_bcrypt()?));
+        let hashes: Vec<_> = hashes.into_iter().enumerate().filter_map(bcrypt).collect();
+        let job = hashes.iter().map(|(_, hash)| hash.cost()).max().map(|highest| {
             // Holds until the next call of `learn_cost`, with the highest cost in the database.
             if self.cost.fetch_max(highest, Ordering::Relaxed) < highest {
                 self.pool.imitate(highest);
             }
             let inner = Arc::clone(&self);
             let compute = Box::new(move || {
-                let place = hashes.iter().position(|hash| matches(&credential, hash))?;
+                let &(place, _) = hashes.iter().find(|(_, hash)| matches(&credential, hash))?;
                 // Stored here, on the bcrypt thread: the caller may already have been rejected.
                 let proof_key = attempt.proof_key(place)?;
                 inner.proofs.insert(proof_key, now);
@@ -362,8 +398,8 @@ impl Attempt {
     }
 }
 
-/// The only function that compares credentials. It can read every [`KeyHash`]. An unreadable hash would match nothing.
-fn matches(credential: &Credential, hash: &KeyHash) -> bool {
+/// Whether the credential has this hash. An unreadable hash would match nothing.
+fn matches(credential: &Credential, hash: &BcryptHash) -> bool {
     bcrypt::verify(credential.expose(), hash.expose().unwrap_or_default()).unwrap_or(false)
 }
 

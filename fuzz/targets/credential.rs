@@ -1,21 +1,6 @@
-//! Credentials and prefixes are read by the rule, and by nothing else.
-
 #![no_main]
 
-use keystile::credential::{Credential, Prefix};
-use libfuzzer_sys::fuzz_target;
+#[path = "../facts/credential.rs"]
+mod facts;
 
-fuzz_target!(|bytes: &[u8]| {
-    let good = bytes.iter().all(|byte| (0x21..=0x7e).contains(byte) && *byte != b',');
-    let credential = Credential::parse(bytes);
-    assert_eq!(credential.is_ok(), good && (8..=72).contains(&bytes.len()));
-    if let Ok(credential) = credential {
-        assert_eq!(credential.expose().as_bytes(), bytes);
-        assert_eq!(credential.prefix().as_str().as_bytes(), &bytes[..8]);
-    }
-    if let Ok(text) = std::str::from_utf8(bytes) {
-        let prefix = Prefix::parse(text);
-        assert_eq!(prefix.is_ok(), good && bytes.len() == 8);
-        assert!(prefix.is_ok_and(|prefix| prefix.as_str() == text) || !good || bytes.len() != 8);
-    }
-});
+libfuzzer_sys::fuzz_target!(|input: &[u8]| facts::check(input));

@@ -72,6 +72,7 @@ impl Stats {
                 "connections": connections,
                 "free_places": places,
             },
+            "dependencies": super::dependencies_to_json(&self.metrics.states().snapshot()),
             "change_feed": self.feed.borrow().clone(),
             "bcrypt": { "waiting": sum(metrics::BCRYPT_WAITING, &[]) },
             "usage": { "pending": sum(metrics::USAGE_PENDING, &[]) },

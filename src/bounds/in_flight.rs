@@ -38,6 +38,7 @@ pub struct InFlight(Arc<Inner>);
 struct Inner {
     ledger: Mutex<Ledger>,
     bytes: Gauge,
+    checks: Gauge,
 }
 
 /// The bytes that each call and each connection holds. Calls are ordered by age.
@@ -138,7 +139,11 @@ pub fn answered() {
 impl InFlight {
     /// Creates an empty ledger.
     pub fn new(metrics: &Metrics) -> Self {
-        Self(Arc::new(Inner { ledger: Mutex::default(), bytes: metrics.in_flight_bytes() }))
+        Self(Arc::new(Inner {
+            ledger: Mutex::default(),
+            bytes: metrics.in_flight_bytes(),
+            checks: metrics.checks_in_flight(),
+        }))
     }
 
     /// Tracks a call that must wait.
@@ -206,6 +211,8 @@ impl InFlight {
         let over: Vec<_> = over.map(|held| held.call.id).collect();
         over.into_iter().for_each(|id| ledger.refuse(id));
         self.0.bytes.set(ledger.total as f64);
+        let waits = |held: &&Holding| matches!(held.phase, Phase::Receiving | Phase::Deciding);
+        self.0.checks.set(ledger.calls.values().filter(waits).count() as f64);
     }
 }
 

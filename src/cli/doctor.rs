@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{
     database::{open_read_only, with_database_name},
-    output::{Output, count},
+    output::{Output, count as number_of},
 };
 use crate::{
     clock,
@@ -66,9 +66,9 @@ pub(super) async fn run(args: Doctor) -> anyhow::Result<()> {
     let rows: Vec<_> = report.report.findings.iter().map(row).collect();
     output.report(&report, ["severity", "code", "where", "finding"], &rows, WIDTH)?;
     let Report { errors, warnings, notes, .. } = report.report;
-    let [errors_found, warnings, notes] =
-        [(errors, "error"), (warnings, "warning"), (notes, "note")].map(|(n, noun)| count(n as u64, noun));
-    let summary = format!("{errors_found}, {warnings} and {notes} in {}", count(keys, "key"));
+    let [errors_found, warnings, notes] = [(errors, "error"), (warnings, "warning"), (notes, "note")]
+        .map(|(n, noun)| number_of(n as u64, noun));
+    let summary = format!("{errors_found}, {warnings} and {notes} in {}", number_of(keys, "key"));
     if errors > 0 {
         bail!("{summary}: each error denies or allows requests by mistake");
     }
@@ -79,17 +79,13 @@ pub(super) async fn run(args: Doctor) -> anyhow::Result<()> {
 /// A finding as a row of a table.
 fn row(finding: &Finding) -> [String; 4] {
     let Finding { code, severity, message, location, count, examples, fix } = finding;
-    let count = match count {
-        Some(1) => "\n1 row".to_owned(),
-        Some(count) => format!("\n{count} rows"),
-        None => String::new(),
-    };
+    let rows = count.map_or_else(String::new, |rows| format!("\n{}", number_of(rows, "row")));
     let more = if finding.count.is_some_and(|count| count > examples.len() as u64) { ", …" } else { "" };
     let ids = if examples.is_empty() { String::new() } else { format!("\nid {}{more}", examples.join(", ")) };
     [
         severity.to_string(),
         (*code).to_owned(),
-        format!("{location}{count}{ids}"),
+        format!("{location}{rows}{ids}"),
         format!("{message}\nFix: {fix}"),
     ]
 }

@@ -29,21 +29,24 @@ use crate::{
 pub(super) struct Explain {
     /// Id of the key, or its prefix where no other key has it; never the key itself.
     key: String,
-    /// Method of the request.
-    #[arg(long, default_value = "GET")]
-    method: String,
+    /// Method of the request. Default: POST with a body, otherwise GET.
+    #[arg(long)]
+    method: Option<String>,
     /// Path of the request.
     #[arg(long, default_value = "/")]
     path: String,
     /// Address of the client. Default: unknown.
     #[arg(long, value_name = "ADDRESS")]
     client: Option<IpAddr>,
-    /// Model that the body names. Without it and without --body, the request has no body.
+    /// Model that the body names, if Envoy sends the body with the check. Without it and without --body, the request has no body.
     #[arg(long)]
     model: Option<String>,
     /// Body of the request, such as '{"model": "gpt-4o", "agent_config_id": 7}'.
     #[arg(long, value_name = "JSON", conflicts_with = "model")]
     body: Option<String>,
+    /// Whether Envoy sends bodies with the checks of this route (`with_request_body`). With `false`, no check sees the model.
+    #[arg(long, value_name = "BOOL", default_value = "true", action = clap::ArgAction::Set)]
+    envoy_sends_body: bool,
     /// A setting of the route, such as keystile.scopes='chat embed'; repeatable.
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     route: Vec<(String, String)>,
@@ -72,24 +75,38 @@ pub(super) struct Explain {
 #[derive(Debug, Serialize)]
 struct Explanation {
     key_id: i64,
-    checks: Vec<CheckOutcome>,
-    /// The rows of `budgets` of the key and of its user.
-    budgets: Vec<BudgetOutcome>,
     /// `allow` or `deny`.
     decision: &'static str,
     /// Whether the denial is only reported.
     shadowed: bool,
     status: u16,
+    /// The code of the first check that denies.
+    #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<&'static str>,
     detail: String,
+    checks: Vec<CheckOutcome>,
+    /// The rows of `budgets` of the key and of its user.
+    budgets: Vec<BudgetOutcome>,
 }
 
 #[derive(Debug, Serialize)]
 struct CheckOutcome {
-    check: &'static str,
-    passes: bool,
-    looks_at: String,
-    code: &'static str,
+    step: &'static str,
+    result: CheckResult,
+    /// The code of the denial.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'static str>,
+    /// The values that were compared.
+    detail: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum CheckResult {
+    Pass,
+    Deny,
+    /// Keystile does not check this: the upstream does, or nobody counts.
+    Skip,
 }
 
 /// What a row of `budgets` means for the request.
@@ -100,8 +117,10 @@ struct BudgetOutcome {
     binds: bool,
     /// Whether the row denies the request now.
     denies: bool,
-    why: String,
-    /// What is spent of it. `None` for a row that a check does not read.
+    /// Why it binds the request or does not.
+    detail: String,
+    /// What is spent of it. Absent for a row that a check does not read.
+    #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<String>,
 }
 
@@ -111,8 +130,15 @@ pub(super) async fn run(explain: Explain) -> anyhow::Result<()> {
     let proven = explain.key(&database).await?;
     let unread = database.unread_budgets(&proven.record).await;
     let unread = unread.map_err(|error| with_database_name(&explain.database, error))?;
+    let is_restricted = proven.record.allowed.models.restricts();
     let explanation = explain.explain(proven, unread);
     explain.output.explanation(&explanation, &explanation.checks())?;
+    if explain.assumes_body() && is_restricted && explanation.passes("model") {
+        eprintln!(
+            "note: this assumes that Envoy sends the body with the check (`with_request_body`); if it does not, the \
+             request is denied as model_not_allowed: see --envoy-sends-body false"
+        );
+    }
     if explain.exit_status && explanation.decision == "deny" {
         bail!("the request would be denied");
     }
@@ -139,7 +165,20 @@ impl Explain {
         Ok(Proven { record: Arc::clone(record), tier: Tier::Database, stale: false, limit_status: None })
     }
 
+    /// Whether the request has a body that Envoy may or may not send.
+    fn assumes_body(&self) -> bool {
+        self.envoy_sends_body && (self.model.is_some() || self.body.is_some())
+    }
+
+    fn method(&self) -> &str {
+        let has_body = self.model.is_some() || self.body.is_some();
+        self.method.as_deref().unwrap_or(if has_body { "POST" } else { "GET" })
+    }
+
     fn body(&self, route: Option<&RouteSettings>) -> Body<'_> {
+        if !self.envoy_sends_body {
+            return Body::Absent;
+        }
         let model = self.model.as_ref().map(|model| {
             let field = route.map_or("model", |route| route.model_fields.first());
             json!({ field: model }).to_string()
@@ -155,7 +194,7 @@ impl Explain {
             credential: Err(Reason::MissingCredential),
             request_id: "",
             stream_id: "",
-            method: &self.method,
+            method: self.method(),
             path: &self.path,
             client: self.client,
             vouched_client: None,
@@ -170,13 +209,17 @@ impl Explain {
                 let facts = Facts { record: &record, attributes: &attributes, route, now };
                 let charge = Charge { key: record.id, limits: record.limits, cost: route.cost };
                 let limits = checked_limits(&charge, self.rate_limit);
-                let limited = (!limits.passes).then_some(Reason::RateLimited);
+                let limited = (limits.result == CheckResult::Deny).then_some(Reason::RateLimited);
                 let checks = CHECKS.iter().map(|check| checked(check, &facts)).chain([limits]).collect();
                 let budgets = policy::bindings(&facts).into_iter().map(BudgetOutcome::from);
                 let budgets = budgets.chain(unread.into_iter().map(BudgetOutcome::from)).collect();
                 (checks, budgets, policy::check(&facts).err().or(limited), route.shadow)
             }
-            Err(_) => (Vec::new(), Vec::new(), Some(Reason::RouteMisconfigured), None),
+            Err(error) => {
+                let route =
+                    CheckOutcome::new("route", false, false, Reason::RouteMisconfigured, error.to_string());
+                (vec![route], Vec::new(), Some(Reason::RouteMisconfigured), None)
+            }
         };
         let service = self.mode == Mode::Shadow;
         let shadowed = reason.is_some_and(|reason| proven.deny(reason).is_shadowed(shadow, service));
@@ -185,23 +228,31 @@ impl Explain {
         let sentence = reason.map_or("Every check passes.", Reason::sentence);
         Explanation {
             key_id: record.id.0,
-            checks,
-            budgets,
             decision: if denied.is_some() { "deny" } else { "allow" },
             shadowed,
             status: denied.map_or(200, Reason::status),
             code: reason.map(Reason::code),
             detail: problem.unwrap_or_else(|| sentence.to_owned()),
+            checks,
+            budgets,
         }
     }
 }
 
 impl Explanation {
+    fn passes(&self, step: &str) -> bool {
+        self.checks.iter().any(|check| check.step == step && check.result == CheckResult::Pass)
+    }
+
     /// What a table shows: one row for each check and budget, and the answer.
     fn checks(&self) -> Vec<[String; 3]> {
         let row = |checked: &CheckOutcome| {
-            let verdict = if checked.passes { "pass".to_owned() } else { format!("FAIL: {}", checked.code) };
-            [checked.check.to_owned(), verdict, checked.looks_at.clone()]
+            let result = match (checked.result, checked.code) {
+                (CheckResult::Pass, _) => "pass".to_owned(),
+                (CheckResult::Skip, _) => "skip".to_owned(),
+                (CheckResult::Deny, code) => format!("deny: {}", code.unwrap_or_default()),
+            };
+            [checked.step.to_owned(), result, checked.detail.clone()]
         };
         let budgets = self.budgets.iter().map(BudgetOutcome::row);
         let shadowed = if self.shadowed { ", shadowed" } else { "" };
@@ -216,34 +267,41 @@ impl BudgetOutcome {
     fn row(&self) -> [String; 3] {
         let id = self.budget_id.map_or_else(|| "?".to_owned(), |id| id.to_string());
         let verdict = match (self.binds, self.denies) {
-            (_, true) => "binds, denies",
+            (_, true) => "deny: budget_exhausted",
             (true, false) => "binds",
             (false, false) => "does not bind",
         };
         let status = self.status.iter().map(|status| format!("{status}; ")).collect::<String>();
-        [format!("budget {id}"), verdict.to_owned(), format!("{status}{}", self.why)]
+        [format!("budget {id}"), verdict.to_owned(), format!("{status}{}", self.detail)]
     }
 }
 
 impl From<BudgetBinding> for BudgetOutcome {
     fn from(BudgetBinding { id, binds, denies, why, status }: BudgetBinding) -> Self {
-        Self { budget_id: id.map(|id| id.0), binds, denies, why, status: Some(status) }
+        Self { budget_id: id.map(|id| id.0), binds, denies, detail: why, status: Some(status) }
     }
 }
 
 impl From<UnreadBudget> for BudgetOutcome {
     fn from(UnreadBudget { id, why }: UnreadBudget) -> Self {
-        Self { budget_id: id.map(|id| id.0), binds: false, denies: false, why, status: None }
+        Self { budget_id: id.map(|id| id.0), binds: false, denies: false, detail: why, status: None }
+    }
+}
+
+impl CheckOutcome {
+    fn new(step: &'static str, passes: bool, is_skipped: bool, reason: Reason, detail: String) -> Self {
+        let result = match (passes, is_skipped) {
+            (false, _) => CheckResult::Deny,
+            (true, true) => CheckResult::Skip,
+            (true, false) => CheckResult::Pass,
+        };
+        Self { step, result, code: (!passes).then(|| reason.code()), detail }
     }
 }
 
 fn checked(check: &Check, facts: &Facts<'_>) -> CheckOutcome {
-    CheckOutcome {
-        check: check.name,
-        passes: (check.passes)(facts),
-        looks_at: (check.looks_at)(facts),
-        code: check.reason.code(),
-    }
+    let is_left = (check.is_left_to_upstream)(facts);
+    CheckOutcome::new(check.name, (check.passes)(facts), is_left, check.reason, (check.looks_at)(facts))
 }
 
 /// What was used is not known here; a limit that lets nothing through is.
@@ -254,13 +312,10 @@ fn checked_limits(charge: &Charge, counted: RateLimit) -> CheckOutcome {
         format!("{limit} per {}", span.name())
     };
     let limits: Vec<_> = limits.map(limit).collect();
-    let told = if counted == RateLimit::Off { "; sent to the upstream, not counted" } else { "" };
-    CheckOutcome {
-        check: "limits",
-        passes: counted == RateLimit::Off || !charge.exceeds_a_limit(),
-        looks_at: format!("{}; cost: {}{told}", limits.join(", "), charge.cost),
-        code: Reason::RateLimited.code(),
-    }
+    let is_off = counted == RateLimit::Off;
+    let told = if is_off { "; sent to the upstream, not counted" } else { "" };
+    let detail = format!("{}; cost: {}{told}", limits.join(", "), charge.cost);
+    CheckOutcome::new("limits", is_off || !charge.exceeds_a_limit(), is_off, Reason::RateLimited, detail)
 }
 
 fn pair(text: &str) -> Result<(String, String), &'static str> {

@@ -9,8 +9,7 @@ use zeroize::Zeroizing;
 use super::{
     argument::refuse_whole_key,
     database::{open, open_read_only, with_database_name},
-    import::{self, Import},
-    output::{Output, OutputFormat, json, print},
+    output::Output,
 };
 use crate::{
     config::DatabaseOptions,
@@ -19,12 +18,15 @@ use crate::{
 
 mod bulk_revoke;
 mod create;
+mod credential_output;
+mod import;
 mod list;
 mod list_flags;
 mod revoke;
 mod update;
 
 use create::Create;
+use import::Import;
 use list::{COLUMNS, List};
 use revoke::Revoke;
 use update::Update;
@@ -41,8 +43,8 @@ pub(super) enum Command {
     Update(Box<Update>),
     /// Revoke a key, or every key that conditions select.
     Revoke(Revoke),
-    /// Import rows with bcrypt hashes from a file: all of them or none.
-    Import(Import),
+    /// Import keys from a file: rows with their hashes, or what Kong or Unkey exports. All of them or none.
+    Import(Box<Import>),
 }
 
 #[derive(Debug, Args)]
@@ -75,25 +77,18 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Update(args) => update::run(*args).await,
         Command::Revoke(args) => revoke::run(args).await,
-        Command::Import(args) => import::run(args).await,
+        Command::Import(args) => import::run(*args).await,
     }
 }
 
 async fn create(args: Box<Create>) -> anyhow::Result<()> {
     let database = open(&args.database)?;
+    let target = args.output.open()?;
     let (key, credential) = database
         .create_key(&args.new_key(), &args.brand, args.cost.of_new_hashes())
         .await
         .map_err(|error| with_database_name(&args.database, error))?;
-    if args.output.output == OutputFormat::Json {
-        return json(&key.with("credential", credential.expose()));
-    }
-    eprintln!(
-        "created key {} of {}; this is the only time that it is shown:",
-        key.text("id"),
-        key.text("user_email")
-    );
-    print(&format!("{}\n", credential.expose()))
+    target.write(&key, &credential, &format!("created key {} of {}", key.text("id"), key.text("user_email")))
 }
 
 /// Finds the key of a credential. A typo is recognised without the database.

@@ -1,10 +1,9 @@
 //! The output of commands: tables for people, JSON for programs.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -13,10 +12,13 @@ use crate::{
     store::{Difference, DisplayRow},
 };
 
+mod style;
+mod table;
 mod words;
 
+use table::{Overflow, TextTable, terminal_width};
 pub(super) use words::count;
-use words::relative;
+use words::{relative, whole_seconds};
 
 /// How a command answers.
 #[derive(Debug, Clone, Copy, Args)]
@@ -47,16 +49,25 @@ impl Output {
             OutputFormat::Json => json(rows),
             OutputFormat::Table if rows.is_empty() => note(none),
             OutputFormat::Table => {
-                let mut table = empty_table();
-                table.set_header(columns.iter().map(|(title, _)| *title));
-                let now = clock::wall();
+                let titles: Vec<_> = columns.iter().map(|(title, _)| *title).collect();
+                // Only texts that people chose are long.
+                let is_whole =
+                    |name: &str| name.ends_with("_at") || ["id", "key_prefix", "is_active"].contains(&name);
+                let whole =
+                    columns.iter().enumerate().filter(|(_, (_, name))| is_whole(name)).map(|(at, _)| at);
+                let mut table = TextTable::new(&titles, Overflow::Truncate).with_whole_columns(whole);
+                if let Some(state) = columns.iter().position(|(_, name)| *name == "is_active") {
+                    table = table.with_states(state);
+                }
+                let (is_terminal, now) = (terminal_width().is_some(), clock::wall());
                 for row in rows {
-                    table.add_row(columns.iter().map(|(_, name)| {
-                        let text = printable(&row.text(name));
-                        if name.ends_with("_at") { relative(&text, now) } else { text }
+                    table.add(columns.iter().map(|(_, name)| match row.text(name) {
+                        text if !name.ends_with("_at") => text,
+                        time if is_terminal => relative(&time, now),
+                        time => whole_seconds(&time),
                     }));
                 }
-                print_table(table)
+                print(&table.text())
             }
         }
     }
@@ -66,11 +77,12 @@ impl Output {
         match self.output {
             OutputFormat::Json => json(row),
             OutputFormat::Table => {
-                let mut table = empty_table();
+                let mut table = TextTable::new(&[], Overflow::Wrap);
                 for (name, value) in row.iter().filter(|(_, value)| !value.is_empty()) {
-                    table.add_row([name, &printable(&value)]);
+                    let value = if name.ends_with("_at") { whole_seconds(&value) } else { value };
+                    table.add([name.to_owned(), value]);
                 }
-                print_table(table)
+                print(&table.text())
             }
         }
     }
@@ -81,17 +93,16 @@ impl Output {
             OutputFormat::Json => json(differences),
             OutputFormat::Table if differences.is_empty() => Ok(()),
             OutputFormat::Table => {
-                let mut table = empty_table();
-                table.set_header(["Field", "Before", "After"]);
+                let mut table = TextTable::new(&["Field", "Before", "After"], Overflow::Wrap);
                 for Difference { field, before, after } in differences {
                     let [before, after] = [before, after].map(|value| match value {
                         Value::Null => "-".to_owned(),
-                        Value::String(text) => printable(text),
-                        other => printable(&other.to_string()),
+                        Value::String(text) => text.clone(),
+                        other => other.to_string(),
                     });
-                    table.add_row([*field, &before, &after]);
+                    table.add([(*field).to_owned(), before, after]);
                 }
-                print_table(table)
+                print(&table.text())
             }
         }
     }
@@ -101,18 +112,17 @@ impl Output {
         match self.output {
             OutputFormat::Json => json(whole),
             OutputFormat::Table => {
-                let mut table = empty_table();
-                table.set_header(["check", "result", "looked at"]);
-                for step in steps {
-                    table.add_row(step.iter().map(|cell| printable(cell)));
-                }
-                print_table(table)
+                let titles = ["step", "result", "detail"];
+                let mut table =
+                    TextTable::new(&titles, Overflow::Wrap).with_whole_columns([0, 1]).with_states(1);
+                steps.iter().for_each(|step| table.add(step.clone()));
+                print(&table.text())
             }
         }
     }
 
     /// Prints a report: rows whose cells may have several lines as a table, everything as JSON. `width` is that of the
-    /// table where there is no terminal.
+    /// table where there is no terminal. The first column is a state.
     pub(super) fn report<const N: usize>(
         self,
         whole: &impl Serialize,
@@ -124,16 +134,9 @@ impl Output {
             OutputFormat::Json => json(whole),
             OutputFormat::Table if rows.is_empty() => Ok(()),
             OutputFormat::Table => {
-                let mut table = empty_table();
-                if table.width().is_none() {
-                    table.set_width(width);
-                }
-                table.set_header(titles);
-                for row in rows {
-                    let lines = |cell: &String| cell.lines().map(printable).collect::<Vec<_>>().join("\n");
-                    table.add_row(row.iter().map(lines));
-                }
-                print_table(table)
+                let mut table = TextTable::new(&titles, Overflow::Wrap).with_states(0);
+                rows.iter().for_each(|row| table.add(row.clone()));
+                print(&table.text_arranged(width))
             }
         }
     }
@@ -177,33 +180,4 @@ pub(super) fn json(value: &(impl Serialize + ?Sized)) -> anyhow::Result<()> {
 fn note(text: &str) -> anyhow::Result<()> {
     eprintln!("{text}");
     Ok(())
-}
-
-/// A table without lines. On a terminal it is as wide as that; in a pipe each row is one line.
-fn empty_table() -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    if let Some((terminal_size::Width(width), _)) = terminal_size::terminal_size_of(io::stdout())
-        && io::stdout().is_terminal()
-    {
-        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
-    } else {
-        table.set_content_arrangement(ContentArrangement::Disabled);
-    }
-    table
-}
-
-fn print_table(mut table: Table) -> anyhow::Result<()> {
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    let lines = table.to_string();
-    // Cells are padded to the width of their column, also the last one.
-    let lines: String = lines.lines().map(|line| format!("{}\n", line.trim_end())).collect();
-    print(&lines)
-}
-
-/// Names are other people's text: no escape sequence of theirs reaches a terminal.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

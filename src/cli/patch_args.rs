@@ -84,6 +84,8 @@ impl PatchArgs {
     /// Prints a change. `row` is what it is of, such as `key 7`.
     pub(super) fn print(&self, change: &Change, row: &str, output: Output) -> anyhow::Result<()> {
         let differences = change.differences();
+        // Names are other people's text: no escape sequence of theirs reaches a terminal.
+        let row: String = row.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         match (differences.is_empty(), self.dry_run) {
             (true, _) => eprintln!("{row} has these values already; nothing was written"),
             (false, true) => eprintln!("{row} would change; nothing was written"),
@@ -92,7 +94,7 @@ impl PatchArgs {
         if self.dry_run || output.output == OutputFormat::Table {
             return output.differences(&differences);
         }
-        // Waiting prints its own JSON.
+        // Waiting prints the row with its result.
         if self.wait { Ok(()) } else { json(&change.after) }
     }
 }

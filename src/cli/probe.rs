@@ -1,6 +1,9 @@
 //! `keystile probe`: asks a running `keystile serve` for its health, for probes that run in its container.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -11,11 +14,19 @@ use tonic_health::pb::{
 
 use crate::config::{Listen, duration_or_none};
 
+mod readiness;
+
+use readiness::why_not_ready;
+
 #[derive(Debug, Args)]
 pub(super) struct Probe {
     /// Address of the instance: `ADDRESS:PORT` or `unix:/PATH`. Of a comma-separated list, the first is used.
     #[arg(long, env = "KEYSTILE_LISTEN", default_value = "127.0.0.1:9191", value_delimiter = ',')]
     address: Vec<Listen>,
+
+    /// Admin listener of the instance, which is asked why the instance is not ready.
+    #[arg(long, env = "KEYSTILE_ADMIN_LISTEN", default_value = "127.0.0.1:9192", value_name = "ADDRESS")]
+    admin_address: SocketAddr,
 
     /// Succeed on any answer: the instance runs, but may not be ready for checks.
     #[arg(long)]
@@ -33,32 +44,59 @@ pub(super) async fn run(probe: Probe) -> anyhow::Result<()> {
         .with_context(|| format!("no answer within {}", humantime::format_duration(probe.timeout)))
         .flatten()
         .with_context(|| format!("--address {address}"))?;
-    match status {
-        ServingStatus::Serving => Ok(()),
-        _ if probe.alive => Ok(()),
-        _ => bail!("--address {address}: not ready"),
+    if status == ServingStatus::Serving || probe.alive {
+        return Ok(());
+    }
+    let why = tokio::time::timeout(probe.timeout, why_not_ready(loopback(probe.admin_address))).await;
+    match why.ok().flatten() {
+        Some(why) => bail!("--address {address}: not ready: {why}"),
+        None => bail!(
+            "--address {address}: not ready; /readyz at its --admin-listen address says why \
+             (nothing that says so answers at --admin-address {})",
+            probe.admin_address
+        ),
     }
 }
 
 async fn ask(address: &Listen) -> anyhow::Result<ServingStatus> {
-    let channel = Endpoint::from_shared(uri(address))?.connect().await;
-    let channel =
-        channel.context("cannot connect; is `keystile serve` running with this --listen address?")?;
-    let answer = HealthClient::new(channel).check(HealthCheckRequest { service: String::new() }).await?;
-    Ok(answer.into_inner().status())
+    let channel = match Endpoint::from_shared(uri(address))?.connect().await {
+        Ok(channel) => channel,
+        Err(error) => {
+            bail!(
+                "cannot connect: {}; is `keystile serve` running with this --listen address?",
+                cause(&error)
+            )
+        }
+    };
+    let answer = HealthClient::new(channel).check(HealthCheckRequest { service: String::new() }).await;
+    match answer {
+        Ok(answer) => Ok(answer.into_inner().status()),
+        Err(status) => bail!("this is no Keystile, or it does not answer: {}", status.message()),
+    }
+}
+
+/// The innermost error: each of those around it repeats its text, or says nothing of the cause.
+fn cause(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+/// An instance that listens on all addresses is reached over loopback.
+fn loopback(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
 }
 
 fn uri(address: &Listen) -> String {
     match address {
         Listen::Unix(path) => format!("unix://{}", path.display()),
-        // An instance that listens on all addresses is reached over loopback.
-        Listen::Tcp(address) if address.ip().is_unspecified() => {
-            let loopback = match address {
-                SocketAddr::V4(_) => "127.0.0.1",
-                SocketAddr::V6(_) => "[::1]",
-            };
-            format!("http://{loopback}:{}", address.port())
-        }
-        Listen::Tcp(address) => format!("http://{address}"),
+        Listen::Tcp(address) => format!("http://{}", loopback(*address)),
     }
 }

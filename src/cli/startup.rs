@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use clap::{Arg, ArgMatches, Command, parser::ValueSource};
 use tracing::{info, warn};
 
-use crate::config::redacted;
+use crate::config::{is_unread_libpq_variable, redacted};
 
 /// The settings of one process, for its first log lines.
 #[derive(Debug, Clone, Default)]
@@ -15,6 +15,8 @@ pub(super) struct Startup {
     /// `name=value` of each setting that a flag or a variable sets. Secrets are not shown.
     settings: Vec<String>,
     unknown: Vec<UnknownVariable>,
+    /// Variables of libpq that change nothing, where the database is a Postgres.
+    unread: Vec<String>,
 }
 
 /// A variable that no setting reads.
@@ -37,9 +39,15 @@ impl Startup {
         let Some(command) = root.find_subcommand(name) else { return Self::default() };
         let settings = command.get_arguments().filter_map(|argument| shown(argument, matches)).collect();
         let known = known_variables(root);
-        let unknown = variables.filter(|name| is_setting(name) && !known.contains(name));
+        let is_postgres = || {
+            let mut urls = matches.try_get_raw("database_url").ok().flatten().into_iter().flatten();
+            urls.any(|url| url.to_string_lossy().starts_with("postgres"))
+        };
+        let (libpq, variables): (Vec<_>, Vec<_>) = variables.partition(|name| is_unread_libpq_variable(name));
+        let unread = if !libpq.is_empty() && is_postgres() { libpq } else { Vec::new() };
+        let unknown = variables.into_iter().filter(|name| is_setting(name) && !known.contains(name));
         let unknown = unknown.map(|name| UnknownVariable { nearest: nearest(&name, &known), name }).collect();
-        Self { command: name.to_owned(), settings, unknown }
+        Self { command: name.to_owned(), settings, unknown, unread }
     }
 
     /// Writes the first lines of the log.
@@ -52,6 +60,12 @@ impl Startup {
         );
         for UnknownVariable { name, nearest } in &self.unknown {
             warn!(variable = name, nearest, "no setting has this name; the variable is ignored");
+        }
+        for name in &self.unread {
+            warn!(
+                variable = name,
+                "this variable of libpq is not supported, and is ignored; set the parameter in --database-url"
+            );
         }
     }
 }
@@ -66,7 +80,8 @@ fn shown(argument: &Arg, matches: &ArgMatches) -> Option<String> {
     let values = matches.get_raw(id)?.map(|value| value.to_string_lossy());
     let is_secret = argument.is_hide_env_values_set();
     let values = values.map(|value| {
-        if is_secret {
+        // A URL in the wrong place may hold a password too.
+        if is_secret || value.contains("://") {
             redacted(&value).unwrap_or_else(|| "(not shown)".to_owned())
         } else {
             value.into_owned()

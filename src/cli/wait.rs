@@ -7,7 +7,12 @@ use clap::Args;
 use serde_json::json;
 
 use super::output::{Output, OutputFormat, count, json as print_json, print};
-use crate::{clock, config::duration_or_none, credential::Prefix, store::Database};
+use crate::{
+    clock,
+    config::duration_or_none,
+    credential::Prefix,
+    store::{Database, DisplayRow},
+};
 
 /// Deadline of the instances' confirmation.
 #[derive(Debug, Clone, Copy, Args)]
@@ -17,9 +22,30 @@ pub(super) struct WaitArgs {
     timeout: Duration,
 }
 
+/// The same for a revoked key, which is printed with the result as JSON.
+pub(super) async fn wait_for_instances_with_key(
+    database: &Database,
+    key: DisplayRow,
+    prefix: Prefix,
+    wait: WaitArgs,
+    output: Output,
+) -> anyhow::Result<()> {
+    invalidate(database, Some(key), Some(prefix), wait, output).await
+}
+
 /// Makes every instance drop a prefix, or everything. Prints the instances that confirmed, and fails if one did not.
 pub(super) async fn wait_for_instances(
     database: &Database,
+    prefix: Option<Prefix>,
+    wait: WaitArgs,
+    output: Output,
+) -> anyhow::Result<()> {
+    invalidate(database, None, prefix, wait, output).await
+}
+
+async fn invalidate(
+    database: &Database,
+    key: Option<DisplayRow>,
     prefix: Option<Prefix>,
     wait: WaitArgs,
     output: Output,
@@ -28,11 +54,17 @@ pub(super) async fn wait_for_instances(
     let confirmed = database.invalidate(prefix, wait.timeout).await?;
     let millis = started.elapsed().as_millis();
     match output.output {
-        OutputFormat::Json => print_json(&json!({
-            "dropped": confirmed.dropped,
-            "silent": confirmed.silent,
-            "milliseconds": u64::try_from(millis).unwrap_or(u64::MAX),
-        }))?,
+        OutputFormat::Json => {
+            let result = json!({
+                "dropped": confirmed.dropped,
+                "silent": confirmed.silent,
+                "milliseconds": u64::try_from(millis).unwrap_or(u64::MAX),
+            });
+            match key {
+                Some(key) => print_json(&key.with("invalidation", result))?,
+                None => print_json(&result)?,
+            }
+        }
         OutputFormat::Table if database.is_file() => {
             print("logged; instances read the file four times a second and do not confirm\n")?;
         }

@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use percent_encoding::percent_decode_str;
 
+use super::redacted::PERCENT_ENCODE;
+
 /// A Postgres URL. Its `Debug` and `Display` show hosts, ports and the database's name.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PostgresUrl {
@@ -15,6 +17,11 @@ impl PostgresUrl {
     /// A parameter that is set and not empty.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.parameters.get(name).map(String::as_str)
+    }
+
+    /// Sets a parameter.
+    pub(super) fn set(&mut self, name: &str, value: &str) {
+        self.parameters.insert(name.to_owned(), value.to_owned());
     }
 
     /// All parameters, by name and value.
@@ -30,6 +37,9 @@ impl FromStr for PostgresUrl {
     fn from_str(text: &str) -> Result<Self, String> {
         let rest = text.strip_prefix("postgres://").or_else(|| text.strip_prefix("postgresql://"));
         let rest = rest.ok_or("does not begin with postgres://")?;
+        if is_ambiguous(rest) {
+            return Err(format!("has an `@` that may belong to the password; {PERCENT_ENCODE}"));
+        }
         let mut parameters = BTreeMap::new();
         let rest = match rest.find(['@', '/']) {
             Some(at) if rest[at..].starts_with('@') => {
@@ -60,6 +70,13 @@ impl FromStr for PostgresUrl {
     }
 }
 
+/// Whether part of the password may be read as another part, which would be shown. libpq would accept some of these.
+fn is_ambiguous(rest: &str) -> bool {
+    let Some((user, after)) = rest.split_once('@') else { return false };
+    let is_query = user.split_once('?').is_some_and(|(_, query)| query.contains('='));
+    user.contains('/') || is_query || after.contains('@')
+}
+
 /// The hosts of `h1:1,[::2]:2,h3`, and their ports, each list by comma.
 fn split_hosts(text: &str) -> Result<(String, String), String> {
     let (mut hosts, mut ports) = (Vec::new(), Vec::new());
@@ -71,10 +88,9 @@ fn split_hosts(text: &str) -> Result<(String, String), String> {
             None => one.split_once(':').unwrap_or((one, "")),
         };
         if !port.is_empty() && port.parse::<u16>().is_err() {
-            return Err(
-                "has a port that is no number, or a password with a character that must be escaped, such as %40 for @"
-                    .into(),
-            );
+            return Err(format!(
+                "has a port that is no number; if it is part of the password, {PERCENT_ENCODE}"
+            ));
         }
         hosts.push(host);
         ports.push(port);
@@ -91,7 +107,8 @@ fn decode(text: &str, part: &str) -> Result<String, String> {
         text.as_bytes().get(at + 1..at + 3).is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit))
     };
     if !text.match_indices('%').all(|(at, _)| hex(at)) || decoded.contains('\0') {
-        return Err(format!("has {part} with a `%` that does not begin an escape such as %25"));
+        let fix = "a `%` that does not begin an escape; write %25 for %, and percent-encode the password";
+        return Err(format!("has {part} with {fix}"));
     }
     Ok(decoded.into_owned())
 }
@@ -159,6 +176,10 @@ mod tests {
             "postgres://u:hunter2@h?sslmode",
             "postgres://u:hunter2@h/%ff",
             "postgres://u:hunter2%00@h",
+            "postgres://u:p@hunter2/hunter2@h:5432/db",
+            "postgres://u:12/hunter2@h/db",
+            "postgres://u:12/x?hunter2=x@h/db",
+            "postgres://u:12?hunter2=x@h/db",
         ] {
             let error = bad.parse::<PostgresUrl>().expect_err(bad);
             assert!(!error.contains("hunt") && !error.contains("er2"), "{error}");

@@ -1,10 +1,14 @@
 //! Shows a URL without its secrets, even one that cannot be parsed.
 
+/// The fix of a URL whose password cannot be told apart from its other parts.
+pub(super) const PERCENT_ENCODE: &str =
+    "percent-encode the password: %40 for @, %2F for /, %23 for #, %3F for ?, %25 for %";
+
 /// Scheme, host and port of a URL; `None` where they cannot be told apart from a password.
 ///
 /// A path of a SQLite file is shown whole. In any other text, everything up to the last `@` may be a password.
 pub fn redacted(text: &str) -> Option<String> {
-    if text.starts_with("sqlite:") {
+    if text.strip_prefix("sqlite:").is_some_and(|file| !has_password(file)) {
         return Some(text.to_owned());
     }
     let (scheme, rest) = text.split_once("://")?;
@@ -14,6 +18,12 @@ pub fn redacted(text: &str) -> Option<String> {
     }
     let shown = place(rest).unwrap_or("...");
     Some(format!("{scheme}://{shown}"))
+}
+
+/// Whether the rest of a URL has a user and a password, as a SQLite file has not.
+pub(super) fn has_password(rest: &str) -> bool {
+    let rest = rest.strip_prefix("//").unwrap_or(rest);
+    !rest.starts_with('/') && rest.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
 }
 
 /// Host and port.
@@ -28,12 +38,16 @@ fn place(rest: &str) -> Option<&str> {
     if !place.bytes().all(is_host) {
         return None;
     }
-    // Without `@`, a port that is no number may be a password whose `@` is missing.
+    // Without `@`, a port that is no number may be a password, and the host its user.
     let ports_are_numbers = place.split(',').all(|one| {
         let after_address = one.rsplit_once(']').map_or(one, |(_, port)| port);
         after_address.split_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_ok())
     });
-    if ports_are_numbers { Some(place) } else { place.split(':').next() }
+    match (ports_are_numbers, before) {
+        (true, _) => Some(place),
+        (false, "") => None,
+        (false, _) => place.split(':').next(),
+    }
 }
 
 #[cfg(test)]
@@ -53,7 +67,10 @@ mod tests {
             ("postgres://app:hunt/er2@host", "postgres://host"),
             ("postgres://app:hunt?er2@host", "postgres://..."),
             ("postgres://host/keys?password=hunt@er2", "postgres://..."),
-            ("postgres://app:hunter2/keys", "postgres://app"),
+            ("postgres://app:hunter2/keys", "postgres://..."),
+            ("postgres://app:p@ss/w#rd@db:5432/keys", "postgres://db:5432"),
+            ("sqlite://app:hunter2@db/keys", "sqlite://db"),
+            ("sqlite:///srv/a@b:c@d.db", "sqlite:///srv/a@b:c@d.db"),
             ("sqlite:///./x.db", "sqlite:///./x.db"),
         ] {
             assert_eq!(redacted(text).as_deref(), Some(shown), "{text}");
@@ -66,11 +83,12 @@ mod tests {
     proptest! {
         #[test]
         fn password_is_never_shown(
-            before in "[a-z:/?#%]{0,8}",
-            after in "[a-z/?#%@=]{0,8}",
-            tail in "(:[0-9]{1,4})?(/[a-z]{0,4})?(\\?[a-z]{1,4}=[a-z@]{0,4})?",
+            url in "(postgres|mysql|redis|rediss-cluster|sqlite|http)://",
+            user in "[a-z]{0,3}",
+            password in "([@/#%?:\\[\\]\\\\ &=]{0,3}SECRET){1,3}[@/#%?:\\[\\]\\\\ &=]{0,3}",
+            tail in "(:[0-9]{1,4}|:none)?(/[a-z]{0,4})?(\\?[a-z]{1,4}=[a-z@]{0,4})?",
         ) {
-            let text = format!("postgres://u:{before}SECRET{after}@host{tail}");
+            let text = format!("{url}{user}:{password}@host{tail}");
             let shown = redacted(&text).unwrap_or_default();
             prop_assert!(!shown.contains("SECRET"), "{} for {}", shown, text);
         }

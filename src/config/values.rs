@@ -2,7 +2,10 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 
-use super::PostgresUrl;
+use super::{
+    PostgresUrl,
+    redacted::{PERCENT_ENCODE, has_password},
+};
 
 /// The URL of a database. Its `Debug` and `Display` show no password.
 #[derive(Clone, PartialEq, Eq)]
@@ -61,6 +64,9 @@ fn sqlite_file(text: &str) -> Result<PathBuf, String> {
             "names no file; write sqlite:keystile.db or sqlite:///var/lib/keystile/keystile.db".into()
         );
     }
+    if has_password(text) {
+        return Err("has a user and a password, which a SQLite file has not; write sqlite:FILE".into());
+    }
     // Other libraries read this as a relative path. Here it would be a file in the root folder.
     if text.starts_with("///") && ["/./", "/../"].iter().any(|dots| path.starts_with(dots)) {
         let relative = &path[1..];
@@ -90,9 +96,16 @@ impl FromStr for RedisUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        // Behind the host, an `@` may be the end of a password, and the host a part of it.
+        let rest = text.split_once("://").map_or("", |(_, rest)| rest);
+        if rest.find(['/', '?', '#']).is_some_and(|end| rest[end..].contains('@')) {
+            return Err(format!("has an `@` that may belong to the password; {PERCENT_ENCODE}"));
+        }
         // The reason alone: the text may hold a password.
-        let url: url::Url =
-            text.parse().map_err(|error| format!("is not a URL such as redis://HOST:6379: {error}"))?;
+        let url: url::Url = text.parse().map_err(|error| {
+            let fix = if rest.contains('@') { PERCENT_ENCODE } else { "write redis://HOST:6379" };
+            format!("is not a URL such as redis://HOST:6379: {error}; {fix}")
+        })?;
         let known = ["redis", "rediss", "valkey", "valkeys"];
         let (scheme, form) = url.scheme().split_once(['-', '+']).unwrap_or((url.scheme(), ""));
         if !known.contains(&scheme) || !["", "cluster", "sentinel", "unix"].contains(&form) {
@@ -195,6 +208,36 @@ mod tests {
         for bad in ["mysql://app:hunter2@host/keys", "postgres://app:hunter2@host:notaport/keys", "sqlite:"] {
             let error = bad.parse::<DatabaseUrl>().expect_err("refused");
             assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_of_a_password_is_shown(
+            scheme in "(postgres|postgresql|redis|rediss|redis-cluster|mysql|sqlite)",
+            user in "[a-z]{0,3}",
+            password in "([@/#%?:\\[\\]\\\\ &=]{0,2}(SECRET|12)){1,3}[@/#%?:\\[\\]\\\\ &=]{0,2}",
+            tail in "(:[0-9]{1,4})?(/[a-z]{0,4}|/0)?(\\?password=SECRET)?",
+        ) {
+            let text = format!("{scheme}://{user}:{password}@host{tail}");
+            let show = |shown: Result<String, String>| shown.unwrap_or_else(|error| error);
+            let database = text.parse::<DatabaseUrl>().map(|url| format!("{url} {url:?}"));
+            let redis = text.parse::<RedisUrl>().map(|url| format!("{url} {url:?}"));
+            for shown in [show(database), show(redis)] {
+                proptest::prop_assert!(!shown.contains("SECRET"), "{} for {}", shown, text);
+            }
+        }
+    }
+
+    #[test]
+    fn password_that_is_not_percent_encoded_is_refused_with_the_fix() {
+        for url in ["postgres://app:p@ss/w#rd@db:5432/keys", "postgres://app:12/x@db/keys"] {
+            let error = url.parse::<DatabaseUrl>().expect_err(url);
+            assert!(error.contains("percent-encode the password"), "{error}");
+        }
+        for url in ["redis://app:p@ss/w#rd@cache:6379", "redis://:12/x@cache", "redis://:a/b@cache"] {
+            let error = url.parse::<RedisUrl>().expect_err(url);
+            assert!(error.contains("percent-encode the password"), "{error}");
         }
     }
 

@@ -197,8 +197,21 @@ async fn every_outcome_has_an_explicit_status() {
 async fn request_without_attributes_is_denied() {
     for attributes in [None, Some(AttributeContext::default())] {
         let answer = ask(Behaviour::Know, Request::new(CheckRequest { attributes })).await;
-        assert_eq!(summary(&answer), denied(Code::Unauthenticated, 401, "missing_credential"));
+        assert_eq!(summary(&answer), denied(Code::InvalidArgument, 400, "not_http"));
     }
+}
+
+/// As Envoy's filter for TCP connections sends it, and where a key is optional.
+#[tokio::test]
+async fn connection_without_http_is_denied_also_where_a_key_is_optional() {
+    let extensions = [("keystile.credential".to_owned(), "optional".to_owned())];
+    let attributes = AttributeContext {
+        context_extensions: extensions.into(),
+        request: Some(RequestAttributes::default()),
+        ..AttributeContext::default()
+    };
+    let answer = ask(Behaviour::Know, Request::new(CheckRequest { attributes: Some(attributes) })).await;
+    assert_eq!(summary(&answer), denied(Code::InvalidArgument, 400, "not_http"));
 }
 
 #[tokio::test]
@@ -282,7 +295,7 @@ async fn only_an_outage_of_the_store_is_deferred() {
     let mut unread = good_request();
     unread.get_mut().attributes = None;
     let answer = check(&service(Behaviour::Fail, OnFailure::Defer), unread).await.expect("denied");
-    assert_eq!(summary(&answer).2, "missing_credential");
+    assert_eq!(summary(&answer).2, "not_http");
 }
 
 #[tokio::test]

@@ -8,15 +8,16 @@ use std::{
 use metrics::Counter;
 use tokio::sync::{Mutex, Semaphore};
 
-use super::{RateLimiter, Refusal, shards::Shards};
+use super::{LimitCounter, RateLimiter, Refusal, shards::Shards};
 use crate::{
     clock::{self, Timestamps},
     config::{RateLimitCharge, RateLimitOnLoss},
+    dependencies::{Cause, Dependency, Reporter},
     limits::{Charge, LimitStatus},
     metrics::{Metrics, RateLimits},
     record::KeyId,
     redis::{Redis, RedisError},
-    resilience::{Rejected, Singleflight},
+    resilience::{CallError, Rejected, Singleflight},
 };
 
 mod availability;
@@ -64,6 +65,7 @@ struct Inner {
     /// Held while all keys are reconciled.
     reconciling: Arc<Mutex<()>>,
     results: RateLimits,
+    reporter: Reporter,
 }
 
 /// Why Redis gave no reply.
@@ -103,11 +105,27 @@ impl RedisLimiter {
             needs_full_report: AtomicBool::new(false),
             reconciling: Arc::default(),
             results: metrics.rate_limits(),
+            reporter: metrics.reporter(Dependency::RedisLimits),
         }))
+    }
+
+    /// Who counts now.
+    pub(super) fn counter(&self, now: Instant) -> LimitCounter {
+        let inner = &self.0;
+        if inner.availability.is_up(now) {
+            return LimitCounter::Redis;
+        }
+        let divides = inner.config.on_loss == RateLimitOnLoss::Divide && inner.membership.fleet().is_some();
+        if divides { LimitCounter::Divided } else { LimitCounter::None }
     }
 }
 
 impl RateLimiter for RedisLimiter {
+    fn report_late(&self) {
+        let problem = "requests were not charged before the deadline of their checks (KEYSTILE_TIMEOUT)";
+        self.0.reporter.fails_for(1, Cause::NoAnswer, problem);
+    }
+
     async fn charge(&self, charge: Charge) -> Result<Option<LimitStatus>, Refusal> {
         let (inner, now) = (&self.0, clock::monotonic());
         if charge.exceeds_a_limit() {
@@ -207,15 +225,30 @@ impl Inner {
     }
 
     async fn send(&self, request: &LeaseRequest) -> Result<LeaseReply, NoReply> {
-        self.check_answer(self.scripts.charge(request).await)
+        let answer = self.scripts.charge(request).await;
+        if let Err(error) = &answer {
+            // The next heartbeat that succeeds ends an outage. It does not need every right that a charge needs.
+            match error {
+                RedisError::Refused(_) | RedisError::Rejected(Rejected::QueueFull) => {
+                    self.reporter.fails_for(1, error.cause(), error.problem());
+                }
+                RedisError::Rejected(_) | RedisError::Unavailable(_) | RedisError::NotServing(_) => {
+                    self.reporter.fails(error.cause(), error.problem());
+                }
+            }
+        }
+        self.check_answer(answer)
     }
 
     /// Marks Redis as lost where it did not answer.
     fn check_answer<T>(&self, answer: Result<T, RedisError>) -> Result<T, NoReply> {
         answer.map_err(|error| match error {
             RedisError::Rejected(Rejected::QueueFull) => NoReply::QueueFull,
-            error => {
-                self.availability.mark_lost(&error);
+            RedisError::Rejected(_)
+            | RedisError::Unavailable(_)
+            | RedisError::NotServing(_)
+            | RedisError::Refused(_) => {
+                self.availability.mark_lost();
                 NoReply::Lost
             }
         })

@@ -182,6 +182,7 @@ impl From<StoreError> for Problem {
             | StoreError::Timeout(_)
             | StoreError::Busy
             | StoreError::Locked(_)
+            | StoreError::Paused(_)
             | StoreError::Abandoned(_) => {
                 warn!(%error, "the database does not answer");
                 Self::unavailable()

@@ -83,6 +83,18 @@ pub struct ConnectionMetrics {
     pub no_preface: Counter,
 }
 
+/// `keystile_database_connections` and what belongs to it.
+pub struct DatabaseConnections {
+    /// Connections that run a statement.
+    pub used: Gauge,
+    /// Open connections without one.
+    pub idle: Gauge,
+    /// Maximum number of connections.
+    pub limit: Gauge,
+    /// Calls that wait for a connection.
+    pub waiting: Gauge,
+}
+
 /// `keystile_messages_refused_total`.
 pub struct RefusedMessages {
     /// The message is over the size limit.

@@ -84,7 +84,18 @@ impl Registry {
         counters + gauges.map(|bits| f64::from_bits(bits) as u64).sum::<u64>()
     }
 
-    pub(super) fn render(&self) -> String {
+    /// Sets all gauges of this name to 0.
+    pub(super) fn reset(&self, name: &str) {
+        let gauges = self.gauges.lock();
+        gauges
+            .iter()
+            .filter(|series| series.name == name)
+            .for_each(|series| series.value.store(0, Ordering::Release));
+    }
+
+    /// The text of all metrics. `collect` records those that other crates have, by the macros of [`metrics`].
+    pub(super) fn render_with(&self, collect: impl FnOnce()) -> String {
+        metrics::with_local_recorder(&self.recorder, collect);
         for series in &*self.counters.lock() {
             series.exported.absolute(series.value.load(Ordering::Acquire));
         }
@@ -143,7 +154,7 @@ mod tests {
         assert_eq!(registry.sum("x_total", &[]), 6);
         assert_eq!(registry.sum("x_total", &[("tier", "memory"), ("kind", "proofs")]), 0);
         assert_eq!(registry.sum("y", &[]), 7);
-        let text = registry.render();
+        let text = registry.render_with(|| ());
         assert!(text.contains("x_total{tier=\"memory\",kind=\"records\"} 5"), "{text}");
     }
 }

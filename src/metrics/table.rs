@@ -33,6 +33,7 @@ const LAG_SECONDS: &[f64] =
     &[1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
 pub(crate) const CHECKS: &str = "keystile_checks_total";
+pub(crate) const CHECKS_IN_FLIGHT: &str = "keystile_checks_in_flight";
 pub(crate) const CHECK_DURATION: &str = "keystile_check_duration_seconds";
 pub(crate) const CACHE_LOOKUPS: &str = "keystile_cache_lookups_total";
 pub(crate) const CACHE_ENTRIES: &str = "keystile_cache_entries";
@@ -43,13 +44,22 @@ pub(crate) const FIRST_PROOFS_WAITING: &str = "keystile_first_proofs_waiting";
 pub(crate) const STORE_DURATION: &str = "keystile_store_duration_seconds";
 pub(crate) const STORE_ERRORS: &str = "keystile_store_errors_total";
 pub(crate) const STORE_UP: &str = "keystile_store_up";
+pub(crate) const DEPENDENCY_UP: &str = "keystile_dependency_up";
+pub(crate) const DEPENDENCY_FAULT: &str = "keystile_dependency_fault";
+pub(crate) const DATABASE_CONNECTIONS: &str = "keystile_database_connections";
+pub(crate) const DATABASE_CONNECTIONS_LIMIT: &str = "keystile_database_connections_limit";
+pub(crate) const DATABASE_CALLS_WAITING: &str = "keystile_database_calls_waiting";
+pub(crate) const CHANGE_FEED_LAST_READ: &str = "keystile_change_feed_last_read_timestamp_seconds";
+pub(crate) const CHANGE_FEED_LAST_CHANGE: &str = "keystile_change_feed_last_change_timestamp_seconds";
 pub(crate) const CHANGE_FEED_UP: &str = "keystile_change_feed_up";
 pub(crate) const CHANGE_FEED_DEGRADED: &str = "keystile_change_feed_degraded";
+pub(crate) const DATABASE_OLDER: &str = "keystile_database_older";
 pub(crate) const INVALIDATIONS: &str = "keystile_invalidations_total";
 pub(crate) const REVOCATION_LAG: &str = "keystile_revocation_lag_seconds";
 pub(crate) const USAGE_PENDING: &str = "keystile_usage_pending";
 pub(crate) const USAGE_LOST: &str = "keystile_usage_lost_total";
 pub(crate) const DURABLE_PROOFS: &str = "keystile_durable_proofs_total";
+pub(crate) const LIMITS_COUNTED: &str = "keystile_limits_counted";
 pub(crate) const RATE_LIMIT: &str = "keystile_rate_limit_total";
 pub(crate) const INJECTOR_REVIEWS: &str = "keystile_injector_reviews_total";
 pub(crate) const INJECTOR_REVIEW_DURATION: &str = "keystile_injector_review_duration_seconds";
@@ -75,6 +85,11 @@ pub const TABLE: &[Metric] = &[
         name: CHECKS,
         kind: Kind::Counter,
         help: "Checks answered, by decision (allow, deny, shadow: allowed but reported, error: left to Envoy) and reason (none and anonymous for allow).",
+    },
+    Metric {
+        name: CHECKS_IN_FLIGHT,
+        kind: Kind::Gauge,
+        help: "Checks that wait for the rest of their message or for a decision. Checks that memory answers do not wait.",
     },
     Metric {
         name: CHECK_DURATION,
@@ -108,6 +123,31 @@ pub const TABLE: &[Metric] = &[
         help: "Credentials that wait to be proven or refused, by class (clean; one_mark: the prefix or the network has failed lately; two_marks: both have; throttled: the network has many failures). Most of them need no bcrypt.",
     },
     Metric {
+        name: DEPENDENCY_UP,
+        kind: Kind::Gauge,
+        help: "0 if the last attempt to use a dependency failed, otherwise 1, by dependency (database, budgets, change_feed, redis_cache, redis_limits, bcrypt, memory, usage, proofs). Absent where it was not used.",
+    },
+    Metric {
+        name: DEPENDENCY_FAULT,
+        kind: Kind::Gauge,
+        help: "1 while a dependency fails for a cause, also if only some calls fail, otherwise 0, by dependency and cause. The runbook lists the causes; those of change_feed are those of keystile_change_feed_degraded.",
+    },
+    Metric {
+        name: DATABASE_CONNECTIONS,
+        kind: Kind::Gauge,
+        help: "Connections to the database, by state (used, idle). The connection that listens for changes is not counted.",
+    },
+    Metric {
+        name: DATABASE_CONNECTIONS_LIMIT,
+        kind: Kind::Gauge,
+        help: "Maximum number of connections to the database: KEYSTILE_DATABASE_CONNECTIONS.",
+    },
+    Metric {
+        name: DATABASE_CALLS_WAITING,
+        kind: Kind::Gauge,
+        help: "Look-ups that wait for a connection to the database.",
+    },
+    Metric {
         name: STORE_DURATION,
         kind: Kind::Histogram(STORE_SECONDS),
         help: "Duration of one call to a store, by store and operation.",
@@ -131,6 +171,21 @@ pub const TABLE: &[Metric] = &[
         name: CHANGE_FEED_DEGRADED,
         kind: Kind::Gauge,
         help: "1 for each cause for which the change feed is not up (unreadable, log_missing, replica, identity, log_empty, triggers, columns, rows_hidden, writes_lost), 0 otherwise.",
+    },
+    Metric {
+        name: CHANGE_FEED_LAST_READ,
+        kind: Kind::Gauge,
+        help: "Time of the last read of the log of changes, in seconds since 1970. time() minus this is its age.",
+    },
+    Metric {
+        name: CHANGE_FEED_LAST_CHANGE,
+        kind: Kind::Gauge,
+        help: "Time of the newest change that the feed has seen, in seconds since 1970, by the clock of this machine; 0 if there was none.",
+    },
+    Metric {
+        name: DATABASE_OLDER,
+        kind: Kind::Gauge,
+        help: "1 if the database, when this process started, lacked a change that an earlier run had seen, as after the restore of a backup: keys that were revoked since may be active again. 0 if not, or if nothing is known.",
     },
     Metric {
         name: INVALIDATIONS,
@@ -161,6 +216,11 @@ pub const TABLE: &[Metric] = &[
         name: RATE_LIMIT,
         kind: Kind::Counter,
         help: "Requests of keys with limits, by result (allowed; leased: allowed by a lease; divided: allowed within this instance's part while Redis does not respond; limited, limited_divided: denied likewise; unavailable: denied because requests could not be counted).",
+    },
+    Metric {
+        name: LIMITS_COUNTED,
+        kind: Kind::Gauge,
+        help: "1 for the one that counts the limits of keys now, 0 otherwise, by name (upstream: KEYSTILE_RATE_LIMIT is off; local: this instance; redis: Redis for all instances; divided: this instance counts its part, because Redis does not; none: keys with limits are denied).",
     },
     Metric {
         name: UNDECODABLE_ROWS,
@@ -241,6 +301,30 @@ pub const TABLE: &[Metric] = &[
         name: MANAGEMENT_REQUESTS,
         kind: Kind::Counter,
         help: "Requests to keystile management, by operation (such as create_key; none: no operation was reached) and class of the status (2xx, 4xx, 5xx).",
+    },
+    Metric {
+        name: "process_cpu_seconds_total",
+        kind: Kind::Counter,
+        help: "User and system CPU time, in whole seconds.",
+    },
+    Metric {
+        name: "process_resident_memory_bytes",
+        kind: Kind::Gauge,
+        help: "Resident memory size in bytes.",
+    },
+    Metric { name: "process_virtual_memory_bytes", kind: Kind::Gauge, help: "Virtual memory size in bytes." },
+    Metric {
+        name: "process_virtual_memory_max_bytes",
+        kind: Kind::Gauge,
+        help: "Maximum amount of virtual memory available in bytes.",
+    },
+    Metric { name: "process_open_fds", kind: Kind::Gauge, help: "Number of open file descriptors." },
+    Metric { name: "process_max_fds", kind: Kind::Gauge, help: "Maximum number of open file descriptors." },
+    Metric { name: "process_threads", kind: Kind::Gauge, help: "Number of OS threads in the process." },
+    Metric {
+        name: "process_start_time_seconds",
+        kind: Kind::Gauge,
+        help: "Start time of the process since unix epoch in seconds.",
     },
     Metric { name: BUILD_INFO, kind: Kind::Gauge, help: "Always 1, with version and commit as labels." },
 ];

@@ -23,7 +23,8 @@ pub fn name(text: &str) -> String {
 }
 
 /// How other hashes begin.
-const BEGINNINGS: [(&str, &str); 16] = [
+const BEGINNINGS: [(&str, &str); 17] = [
+    ("$sha256$", "damaged SHA-256"),
     ("$2x$", "bcrypt of version 2x"),
     ("$2$", "bcrypt of version 2"),
     ("$bcrypt-sha256$", "bcrypt-sha256 of passlib"),
@@ -54,6 +55,7 @@ mod tests {
             (format!("$2b$03${body}"), "bcrypt with cost 3"),
             (format!("$2b$12${}", &body[1..]), "damaged bcrypt"),
             (format!("$2x$12${body}"), "bcrypt of version 2x"),
+            (format!("$sha256${body}"), "damaged SHA-256"),
             (format!("$argon2id$v=19$m=65536,t=3,p=4${body}"), "Argon2"),
             (format!("pbkdf2:sha256:600000${body}"), "PBKDF2"),
             (format!("$6$rounds=5000${body}"), "sha512crypt"),

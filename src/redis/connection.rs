@@ -26,9 +26,11 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::error::{RedisError, STORE};
-use crate::addresses::{Failures, Resolver};
-
-use crate::clock;
+use crate::{
+    addresses::{Failures, Resolver},
+    clock,
+    dependencies::{Cause, ErrorText},
+};
 
 /// The state of the connection, as calls see it.
 #[derive(Clone)]
@@ -135,7 +137,13 @@ impl Connector {
                 if has_tls && *error.kind() == ErrorKind::Timeout {
                     // A server without TLS takes the handshake for part of a command, and waits for the rest.
                     let silent = "no answer in time, as from a server without TLS: if it has none, the URL begins with redis://";
-                    return Err(RedisError::Unavailable(silent.into()));
+                    return Err(RedisError::Unavailable(ErrorText::new(Cause::Tls, silent)));
+                }
+                // The client closes such a connection itself, or reads the end of it, or its reset.
+                if !has_tls && *error.kind() == ErrorKind::IO && !error.details().contains("Refused") {
+                    let error = RedisError::from(error);
+                    let closed = format!("{error}; if the server has TLS, the URL begins with rediss://");
+                    return Err(RedisError::Unavailable(ErrorText::new(Cause::Unreachable, closed)));
                 }
                 Err(error.into())
             }
@@ -198,7 +206,11 @@ impl Connector {
             }
         }
         self.failures.sort_by_key(&mut found, clock::monotonic(), |(address, _)| *address);
-        if found.is_empty() { Err(RedisError::Unavailable(failure.into())) } else { Ok(found) }
+        if found.is_empty() {
+            Err(RedisError::Unavailable(ErrorText::new(Cause::NameUnknown, failure)))
+        } else {
+            Ok(found)
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Guards every call to a dependency: a bounded queue, bounded concurrency, a deadline and a breaker.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, time::Duration};
 
 use parking_lot::Mutex;
 
@@ -11,7 +11,11 @@ use tokio::{
 };
 
 use super::breaker::Breaker;
-use crate::{clock, metrics::Metrics};
+use crate::{
+    clock,
+    dependencies::{Cause, ErrorText},
+    metrics::Metrics,
+};
 
 /// Guards one dependency.
 pub struct DependencyGuard {
@@ -20,9 +24,10 @@ pub struct DependencyGuard {
     capacity: Semaphore,
     /// Bounds the calls that run.
     concurrency: Semaphore,
+    limit: usize,
     breaker: Mutex<Breaker>,
     /// The last failure, for the text of [`Rejected::BreakerOpen`].
-    last_error: Mutex<Arc<str>>,
+    last_error: Mutex<ErrorText>,
     errors: Counter,
     up: Gauge,
 }
@@ -38,13 +43,16 @@ pub enum Rejected {
     QueueFull,
     /// The last calls failed, and the pause before the next attempt has not passed.
     #[error("no new attempt yet after: {0}")]
-    BreakerOpen(Arc<str>),
+    BreakerOpen(ErrorText),
 }
 
 /// The error of a guarded call.
 pub trait CallError: From<Rejected> + std::fmt::Display {
     /// Whether the dependency did not answer. A refusal is an answer.
     fn is_outage(&self) -> bool;
+
+    /// Why the call failed.
+    fn cause(&self) -> Cause;
 }
 
 /// Maximum number of calls that run or wait: what a dependency that hangs can hold. Together with the first proofs
@@ -59,6 +67,7 @@ impl DependencyGuard {
             timeout,
             capacity: Semaphore::new(CAPACITY),
             concurrency: Semaphore::new(concurrency),
+            limit: concurrency,
             breaker: Mutex::default(),
             last_error: Mutex::new("".into()),
             errors: metrics.store_errors(store),
@@ -102,6 +111,12 @@ impl DependencyGuard {
         self.capacity.available_permits()
     }
 
+    /// How many calls wait until another one has ended.
+    pub fn waiting(&self) -> usize {
+        let running = self.limit - self.concurrency.available_permits().min(self.limit);
+        (CAPACITY - self.free_capacity()).saturating_sub(running)
+    }
+
     async fn wait(&self) -> Result<SemaphorePermit<'_>, Rejected> {
         let permit = timeout(self.timeout, self.permit()).await;
         // The calls before this one may have opened it.
@@ -126,7 +141,7 @@ impl DependencyGuard {
         self.up.set(if error.is_none() { 1.0 } else { 0.0 });
         if let Some(error) = error {
             self.errors.increment(1);
-            *self.last_error.lock() = error.to_string().into();
+            *self.last_error.lock() = ErrorText::new(error.cause(), error.to_string());
         }
     }
 }
@@ -149,6 +164,10 @@ mod tests {
     impl CallError for Failed {
         fn is_outage(&self) -> bool {
             *self != Self::No
+        }
+
+        fn cause(&self) -> Cause {
+            Cause::Unreachable
         }
     }
 
@@ -188,7 +207,10 @@ mod tests {
         for _ in 0..FAILURES {
             assert_eq!(bench.call(Err(Failed::Down)).await, Err(Failed::Down));
         }
-        assert_eq!(bench.call(Ok(1)).await, Err(Rejected::BreakerOpen("connection refused".into()).into()));
+        assert_eq!(
+            bench.call(Ok(1)).await,
+            Err(Rejected::BreakerOpen(ErrorText::new(Cause::Unreachable, "connection refused")).into())
+        );
     }
 
     #[tokio::test]

@@ -181,6 +181,7 @@ impl<L: ChangeLog> ChangeFeed<L> {
             FeedPosition::Start | FeedPosition::Unlogged { .. } => None,
         };
         let verdict = verify(&reading.evidence, known);
+        self.status.has_read(&reading.logged);
         let Some(position) = reading.position.clone() else { return self.go_without(verdict.problems).await };
         let is_first = matches!(self.position, FeedPosition::Start);
         // While a condition failed, changes may have been missed.
@@ -290,10 +291,12 @@ impl<L: ChangeLog> ChangeFeed<L> {
     }
 
     fn report(&self, failures: u32) {
-        let (source, epoch) = match &self.position {
-            FeedPosition::Start => (Source::Nothing, None),
-            FeedPosition::Log { position, .. } => (Source::Log, Some(position.epoch())),
-            FeedPosition::Unlogged { .. } => (Source::UpdatedAt, None),
+        let (source, epoch, newest) = match &self.position {
+            FeedPosition::Start => (Source::Nothing, None, None),
+            FeedPosition::Log { position, known, .. } => {
+                (Source::Log, Some(position.epoch()), known.anchor.clone())
+            }
+            FeedPosition::Unlogged { .. } => (Source::UpdatedAt, None, None),
         };
         let up_until = self.up_until();
         self.fence.set_state(up_until, epoch);
@@ -303,6 +306,7 @@ impl<L: ChangeLog> ChangeFeed<L> {
             listening: self.is_notified(),
             problems: self.failure.iter().chain(&self.problems).cloned().collect(),
             has_looked: failures == 0 || failures >= TRIES,
+            newest,
         });
     }
 

@@ -1,17 +1,20 @@
-//! The feed's report about itself: its state, its metrics, and one log line for each change of state.
+//! The feed's report about itself: its state and its metrics. Its state is logged with those of the other dependencies.
 
 use std::time::Instant;
 
 use metrics::{Counter, Gauge, Histogram};
 use serde::Serialize;
 use tokio::sync::watch;
-use tracing::{info, warn};
 
 use super::{
     conditions::{Cause, Problem},
     log::LoggedChange,
 };
-use crate::metrics::Metrics;
+use crate::{
+    clock,
+    dependencies::{Dependency, Fault, Reporter},
+    metrics::Metrics,
+};
 
 /// The state of the feed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -27,6 +30,9 @@ pub struct FeedState {
     /// Whether the first read is done, or the feed no longer waits for it after several failures.
     #[serde(skip)]
     pub has_looked: bool,
+    /// The newest entry of the log. `None` without a log.
+    #[serde(skip)]
+    pub newest: Option<String>,
 }
 
 /// Where changes are read.
@@ -44,7 +50,10 @@ pub enum Source {
 /// The state, and the metrics that report it.
 pub(super) struct Status {
     state: watch::Sender<FeedState>,
+    reporter: Reporter,
     up: Gauge,
+    last_read: Gauge,
+    last_change: Gauge,
     degraded: Vec<(Cause, Gauge)>,
     changes: Counter,
     commands: Counter,
@@ -62,9 +71,13 @@ impl Status {
             listening: false,
             problems: Vec::new(),
             has_looked: false,
+            newest: None,
         };
         let status = Self {
             state: watch::Sender::new(state),
+            reporter: metrics.reporter(Dependency::ChangeFeed),
+            last_read: metrics.change_feed_last_read(),
+            last_change: metrics.change_feed_last_change(),
             up: metrics.change_feed_up(),
             degraded: Cause::ALL.map(|cause| (cause, metrics.change_feed_degraded(cause.name()))).into(),
             changes: source("change"),
@@ -99,6 +112,15 @@ impl Status {
         self.hints.increment(keys as u64);
     }
 
+    /// Exports the time of a read that has just ended, and of the newest change in it.
+    pub(super) fn has_read(&self, logged: &[LoggedChange]) {
+        let now = clock::wall().unix_timestamp_nanos() as f64 / 1e9;
+        self.last_read.set(now);
+        if let Some(ago) = logged.iter().map(|logged| logged.ago).min() {
+            self.last_change.set(now - ago.as_secs_f64());
+        }
+    }
+
     /// Counts the entries that were applied. `started` is the start of the read that returned them.
     pub(super) fn count(&self, logged: &[LoggedChange], started: Instant) {
         for LoggedChange { ago, by_command, .. } in logged {
@@ -116,22 +138,22 @@ impl Status {
             let is_cause = problems.iter().any(|problem| problem.cause == *cause);
             gauge.set(if is_cause { 1.0 } else { 0.0 });
         }
-        let problems = problems.to_vec();
+        if state.up {
+            self.reporter.works();
+        } else if !problems.is_empty() {
+            let fault = |problem: &Problem| Fault {
+                cause: problem.cause.name(),
+                problem: problem.to_string(),
+                fix: problem.fix.to_owned(),
+            };
+            self.reporter.fails_by(problems.iter().map(fault).collect());
+        }
         let has_looked = state.has_looked || self.state.borrow().has_looked;
-        let before = self.state.send_replace(FeedState { problems: problems.clone(), has_looked, ..state });
-        for problem in &problems {
-            if !before.problems.iter().any(|known| is_same(known, problem)) {
-                let (cause, fix) = (problem.cause.name(), problem.fix);
-                warn!(cause, fix, "a changed key may be allowed for up to 30 s: {problem}");
-            }
-        }
-        if !before.up && self.state.borrow().up {
-            info!("change feed up: a changed key is denied within 1 s");
-        }
+        self.state.send_if_modified(|present| {
+            let next = FeedState { problems: problems.to_vec(), has_looked, ..state };
+            let is_new = *present != next;
+            *present = next;
+            is_new
+        });
     }
-}
-
-/// Whether the log already has this problem. Two failed reads may differ only in the text of the error.
-fn is_same(one: &Problem, other: &Problem) -> bool {
-    one.cause == other.cause && (one.cause == Cause::Unreadable || one.detail == other.detail)
 }

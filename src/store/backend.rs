@@ -7,7 +7,7 @@ use super::{
     postgres::{self, Confirmations, PostgresPool, PostgresStatements},
     schema::Schema,
     sqlite::{FileAccess, SQLITE_POLL, SqliteFile, SqliteStatements},
-    statement::{Access, Deadline, Progress, Rows, Statement, Step, TransactionOutcome},
+    statement::{Access, ConnectionCounts, Deadline, Progress, Rows, Statement, Step, TransactionOutcome},
     statements::Statements,
 };
 use crate::{
@@ -84,8 +84,8 @@ impl Backend {
         }
     }
 
-    /// Open connections.
-    pub(crate) fn connections(&self) -> u32 {
+    /// Its connections.
+    pub(crate) fn connections(&self) -> ConnectionCounts {
         match self {
             Self::Postgres(pool) => pool.connections(),
             Self::Sqlite(file) => file.connections(),

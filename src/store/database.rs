@@ -24,9 +24,10 @@ use crate::{
     config::{AccountLock, DatabaseOptions},
     credential::Prefix,
     decision::Tier,
-    metrics::Metrics,
-    record::{KeyHash, KeyRecord, UnreadableBudget},
-    resilience::Singleflight,
+    dependencies::{Dependency, Reporter},
+    metrics::{DatabaseConnections, Metrics},
+    record::{BcryptHash, KeyRecord, UnreadableBudget},
+    resilience::{CallError, Singleflight},
     usage::WriteOutcome,
 };
 
@@ -47,6 +48,8 @@ struct Inner {
     probes: Singleflight<(), Result<(), StoreError>>,
     undecodable: Counter,
     unmatchable: UnmatchableEntries,
+    reporter: Reporter,
+    connections: DatabaseConnections,
 }
 
 /// The tables as they were last read, and the look-up for them.
@@ -97,6 +100,8 @@ impl Database {
             probes: Singleflight::default(),
             undecodable: metrics.undecodable_rows(),
             unmatchable: UnmatchableEntries::new(metrics),
+            reporter: metrics.reporter(Dependency::Database),
+            connections: metrics.database_connections(),
         };
         Ok(Self(Arc::new(inner), AccountLock::default(), Arc::default(), None))
     }
@@ -141,6 +146,26 @@ impl Database {
         self.0.calls.run(Operation::Ping, self.look_up(String::new())).await.map(drop)
     }
 
+    /// The same without budgets, to find out whether they are the reason why [`Database::ping`] fails.
+    ///
+    /// # Errors
+    /// [`StoreError`] when something else fails as well.
+    pub async fn ping_without_budgets(&self) -> Result<(), StoreError> {
+        let schema = self.schema(Deadline::Check).await?.without_budgets();
+        let statement = Statement::new(look_up::records(&schema, self.statements()), [Some(String::new())]);
+        self.backend().query(Deadline::Check, statement).await.map(drop)
+    }
+
+    /// Exports how many connections there are and how many calls wait for one.
+    pub fn export_connections(&self) {
+        let DatabaseConnections { used, idle, limit, waiting } = &self.0.connections;
+        let connections = self.backend().connections();
+        used.set(f64::from(connections.used));
+        idle.set(f64::from(connections.idle));
+        limit.set(f64::from(connections.limit));
+        waiting.set(self.0.calls.waiting() as f64);
+    }
+
     /// The highest cost among the hashes of active keys; `None` when there is none.
     ///
     /// # Errors
@@ -152,12 +177,13 @@ impl Database {
         let _permit = self.permit().await;
         let rows = self.backend().query(Deadline::Operator, statement).await?;
         let costs = rows.iter().filter_map(|cells| cells.first()?.as_deref()?.parse().ok());
-        Ok(costs.filter(|cost| KeyHash::COSTS.contains(cost)).max())
+        Ok(costs.filter(|cost| BcryptHash::COSTS.contains(cost)).max())
     }
 
     /// Free capacity for further calls, and open connections.
     pub fn room(&self) -> (usize, u32) {
-        (self.0.calls.free_capacity(), self.backend().connections())
+        let connections = self.backend().connections();
+        (self.0.calls.free_capacity(), connections.used + connections.idle)
     }
 
     /// Copies a SQLite database into a new file that only its owner can read.
@@ -305,7 +331,14 @@ impl KeyStore for Database {
         let look_up = self.look_up(prefix.as_str().to_owned());
         let (rows, schema) = match self.0.calls.run(Operation::Records, look_up).await {
             Ok(read) => read,
-            Err(error) => return Err(self.judge(error, since).await),
+            Err(error) => {
+                let judged = self.judge(error.clone(), since).await;
+                // While the probe fails, it reports why.
+                if !self.0.calls.ping_failed() {
+                    self.0.reporter.fails_for(1, error.cause(), error.problem());
+                }
+                return Err(judged);
+            }
         };
         let seen = look_up::log_position(&rows, &schema);
         let age = look_up::replication_lag(&rows);

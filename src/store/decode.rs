@@ -2,7 +2,7 @@
 
 use crate::{
     config::AccountLock,
-    credential::Prefix,
+    credential::{CacheSecret, Prefix},
     record::{
         Budget, Expiry, KeyHash, KeyId, KeyRecord, Limits, Lock, Restrictions, User, UserId,
         endpoint::Endpoint, model::ModelPattern, network::Network,
@@ -71,7 +71,7 @@ pub(crate) struct DecodeError {
 
 /// Decodes the values of one row, in the order of [`COLUMNS`].
 pub(crate) fn decode(values: &[SqlValue], locks: AccountLock) -> Result<KeyRecord, DecodeError> {
-    decode_with(values, locks, |text| text.parse().map_err(|_| "an accepted bcrypt hash"))
+    decode_with(values, locks, |text| text.parse().map_err(|_| "an accepted hash"))
 }
 
 /// Decodes a row that [`redact`] returned.
@@ -79,11 +79,11 @@ pub(crate) fn decode_redacted(values: &[SqlValue], locks: AccountLock) -> Result
     decode_with(values, locks, |text| KeyHash::parse_redacted(text).map_err(|_| "a redacted hash"))
 }
 
-/// The row, with its hash reduced to the tag that finds a proof.
-pub(crate) fn redact(mut values: Row, hash: &KeyHash) -> Row {
+/// The row, with its hash in the form that lets nobody without the secret try keys.
+pub(crate) fn redact(mut values: Row, hash: &KeyHash, secret: &CacheSecret) -> Row {
     let at = COLUMNS.iter().position(|column| *column == HASH);
     if let Some(at) = at {
-        values[at] = Some(hash.redacted());
+        values[at] = Some(hash.redacted(secret));
     }
     values
 }

@@ -24,10 +24,10 @@ mod key_filter;
 mod key_page;
 mod keys;
 mod patch;
+mod row_update;
 mod row_version;
 mod strict_json;
 mod tokens;
-mod update;
 mod users;
 
 pub use budgets::UnreadBudget;
@@ -35,7 +35,9 @@ pub use bulk_revocation::BulkRevocation;
 pub use change::{Change, Difference};
 pub use display_row::DisplayRow;
 pub use idempotency::{IDEMPOTENCY_LIFETIME, IdempotencyClaim, IdempotencyRecord};
-pub use import::{ImportError, ImportRow};
+pub use import::{
+    ExportedUser, ImportError, ImportOptions, ImportProgress, ImportRow, ImportStep, Imported, OwnerRule,
+};
 pub use key_filter::{KeyFilter, KeyState};
 pub use key_page::{KeyPage, KeySort, PageCursor, PageRequest};
 pub use keys::NewKey;
@@ -52,6 +54,37 @@ pub(super) fn knows_column(table: &str, column: &str) -> bool {
         _ => return false,
     };
     columns.iter().any(|known| known.name == column)
+}
+
+/// The columns of a table that operators see. A hash and a password are not among them.
+pub(super) fn shown_columns(table: &str) -> impl Iterator<Item = &'static str> {
+    let columns = match table {
+        "api_keys" => columns::API_KEYS,
+        "users" => columns::USERS,
+        _ => &[],
+    };
+    let is_shown = |column: &&columns::Column| column.kind != columns::ColumnKind::Hash;
+    columns.iter().filter(is_shown).map(|column| column.name)
+}
+
+/// The columns that a new key or user is written with.
+pub(super) fn inserted_columns(table: &str) -> Vec<&'static str> {
+    let more: &[_] = match table {
+        "api_keys" => &["key_hash"],
+        "users" => &["hashed_password", "role_id"],
+        _ => &[],
+    };
+    shown_columns(table).chain(more.iter().copied()).collect()
+}
+
+/// The columns of existing keys and users that commands write.
+pub(super) fn updated_columns(table: &str) -> Vec<&'static str> {
+    let (resource, more) = match table {
+        "api_keys" => (Resource::Key, ["updated_at", "deleted_at"]),
+        "users" => (Resource::User, ["updated_at", "role_id"]),
+        _ => return Vec::new(),
+    };
+    resource.fields().chain(more).collect()
 }
 
 /// Why an operation failed.
@@ -239,9 +272,20 @@ impl Database {
 /// An INSERT that returns the new row's id. It does nothing if a row already has the same values in all columns of one of
 /// the `unless` groups.
 fn insert(schema: &Schema, table: &'static str, values: Vec<ColumnValue>, unless: &[&[&str]]) -> Statement {
+    insert_from(schema, table, values, unless, |_, _| None)
+}
+
+/// The same. `expression` returns what a column gets in place of the parameter of this number.
+fn insert_from(
+    schema: &Schema,
+    table: &'static str,
+    values: Vec<ColumnValue>,
+    unless: &[&[&str]],
+    expression: impl Fn(&str, usize) -> Option<String>,
+) -> Statement {
     let param = |column: &str| {
         let at = values.iter().position(|(name, _)| *name == column);
-        at.map(|at| schema.param(at + 1, table, column))
+        at.map(|at| expression(column, at + 1).unwrap_or_else(|| schema.param(at + 1, table, column)))
     };
     let relation = schema.relation(table);
     let columns: Vec<_> = values.iter().map(|(column, _)| *column).collect();

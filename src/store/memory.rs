@@ -13,9 +13,10 @@ use crate::{
     clock::Timestamps,
     credential::Prefix,
     decision::Tier,
+    dependencies::{Cause, Dependency, ErrorText, Reporter},
     metrics::{CacheLookups, Metrics},
     record::{KeyRecord, StoredRecord},
-    resilience::Singleflight,
+    resilience::{CallError, Singleflight},
     revocation::{Fence, Generation, WORST_CASE},
 };
 
@@ -54,6 +55,7 @@ struct Inner<S, R> {
     singleflight: Singleflight<(Prefix, bool), LoadResult<R>>,
     lookups: CacheLookups,
     sizes: Sizes,
+    reporter: Reporter,
 }
 
 #[derive(Clone)]
@@ -92,6 +94,7 @@ impl<S: KeyStore, R: StoredRecord> Memory<S, R> {
                 known: metrics.cache_entries("records"),
                 unknown: metrics.cache_entries("unknown"),
             },
+            reporter: metrics.reporter(Dependency::Database),
         }))
     }
 
@@ -143,6 +146,14 @@ impl<S: KeyStore, R: StoredRecord> KeyStore<R> for Memory<S, R> {
     fn is_lost(&self) -> bool {
         self.0.next.is_lost()
     }
+
+    fn report_late(&self) {
+        // While Keystile's own reads fail, they report why.
+        if !self.is_lost() {
+            let problem = "look-ups were not answered before the deadline of their checks (KEYSTILE_TIMEOUT)";
+            self.0.reporter.fails_for(1, Cause::NoAnswer, problem);
+        }
+    }
 }
 
 impl<S: KeyStore, R: StoredRecord> Memory<S, R> {
@@ -153,10 +164,15 @@ impl<S: KeyStore, R: StoredRecord> Memory<S, R> {
         now: Timestamps,
     ) -> Result<Arc<Lookup<R>>, StoreError> {
         let inner = Arc::clone(&self.0);
-        self.0
+        let loaded = self
+            .0
             .singleflight
-            .join((prefix, hashed), || async move { inner.load(prefix, hashed, now).await })
-            .await?
+            .join((prefix, hashed), || async move { inner.load(prefix, hashed, now).await });
+        loaded.await.unwrap_or_else(|abandoned| {
+            let error = StoreError::from(abandoned);
+            self.0.reporter.fails_for(1, error.cause(), error.problem());
+            Err(error)
+        })
     }
 }
 
@@ -196,9 +212,12 @@ impl<S: KeyStore, R: StoredRecord> Inner<S, R> {
             Ok(lookup) => {
                 // A standby that lags this far behind counts as an outage.
                 if lookup.age > self.config.record_ttl.saturating_add(self.config.stale_if_error) {
-                    return Err(StoreError::Unavailable(
-                        "it is a standby that does not follow its primary".into(),
+                    let error = StoreError::Unavailable(ErrorText::new(
+                        Cause::ReadOnly,
+                        "it is a standby that does not follow its primary",
                     ));
+                    self.reporter.fails_for(1, error.cause(), error.problem());
+                    return Err(error);
                 }
                 let lookup = Arc::new(stored(Arc::unwrap_or_clone(lookup)));
                 self.insert(prefix, &lookup, generation, now.monotonic);

@@ -1,14 +1,15 @@
 //! Creates the tables, the change log and its triggers where they are missing. Tables of other applications stay as
 //! they are.
 
-use std::sync::Arc;
-
 use super::{
     Database, StoreError,
     schema::{PROOFS, TABLES},
     statement::Deadline,
 };
-use crate::revocation::{Cause, Evidence, Problem, verify};
+use crate::{
+    dependencies::ErrorText,
+    revocation::{Cause, Evidence, Problem, verify},
+};
 
 /// The outcome of a migration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,7 +107,7 @@ impl Database {
     }
 
     /// Creates the table of proofs. Returns the reason if the database does not allow it, which is no failure.
-    async fn create_proofs(&self) -> Result<Option<Arc<str>>, StoreError> {
+    async fn create_proofs(&self) -> Result<Option<ErrorText>, StoreError> {
         match self.backend().execute_all(self.statements().create_proofs()).await {
             Ok(()) => Ok(None),
             Err(StoreError::Unfit(reason)) => Ok(Some(reason)),
@@ -115,7 +116,7 @@ impl Database {
     }
 
     /// Creates the tables of the management API. Returns the reason if the database does not allow it.
-    async fn create_management(&self) -> Result<Option<Arc<str>>, StoreError> {
+    async fn create_management(&self) -> Result<Option<ErrorText>, StoreError> {
         match self.backend().execute_all(self.statements().create_management()).await {
             Ok(()) => Ok(None),
             Err(StoreError::Unfit(reason)) => Ok(Some(reason)),

@@ -8,6 +8,7 @@ mod connection;
 mod connector;
 mod error;
 mod expressions;
+mod grants;
 mod hosts;
 mod listen;
 mod migrate;

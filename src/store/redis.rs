@@ -6,16 +6,13 @@
 
 use std::{
     future::Future,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::{KeyStore, Lookup, StoreError};
 use crate::{
@@ -23,6 +20,7 @@ use crate::{
     config::AccountLock,
     credential::{CacheSecrets, Digest, Prefix},
     decision::Tier,
+    dependencies::{Dependency, Reporter},
     metrics::{CacheLookups, Metrics},
     proof::{Proof, ProofKey},
     redis::{Redis, RedisError, STORE},
@@ -62,8 +60,7 @@ struct Inner<S> {
     writes: Arc<Semaphore>,
     records: CacheLookups,
     proofs: CacheLookups,
-    /// Whether a log line reported that Redis does not return its time.
-    is_warned: AtomicBool,
+    reporter: Reporter,
 }
 
 impl<S: KeyStore> RedisTier<S> {
@@ -86,8 +83,16 @@ impl<S: KeyStore> RedisTier<S> {
             writes: Arc::new(Semaphore::new(WRITES)),
             records: metrics.cache_lookups(Tier::Redis.name(), "records"),
             proofs: metrics.cache_lookups(Tier::Redis.name(), "proofs"),
-            is_warned: AtomicBool::default(),
+            reporter: metrics.reporter(Dependency::RedisCache),
         }))
+    }
+
+    /// Reads and writes as a look-up does, without leaving anything.
+    ///
+    /// # Errors
+    /// [`RedisError`] with the reason why Redis cannot be used, such as a missing right.
+    pub async fn probe(&self) -> Result<(), RedisError> {
+        self.0.commands.probe().await
     }
 
     /// Shares a proof with other instances, in the background. It is valid for `longest` at most, however often it is used.
@@ -165,13 +170,14 @@ impl<S: KeyStore> Inner<S> {
                 (self.accept(prefix, records, proofs, at, now.monotonic), Some(redis))
             }
             Ok(RawEntries { redis_now: None, .. }) => {
-                if !self.is_warned.swap(true, Ordering::Relaxed) {
-                    warn!("Redis does not return its time, so no records are shared: allow its user +time");
-                }
                 self.records.miss.increment(1);
                 (None, None)
             }
             Err(error) => {
+                // The probe reports an outage.
+                if !error.is_outage() {
+                    self.reporter.fails_for(1, error.cause(), error.problem());
+                }
                 debug!(%error, store = STORE, "Redis is skipped");
                 self.records.miss.increment(1);
                 (None, None)
@@ -232,9 +238,13 @@ impl<S: KeyStore> Inner<S> {
 
     fn in_background(&self, write: impl Future<Output = Result<(), RedisError>> + Send + 'static) {
         let Ok(permit) = Arc::clone(&self.writes).try_acquire_owned() else { return };
+        let reporter = self.reporter.clone();
         tokio::spawn(async move {
             let _permit = permit;
             if let Err(error) = write.await {
+                if !error.is_outage() {
+                    reporter.fails_for(1, error.cause(), error.problem());
+                }
                 debug!(%error, store = STORE, outage = error.is_outage(), "an entry was not shared");
             }
         });

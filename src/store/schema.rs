@@ -23,6 +23,7 @@ pub(crate) struct Schema {
 }
 
 /// A column as the database has it.
+#[derive(Clone)]
 struct Type {
     /// Its name in the database.
     spelling: String,
@@ -220,6 +221,20 @@ impl Schema {
     /// Whether there are budgets, with the columns that are needed.
     pub(crate) fn has_budgets(&self) -> bool {
         self.has_all("budgets", &BUDGET_COLUMNS)
+    }
+
+    /// The same tables, as if there were no budgets.
+    pub(crate) fn without_budgets(&self) -> Self {
+        let mut tables = self.tables.clone();
+        tables.remove("budgets");
+        Self {
+            dialect: self.dialect,
+            tables,
+            relations: self.relations.clone(),
+            generated: self.generated.clone(),
+            unique: self.unique.clone(),
+            fingerprint: self.fingerprint.clone(),
+        }
     }
 
     /// Newest first. Keys without a date come last; the greater id decides between equal dates.

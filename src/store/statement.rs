@@ -88,3 +88,13 @@ impl TransactionOutcome {
 pub(crate) fn first_value(rows: Rows) -> SqlValue {
     rows.into_iter().next()?.into_iter().next()?
 }
+
+/// The connections to a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ConnectionCounts {
+    /// Those that run a statement.
+    pub(crate) used: u32,
+    /// Open ones that do not.
+    pub(crate) idle: u32,
+    pub(crate) limit: u32,
+}

@@ -6,7 +6,7 @@ use super::{
     actor::{Action, Actor},
     dialect::Dialect,
     schema::Schema,
-    statement::Statement,
+    statement::{Rows, Statement},
     watched_tables::WatchedTable,
 };
 use crate::revocation::Since;
@@ -77,9 +77,25 @@ pub(crate) trait Statements: Dialect {
 
     /// Removes what [`Statements::begin_change`] left, at the end of the transaction.
     fn end_change(&self, schema: &Schema) -> Option<Statement>;
+    /// Selects what [`Statements::grants`] reads. None where there are no roles.
+    fn granted_relations(&self, schema: &Schema) -> Option<Statement>;
+
+    /// The statements that give `role`, and a role for the commands that write, the rights that they need.
+    fn grants(&self, schema: &Schema, used: &[UsedColumns], relations: Rows, role: &str) -> String;
 
     /// Moves the sequence of key ids past ids that were given explicitly. None where the database does so itself.
     fn advance_key_ids(&self) -> Option<Statement>;
+}
+
+/// The columns of a table that Keystile's statements name.
+pub(crate) struct UsedColumns {
+    pub(crate) table: &'static str,
+    /// Read by instances, and by the commands that only read.
+    pub(crate) read: Vec<&'static str>,
+    /// Written to new rows by commands.
+    pub(crate) inserted: Vec<&'static str>,
+    /// Written to existing rows by commands.
+    pub(crate) updated: Vec<&'static str>,
 }
 
 /// A usage column of `api_keys`: its name in SQL, and its type.

@@ -12,6 +12,8 @@ use super::{
 };
 use crate::{
     config::UsageColumn,
+    dependencies::Cause,
+    resilience::CallError,
     usage::{Batch, UsageStore, WriteError, WriteOutcome},
 };
 
@@ -67,6 +69,10 @@ impl UsageStore for UsageTable {
 impl WriteError for StoreError {
     fn is_refusal(&self) -> bool {
         matches!(self, Self::Unfit(_))
+    }
+
+    fn cause(&self) -> Cause {
+        CallError::cause(self)
     }
 }
 

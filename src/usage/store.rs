@@ -3,6 +3,7 @@
 use std::{fmt::Display, future::Future};
 
 use super::Batch;
+use crate::dependencies::Cause;
 
 /// A store that takes the usage of keys.
 pub trait UsageStore: Send + Sync + 'static {
@@ -42,4 +43,7 @@ pub enum WriteOutcome<E> {
 pub trait WriteError: Display + Send + Sync {
     /// Whether the store answered that it refuses these rows. Other failures pass.
     fn is_refusal(&self) -> bool;
+
+    /// Why the write failed.
+    fn cause(&self) -> Cause;
 }

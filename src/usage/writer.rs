@@ -4,14 +4,18 @@ use std::time::Duration;
 
 use metrics::Gauge;
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::{
     Batch, KeyUsage, Usage,
     refusals::Refusals,
     store::{UsageStore, WriteError, WriteOutcome},
 };
-use crate::{metrics::Metrics, record::KeyId};
+use crate::{
+    dependencies::{Dependency, Reporter},
+    metrics::Metrics,
+    record::KeyId,
+};
 
 /// The one task that writes usage.
 pub struct UsageWriter<S> {
@@ -28,6 +32,7 @@ pub struct UsageWriter<S> {
     /// Whether the last pass left rows that can be written now.
     is_behind: bool,
     pending: Gauge,
+    reporter: Reporter,
 }
 
 /// Whether a later pass will write the rest.
@@ -61,6 +66,7 @@ impl<S: UsageStore> UsageWriter<S> {
             is_failing: false,
             is_behind: false,
             pending: metrics.usage_pending(),
+            reporter: metrics.reporter(Dependency::Usage),
         }
     }
 
@@ -206,15 +212,13 @@ impl<S: UsageStore> UsageWriter<S> {
     }
 
     fn fail(&mut self, error: &S::Error) {
-        if !std::mem::replace(&mut self.is_failing, true) {
-            warn!(%error, "usage is not written at the moment; it is kept and tried again");
-        }
+        self.is_failing = true;
+        self.reporter.fails(error.cause(), error.to_string());
     }
 
     fn succeed(&mut self, batch: &Batch) {
-        if std::mem::replace(&mut self.is_failing, false) {
-            info!("usage is written again");
-        }
+        self.is_failing = false;
+        self.reporter.works();
         self.rows_written += batch.len() as u64;
         self.refusals.remove(batch.keys());
     }

@@ -16,13 +16,13 @@ use super::{
     marks::{Class, Source},
     networks::Networks,
     pace::Pace,
-    queue::{Attempt, ComputationResult, Outcome, Queue, QueueConfig},
-    watch::FloodWatch,
+    queue::{Attempt, ComputationResult, Outcome, Queue, QueueConfig, Rejections},
 };
 use crate::{
     clock,
     config::FailedAttempts,
     credential::Prefix,
+    dependencies::{Cause, Dependency, Reporter},
     metrics::{FirstProofs, Metrics},
 };
 
@@ -69,7 +69,8 @@ struct State {
     cost: u32,
     measured: Option<Instant>,
     made_up: Option<Instant>,
-    flood: FloodWatch,
+    /// Rejections that were reported.
+    reported: u64,
     closed: bool,
 }
 
@@ -78,6 +79,7 @@ struct PoolMetrics {
     duration: Histogram,
     waiting: [Gauge; 4],
     outcomes: FirstProofs,
+    reporter: Reporter,
 }
 
 impl Pool {
@@ -95,7 +97,7 @@ impl Pool {
             cost,
             measured: None,
             made_up: None,
-            flood: FloodWatch::default(),
+            reported: 0,
             closed: false,
         };
         let shared = Arc::new(PoolInner {
@@ -107,6 +109,7 @@ impl Pool {
                 duration: metrics.bcrypt_duration(),
                 waiting: Class::ALL.map(|class| metrics.first_proofs_waiting(class.name())),
                 outcomes: metrics.first_proofs(),
+                reporter: metrics.reporter(Dependency::Bcrypt),
             },
         });
         for n in 0..threads {
@@ -140,6 +143,17 @@ impl Pool {
         }
         self.0.after_change(&mut state, now);
         receiver
+    }
+
+    /// Reports that a credential was not proven before the deadline of its check.
+    pub(super) fn report_late(&self) {
+        let problem = "credentials were not proven before the deadline of their checks (KEYSTILE_TIMEOUT)";
+        self.0.metrics.reporter.fails_for(1, Cause::TooManyProofs, problem);
+    }
+
+    /// Counts a credential that was proven without the queue.
+    pub(super) fn count_proven(&self) {
+        self.0.metrics.outcomes.proven.increment(1);
     }
 
     /// Sets the cost that refusals imitate from now on.
@@ -218,6 +232,9 @@ impl PoolInner {
     fn after_change(&self, state: &mut State, now: Instant) {
         for (answer_to, outcome) in state.queue.take_answers() {
             self.metrics.count(outcome);
+            if outcome == Outcome::Abandoned {
+                self.metrics.reporter.fails_for(1, Cause::Panicked, "a bcrypt computation panicked");
+            }
             // The caller may have gone.
             let _ = answer_to.send(outcome);
         }
@@ -228,12 +245,14 @@ impl PoolInner {
         for (gauge, count) in self.metrics.waiting.iter().zip(state.queue.waiting()) {
             gauge.set(count as f64);
         }
-        if let Some(flood) = state.flood.look(state.queue.rejections(), now) {
-            tracing::warn!(
-                turned_away = flood.count,
-                network = flood.network.map(tracing::field::display),
-                "more unproven credentials arrive than bcrypt can check: those without recent failures are served first"
+        let Rejections { count, network } = state.queue.rejections();
+        if count > state.reported {
+            let network = network.map(|network| format!(", the last from {network}")).unwrap_or_default();
+            let problem = format!(
+                "more unproven credentials arrive than bcrypt can check{network}: those without recent failures are served first"
             );
+            self.metrics.reporter.fails_for(count - state.reported, Cause::TooManyProofs, problem);
+            state.reported = count;
         }
     }
 }

@@ -28,11 +28,12 @@
 
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
+
 use super::{
     lookup_time::LookupTime,
     marks::{Class, Marks, Source},
     order::{Turns, victim},
-    watch::Rejections,
 };
 use crate::config::FailedAttempts;
 
@@ -83,6 +84,14 @@ pub(super) struct Attempt<J, A> {
     pub(super) job: Option<J>,
     /// The receiver of the answer.
     pub(super) answer_to: A,
+}
+
+/// Attempts that were rejected since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Rejections {
+    pub(super) count: u64,
+    /// The site of the last rejected attempt. `None` if Envoy vouches for no address.
+    pub(super) network: Option<IpNet>,
 }
 
 /// How an attempt ended.

@@ -261,7 +261,8 @@ async fn proven_by_another(ours: &[&[u8]], theirs: &[&[u8]]) -> (Bench, Lookup) 
     another.prove(&credential, &found, &caller(Timestamps::now())).await.expect("proven");
     let (prefix, proof_key) = shared.lock().pop().expect("shared");
     assert_eq!(prefix, credential.prefix());
-    let hash = KeyHash::parse_redacted(&fixtures::record().hash.redacted()).expect("read");
+    let hash =
+        KeyHash::parse_redacted(&fixtures::record().hash.redacted(&CacheSecret::random())).expect("read");
     let record = Arc::new(KeyRecord { hash, ..fixtures::record() });
     let until = Timestamps::now().wall + Duration::from_secs(60);
     let found = Lookup {
@@ -329,3 +330,5 @@ async fn refused_secret_is_remembered_without_a_hash() {
     assert_eq!(bench.prove(&wrong, &good()).await, Err(ProofError::Mismatch));
     assert_eq!(recall(&bench, &wrong, &found, Timestamps::now()).await, Err(ProofError::Mismatch));
 }
+
+mod sha256;

@@ -188,7 +188,7 @@ async fn deleted_key_is_shown_and_listed_with_the_revoked_ones_only() {
         assert_eq!(shown["deletion_reason"], "left");
         let explained = run(&place, &["explain", &id, "--output", "json"]).json();
         assert_eq!(explained["code"], "disabled");
-        assert_eq!(explained["checks"][0]["looks_at"], "is_active: true; deleted");
+        assert_eq!(explained["checks"][0]["detail"], "is_active: true; deleted");
     }
 }
 
@@ -272,7 +272,7 @@ async fn csv_and_json_lines_are_imported() {
         });
         let imported =
             keystile(&["keys", "import", "-", "--format", "jsonl"], &place.url(), &format!("{line}\n\n"));
-        assert_eq!(imported.done(), "imported 1 keys\n");
+        assert_eq!(imported.done(), "imported 1 key\n");
         let key = run(&place, &["keys", "show", "ks_third", "--output", "json"]).json();
         assert_eq!(
             (&key["allowed_models"], text(&key, "expires_at")),

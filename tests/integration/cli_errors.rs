@@ -39,6 +39,74 @@ fn refused_url_shows_scheme_host_and_port_and_no_secret() {
     }
 }
 
+/// Passwords with each character that has a meaning in a URL. Every part of them can be recognised.
+const PASSWORDS: [&str; 10] = [
+    "Sek@Sek",
+    "Sek/Sek",
+    "Sek#Sek",
+    "Sek%Sek",
+    "Sek?Sek",
+    "Sek:Sek",
+    "Sek[Sek]Sek",
+    "Sek\\Sek Sek",
+    "p@Sek/w#Sek",
+    "12/Sek?Sek=Sek",
+];
+
+#[test]
+fn nothing_of_a_password_is_printed_wherever_a_url_is_given() {
+    let (closed, admin) = (free_port(), free_port());
+    let admin = format!("--admin-listen=127.0.0.1:{admin}");
+    for password in PASSWORDS {
+        let postgres = format!("postgres://app:{password}@127.0.0.1:{closed}/keys");
+        let query = format!("postgres://127.0.0.1:{closed}/keys?user=app&password={password}");
+        let redis = format!("redis://app:{password}@127.0.0.1:{closed}");
+        let inline = format!("--database-ulr={postgres}");
+        for (arguments, database) in [
+            (&["keys", "list"][..], postgres.as_str()),
+            (&["doctor"], &postgres),
+            (&["explain", "1"], &query),
+            (&["migrate"], &postgres),
+            (&["backup", "x.db"], &postgres),
+            (&["serve", &admin, "--listen", "unix:/none/none.sock"], &postgres),
+            (
+                &["serve", &admin, "--change-feed-url", &postgres, "--listen", "unix:/none/none.sock"],
+                "sqlite:/none/unused.db",
+            ),
+            (&["serve", &admin, "--redis-url", &redis, "--rate-limit", "nowhere"], "sqlite:/none/unused.db"),
+            (
+                &["serve", &admin, "--redis-url", &redis, "--listen", "unix:/none/none.sock"],
+                "sqlite:/none/unused.db",
+            ),
+            (&["serve", &admin, "--listen", &postgres], "sqlite:/none/unused.db"),
+            (&["keys", "list", &postgres], "sqlite:/none/unused.db"),
+            (&["keys", "list", &inline], "sqlite:/none/unused.db"),
+            (&[&postgres], "sqlite:/none/unused.db"),
+        ] {
+            let Run { status, stdout, stderr } = keystile(arguments, database, "");
+            assert!(status != 0 && !stdout.contains("Sek"), "{arguments:?}: {stdout}");
+            assert!(!stderr.contains("Sek"), "{arguments:?} {database}: {stderr}");
+        }
+    }
+}
+
+#[test]
+fn unencoded_password_keeps_place_and_names_the_fix() {
+    for (flag, url, shown) in [
+        ("--database-url", "postgres://app:p@ss/w#rd@db.internal:5432/keys", "'postgres://db.internal:5432'"),
+        (
+            "--change-feed-url",
+            "postgres://app:p@ss/w#rd@db.internal:5432/keys",
+            "'postgres://db.internal:5432'",
+        ),
+        ("--redis-url", "redis://app:p@ss/w#rd@cache.internal:6379", "'redis://cache.internal:6379'"),
+    ] {
+        let said = keystile(&["serve", flag, url], "sqlite:unused.db", "").failed(2);
+        names(&said, &[flag, shown, "percent-encode the password"]);
+        assert!(!said.contains("w#rd") && !said.contains("ss/"), "{said}");
+    }
+}
+
 #[test]
 fn refused_brand_is_repeated_unless_it_may_be_a_whole_key() {
     let refused = |brands| keystile(&["serve", "--key-brands", brands], "sqlite:unused.db", "").failed(2);
@@ -76,7 +144,7 @@ async fn explain_prints_rfc_3339_times_and_the_entry_that_is_not_valid() {
         keystile(&["explain", "3", "--at", "2089-01-02T03:04:05Z", "--output", "json"], &place.url(), "");
     names(&run.stderr, &["allowed_models", "gpt-*-mini", "only at the end"]);
     assert!(!run.stderr.contains("list of strings"), "{}", run.stderr);
-    let looked_at = &run.json()["checks"][1]["looks_at"];
+    let looked_at = &run.json()["checks"][1]["detail"];
     assert_eq!(looked_at, "expires_at: 2090-01-02T03:04:05Z; now: 2089-01-02T03:04:05Z");
 }
 
@@ -163,7 +231,10 @@ fn empty_tls_variable_is_an_error() {
 #[tokio::test]
 async fn unknown_header_name_is_refused_with_the_names_that_exist() {
     let place = Place::sqlite().await;
-    let error = keystile(&["serve", "--upstream-headers", "x-auth-usr-id"], &place.url(), "").failed(1);
+    let (listen, admin) =
+        (format!("--listen=127.0.0.1:{}", free_port()), format!("--admin-listen=127.0.0.1:{}", free_port()));
+    let arguments = ["serve", &listen, &admin, "--upstream-headers", "x-auth-usr-id"];
+    let error = keystile(&arguments, &place.url(), "").failed(1);
     names(&error, &["--upstream-headers", "x-auth-usr-id", "x-auth-user-id", "none"]);
 }
 
@@ -177,6 +248,23 @@ fn injector_without_a_certificate_names_both_ways_to_give_one() {
 async fn invalidate_without_arguments_names_both_ways() {
     let place = Place::sqlite().await;
     names(&keystile(&["invalidate"], &place.url(), "").failed(2), &["--all", "PREFIX"]);
+}
+
+#[test]
+fn unknown_flag_names_the_flag_that_was_meant() {
+    for (arguments, meant) in [
+        (&["keys", "list", "--email", "ada@example.com"][..], "'--user'"),
+        (&["keys", "create", "--email", "ada@example.com"], "'--user'"),
+        (&["keys", "create", "--user", "1", "--ttl", "90d"], "'--expires-at'"),
+        (&["keys", "list", "--json"], "'--output json'"),
+        (&["keys", "list", "--usr", "1"], "'--user'"),
+        (&["serve", "--db", "x"], "'--database-url'"),
+    ] {
+        names(&keystile(arguments, "sqlite:unused.db", "").failed(2), &["tip:", meant]);
+    }
+    // users create has --email itself, and no --user.
+    let said = keystile(&["users", "list", "--email", "x"], "sqlite:unused.db", "").failed(2);
+    assert!(!said.contains("--user'"), "{said}");
 }
 
 #[test]

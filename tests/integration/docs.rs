@@ -17,6 +17,7 @@ use keystile::{
 
 mod command_line;
 mod links;
+mod quick_start;
 
 #[test]
 fn every_setting_is_listed() {

@@ -152,14 +152,62 @@ fn each_check_says_what_it_looked_at() {
     let key = setup.create_key("ada", &["--allowed-ip", "10.0.0.0/8", "--expires-at", "90d"]);
     let explained = explain(&setup, key.id, &Asked { client: Some("192.0.2.1"), ..POST });
     let address =
-        explained["checks"].as_array().unwrap().iter().find(|check| check["check"] == "address").unwrap();
-    assert_eq!(address["passes"], false);
-    assert_eq!(address["looks_at"], "client: 192.0.2.1; allowed_ips: 10.0.0.0/8");
+        explained["checks"].as_array().unwrap().iter().find(|check| check["step"] == "address").unwrap();
+    assert_eq!((&address["result"], &address["code"]), (&json!("deny"), &json!("ip_not_allowed")));
+    assert_eq!(address["detail"], "client: 192.0.2.1; allowed_ips: 10.0.0.0/8");
     let later =
         setup.json(&["explain", &key.id.to_string(), "--client", "10.0.0.1", "--at", "2190-01-01T00:00:00Z"]);
     assert_eq!(later["code"], "expired");
     let table = setup.run(&["explain", &key.id.to_string(), "--client", "10.0.0.1"]);
     assert!(String::from_utf8(table.stdout).unwrap().contains("Every check passes."));
+}
+
+/// A model in a body that Envoy does not send is denied, as it is served.
+#[test]
+fn model_in_a_body_that_envoy_does_not_send_is_denied() {
+    let setup = Setup::new();
+    setup.create_user("ada");
+    let key = setup.create_key("ada", &["--allowed-model", "gpt-4*"]).id.to_string();
+    let explain = |more: &[&str]| setup.json(&[&["explain", &key, "--model", "gpt-4o"], more].concat());
+    assert_eq!(explain(&[])["status"], 200);
+    let denied = explain(&["--envoy-sends-body", "false"]);
+    assert_eq!((&denied["decision"], &denied["code"]), (&json!("deny"), &json!("model_not_allowed")));
+    // Where the assumption decides, it is told.
+    let told = |arguments: &[&str]| String::from_utf8(setup.run(arguments).stderr).unwrap();
+    assert!(told(&["explain", &key, "--model", "gpt-4o"]).contains("with_request_body"));
+    assert_eq!(told(&["explain", &key]), "");
+    let free = setup.create_key("ada", &[]).id.to_string();
+    assert_eq!(told(&["explain", &free, "--model", "gpt-4o"]), "");
+}
+
+#[test]
+fn explanation_has_one_shape_for_programs() {
+    let setup = Setup::new();
+    setup.create_user("ada");
+    let restrictions = ["--allowed-ip", "10.0.0.0/8", "--allowed-chatbot", "7"];
+    let key = setup.create_key("ada", &restrictions).id.to_string();
+    let explained = setup.json(&["explain", &key]);
+    let checks = explained["checks"].as_array().unwrap();
+    assert!(checks.len() > 10);
+    for check in checks {
+        let names: Vec<_> = check.as_object().unwrap().keys().map(String::as_str).collect();
+        let is_denied = check["result"] == "deny";
+        let mut expected = vec!["step", "result", "detail"];
+        expected.extend(is_denied.then_some("code"));
+        assert!(names.len() == expected.len() && expected.iter().all(|name| names.contains(name)), "{check}");
+    }
+    let result = |step: &str| checks.iter().find(|check| check["step"] == step).unwrap()["result"].clone();
+    assert_eq!(
+        ["address", "endpoint", "chatbot", "agent", "limits"].map(result),
+        ["deny", "pass", "skip", "pass", "skip"].map(|result| json!(result))
+    );
+    let allowed = setup.json(&["explain", &key, "--client", "10.0.0.1"]);
+    assert_eq!((&allowed["decision"], allowed.get("code")), (&json!("allow"), None));
+    let wrong = setup.json(&["explain", &key, "--route", "keystile.scope=x"]);
+    assert_eq!(
+        (&wrong["checks"][0]["step"], &wrong["checks"][0]["code"]),
+        (&json!("route"), &json!("route_misconfigured"))
+    );
 }
 
 #[test]
@@ -182,8 +230,8 @@ fn limit_that_lets_nothing_through_is_a_denial_where_limits_are_counted() {
         let cost = format!("keystile.cost={cost}");
         let explained = setup.json(&["explain", &key, "--rate-limit", counted, "--route", &cost]);
         let checks = explained["checks"].as_array().unwrap();
-        assert_eq!(checks.last().unwrap()["check"], "limits");
-        (explained["status"].as_u64().unwrap(), checks.last().unwrap()["looks_at"].clone())
+        assert_eq!(checks.last().unwrap()["step"], "limits");
+        (explained["status"].as_u64().unwrap(), checks.last().unwrap()["detail"].clone())
     };
     let told =
         "5 per minute, unlimited per hour, unlimited per day; cost: 6; sent to the upstream, not counted";

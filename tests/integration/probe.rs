@@ -11,7 +11,9 @@ async fn probe_tells_whether_the_service_is_ready() {
     let setup = Setup::new();
     let socket = format!("unix:{}", setup.socket().display());
     let nobody = keystile::keystile(&["probe", "--alive", "--address", &socket], "", "");
-    assert!(nobody.failed(1).contains(&socket));
+    let said = nobody.failed(1);
+    assert!(said.contains(&socket), "{said}");
+    assert_eq!(said.to_lowercase().matches("no such file").count(), 1, "the cause is said once: {said}");
 
     setup.run(&["migrate"]);
     let service = setup.start(&[]).await;
@@ -32,5 +34,11 @@ async fn service_without_its_database_is_alive_and_not_ready() {
     let probe =
         |arguments: &[&str]| keystile::keystile(&[&["probe", "--address", &tcp], arguments].concat(), "", "");
     until("it is alive", Duration::from_secs(20), async || probe(&["--alive"]).status == 0).await;
-    assert!(probe(&[]).failed(1).contains("not ready"));
+    assert!(probe(&["--admin-address", "127.0.0.1:1"]).failed(1).contains("not ready; /readyz"));
+    let admin = service.setup.admin.to_string();
+    until("it knows why it is not ready", Duration::from_secs(20), async || {
+        let said = probe(&["--admin-address", &admin]).failed(1);
+        said.contains("not ready: starting") && said.contains("database: ") && said.contains("refused")
+    })
+    .await;
 }

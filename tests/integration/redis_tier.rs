@@ -113,6 +113,36 @@ async fn second_instance_asks_neither_bcrypt_nor_postgres() {
     assert_eq!(asked(&fleet, 1).await, Asked { database: 1, bcrypt: 1, odd: 0 });
 }
 
+/// The record in Redis suffices: its hash is keyed with the cache secret, and compared at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn second_instance_proves_a_sha256_key_from_redis_alone() {
+    let redis = Redis::start();
+    let url = redis.url();
+    let mut fleet = Fleet::start(1, &settings(&url)).await;
+    let key = fleet.key(&[]);
+    let credential = keystile::credential::Credential::parse(key.credential.as_bytes()).unwrap();
+    let hash = keystile::record::Sha256Hash::of(&credential).expose();
+    fleet.schema.execute(&format!("UPDATE api_keys SET key_hash = '{hash}'")).await;
+    let records = name(&key, "records");
+    until("the record is shared", 5 * SECOND, async || {
+        fleet.status(0, &key).await;
+        redis.command(&["EXISTS", &records]) == "1"
+    })
+    .await;
+    assert_eq!(redis.command(&["EXISTS", &name(&key, "proofs")]), "0", "there is nothing to share");
+    let dump = redis.dump();
+    for hidden in [&hash[8..], &key.credential[8..]] {
+        assert!(!dump.contains(hidden), "{hidden} is in Redis:\n{dump}");
+    }
+    fleet.add(&fleet.schema.url(), &settings(&url)).await;
+    let answer = ask(&fleet.channels[1], &key.credential).await;
+    assert_eq!(status(&answer), 200);
+    assert!(format!("{answer:?}").contains("\"redis\""), "the tier is told: {answer:?}");
+    let wrong = format!("{}x", key.credential);
+    assert_eq!(status(&ask(&fleet.channels[1], &wrong).await), 401);
+    assert_eq!(asked(&fleet, 1).await, Asked { database: 0, bcrypt: 0, odd: 0 });
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_holds_no_credential_and_no_hash() {
     let redis = Redis::start();
@@ -312,7 +342,7 @@ async fn no_clock_of_an_instance_makes_an_entry_younger() {
         };
         until("it is shared", 5 * SECOND, async || {
             read(&one, writer).await;
-            !redis.keys("*").concat().is_empty()
+            !redis.keys("keystile:{*").concat().is_empty()
         })
         .await;
         tokio::time::sleep(2 * SECOND).await;

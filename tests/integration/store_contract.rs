@@ -109,7 +109,7 @@ async fn every_column_is_read_with_its_user(place: &Place) {
     assert_eq!((record.id.0, record.user.id.0), (7, 1));
     assert_eq!(record.name.as_deref(), Some("build server"));
     assert_eq!(record.prefix, prefix());
-    assert_eq!(record.hash.cost(), 4);
+    assert_eq!(record.hash.cost(), Some(4));
     assert!(record.is_active);
     assert_eq!(record.expiry, Expiry::At(datetime!(2030-01-02 03:04:05.25 UTC)));
     assert_eq!(record.scopes, ["chat", "embed"]);

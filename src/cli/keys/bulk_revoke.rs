@@ -132,7 +132,7 @@ fn confirm(keys: usize) -> anyhow::Result<()> {
             "{keys} would be revoked, and stdin is no terminal to ask on; --yes revokes them, --dry-run lists them"
         );
     }
-    eprint!("Revoke {keys}? This cannot be undone. [y/N] ");
+    eprint!("Revoke {keys}? [y/N] ");
     io::stderr().flush().context("writing to stderr")?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer).context("reading stdin")?;

@@ -5,7 +5,7 @@ use std::{fmt::Display, str::FromStr};
 use clap::{Args, builder::NonEmptyStringValueParser};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::cli::output::Output;
+use super::credential_output::CredentialOutput;
 use crate::{
     clock,
     config::{BcryptCost, DatabaseOptions},
@@ -76,7 +76,7 @@ pub(crate) struct Create {
     pub(super) cost: BcryptCost,
 
     #[command(flatten)]
-    pub(super) output: Output,
+    pub(super) output: CredentialOutput,
     #[command(flatten)]
     pub(super) database: DatabaseOptions,
 }

@@ -9,7 +9,7 @@ use crate::{
         argument::{refuse_whole_key, wrong_usage},
         database::{open, with_database_name},
         output::{Output, OutputFormat, json, print},
-        wait::{WaitArgs, wait_for_instances},
+        wait::{WaitArgs, wait_for_instances_with_key},
     },
     config::DatabaseOptions,
     credential::Prefix,
@@ -63,6 +63,6 @@ pub(super) async fn run(args: Revoke) -> anyhow::Result<()> {
     let prefix = Prefix::parse(&key.text("key_prefix"));
     let prefix = prefix
         .context("the key is revoked; no credential can have its prefix, so no instance has it in memory")?;
-    let waited = wait_for_instances(&opened, Some(prefix), wait_args, output).await;
+    let waited = wait_for_instances_with_key(&opened, key, prefix, wait_args, output).await;
     waited.with_context(|| format!("key {id} is revoked, but not confirmed everywhere"))
 }

@@ -15,7 +15,7 @@ use crate::{
         database::{open, open_read_only, with_database_name},
         output::Output,
         patch_args::{Fields, PatchArgs, field},
-        wait::wait_for_instances,
+        wait::wait_for_instances_with_key,
     },
     config::DatabaseOptions,
     credential::Prefix,
@@ -127,7 +127,8 @@ pub(super) async fn run(args: Update) -> anyhow::Result<()> {
     }
     let prefix = Prefix::parse(&change.after.text("key_prefix"))
         .context("the key is updated; no credential can have its prefix, so no instance has it in memory")?;
-    let waited = wait_for_instances(&open(&database)?, Some(prefix), flags.wait_args, output).await;
+    let (opened, wait) = (open(&database)?, flags.wait_args);
+    let waited = wait_for_instances_with_key(&opened, change.after, prefix, wait, output).await;
     waited.with_context(|| format!("{row} is updated, but not confirmed everywhere"))
 }
 

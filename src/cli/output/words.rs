@@ -10,22 +10,27 @@ const YEAR: u64 = 365 * DAY;
 /// From this year on, a time stands for "never".
 const NEVER: i32 = 9999;
 
-/// A time such as `3 days ago` or `in 5 hours`. A text that is no RFC 3339 time is returned as it is.
+/// A time as programs read it: RFC 3339, in whole seconds. A text that is no time is returned as it is.
+pub(super) fn whole_seconds(text: &str) -> String {
+    let time = OffsetDateTime::parse(text, &Rfc3339).ok().and_then(|time| time.replace_nanosecond(0).ok());
+    time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_else(|| text.to_owned())
+}
+
+/// A time such as `3d ago` or `in 5h`. A text that is no RFC 3339 time is returned as it is.
 pub(super) fn relative(text: &str, now: OffsetDateTime) -> String {
     let Ok(time) = OffsetDateTime::parse(text, &Rfc3339) else { return text.to_owned() };
     if time.year() >= NEVER {
         return "never".to_owned();
     }
     let seconds = (now - time).whole_seconds();
-    let (count, unit) = match seconds.unsigned_abs() {
+    let amount = match seconds.unsigned_abs() {
         0..MINUTE => return "now".to_owned(),
-        minutes @ MINUTE..HOUR => (minutes / MINUTE, "minute"),
-        hours @ HOUR..DAY => (hours / HOUR, "hour"),
+        minutes @ MINUTE..HOUR => format!("{}m", minutes / MINUTE),
+        hours @ HOUR..DAY => format!("{}h", hours / HOUR),
         // Up to two years in days, since an expiry is often given so.
-        days if days < 2 * YEAR => (days / DAY, "day"),
-        years => (years / YEAR, "year"),
+        days if days < 2 * YEAR => format!("{}d", days / DAY),
+        years => format!("{}y", years / YEAR),
     };
-    let amount = self::count(count, unit);
     if seconds > 0 { format!("{amount} ago") } else { format!("in {amount}") }
 }
 
@@ -41,16 +46,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn times_for_programs_have_whole_seconds() {
+        for (text, shown) in [
+            ("2026-06-01T11:59:30.123456Z", "2026-06-01T11:59:30Z"),
+            ("2026-06-01T11:59:30+02:00", "2026-06-01T11:59:30+02:00"),
+            ("infinity", "infinity"),
+            ("", ""),
+        ] {
+            assert_eq!(whole_seconds(text), shown);
+        }
+    }
+
+    #[test]
     fn times_are_shown_relative_to_now() {
         let now = datetime!(2026-06-01 12:00:00 UTC);
         for (text, shown) in [
             ("2026-06-01T11:59:30Z", "now"),
             ("2026-06-01T12:00:30.5Z", "now"),
-            ("2026-06-01T11:58:59Z", "1 minute ago"),
-            ("2026-06-01T15:00:00Z", "in 3 hours"),
-            ("2026-05-29T14:00:00+02:00", "3 days ago"),
-            ("2027-06-01T12:00:00Z", "in 365 days"),
-            ("2020-06-01T12:00:00Z", "6 years ago"),
+            ("2026-06-01T11:58:59Z", "1m ago"),
+            ("2026-06-01T15:00:00Z", "in 3h"),
+            ("2026-05-29T14:00:00+02:00", "3d ago"),
+            ("2027-06-01T12:00:00Z", "in 365d"),
+            ("2020-06-01T12:00:00Z", "6y ago"),
             ("9999-12-31T23:59:59Z", "never"),
             ("soon", "soon"),
             ("", ""),

@@ -145,6 +145,22 @@ impl<'a> HttpRequestView<'a> {
     }
 }
 
+/// The port that a client connected to: `attributes.destination.address.socket_address.port_value`. Not a field of the
+/// view, since only a log needs it.
+pub(crate) fn destination_port(message: &[u8]) -> Option<u32> {
+    const SOCKET_ADDRESS: [u32; 4] = [1, 2, 1, 1];
+    const PORT: u32 = 3;
+    let last = |message, level, number| {
+        let fields = Fields::new(message, level).filter_map(Result::ok);
+        fields.filter(|(field, _)| *field == number).last().map(|(_, value)| value)
+    };
+    let address = SOCKET_ADDRESS
+        .into_iter()
+        .enumerate()
+        .try_fold(message, |message, (level, number)| last(message, level, number)?.bytes().ok())?;
+    last(address, SOCKET_ADDRESS.len(), PORT)?.number().ok()?.try_into().ok()
+}
+
 /// An entry of a map inside so many messages.
 fn read_entry(message: &[u8], level: usize) -> Result<(&str, &str)> {
     let (mut key, mut value) = ("", "");

@@ -8,10 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tracing::{info, warn};
+use tracing::debug;
 
 use super::membership::SILENCE;
-use crate::redis::RedisError;
 
 /// Whether Redis counts at present.
 pub(super) struct Availability {
@@ -47,10 +46,8 @@ impl Availability {
     }
 
     /// Records that Redis did not answer.
-    pub(super) fn mark_lost(&self, error: &RedisError) {
-        if self.counts_from.swap(LOST, Ordering::Relaxed) != LOST {
-            warn!(%error, store = "redis", "rate limits are no longer counted by Redis");
-        }
+    pub(super) fn mark_lost(&self) {
+        self.counts_from.store(LOST, Ordering::Relaxed);
     }
 
     /// Records that Redis answered. Returns whether all use has to be reported to it.
@@ -62,7 +59,7 @@ impl Availability {
         let recovery = if state == RedisState::First { Duration::ZERO } else { self.recovery };
         self.counts_from.store(self.millis(now + recovery), Ordering::Relaxed);
         self.waits_until.store(self.millis(now + SILENCE), Ordering::Relaxed);
-        info!(?state, ?recovery, store = "redis", "rate limits are counted by Redis");
+        debug!(?state, ?recovery, "instances continue with their parts until the recovery ends");
         true
     }
 
@@ -89,7 +86,7 @@ mod tests {
         let now = Instant::now();
         let availability = Availability::new(Duration::from_secs(3), now);
         let after = |seconds| now + Duration::from_secs(seconds);
-        availability.mark_lost(&RedisError::Unavailable("as the test wants".into()));
+        availability.mark_lost();
         assert!(!availability.is_up(after(60)));
         assert!(availability.mark_found(RedisState::Intact, now));
         for second in 1..10 {

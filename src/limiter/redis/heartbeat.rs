@@ -3,12 +3,17 @@
 use std::sync::atomic::Ordering;
 
 use super::{Inner, availability::RedisState, protocol::HeartbeatReply};
-use crate::clock;
+use crate::{clock, resilience::CallError};
 
 impl Inner {
     /// Sends one heartbeat and applies the reply. Returns whether Redis replied.
     pub(super) async fn heartbeat(&self) -> bool {
-        let Ok(reply) = self.check_answer(self.scripts.heartbeat().await) else { return false };
+        let answer = self.scripts.heartbeat().await;
+        match &answer {
+            Ok(_) => self.reporter.works(),
+            Err(error) => self.reporter.fails(error.cause(), error.problem()),
+        }
+        let Ok(reply) = self.check_answer(answer) else { return false };
         let HeartbeatReply { now, is_new, fleet, awake } = reply;
         self.clock.set(now, clock::monotonic());
         let before = self.membership.fleet();

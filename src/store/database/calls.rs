@@ -112,6 +112,16 @@ impl Calls {
         self.guard.free_capacity()
     }
 
+    /// How many calls wait for a place.
+    pub(super) fn waiting(&self) -> usize {
+        self.guard.waiting()
+    }
+
+    /// Whether the last probe failed.
+    pub(super) fn ping_failed(&self) -> bool {
+        self.own_reads.lock().ping_failed
+    }
+
     /// Whether a read of Keystile's own failed last.
     pub(super) fn is_lost(&self) -> bool {
         let own_reads = self.own_reads.lock();

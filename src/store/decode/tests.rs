@@ -154,8 +154,11 @@ fn ignored_lock_need_not_be_readable() {
         let record = decode(&row, AccountLock::Ignore).expect("decodes");
         assert_eq!(record.user.lock, Lock::Ignored, "{locked:?} {until:?}");
         assert_eq!(
-            decode_redacted(&redact(row, &record.hash), AccountLock::Ignore)
-                .map(|redacted| redacted.user.lock),
+            decode_redacted(
+                &redact(row, &record.hash, &crate::credential::CacheSecret::random()),
+                AccountLock::Ignore
+            )
+            .map(|redacted| redacted.user.lock),
             Ok(Lock::Ignored)
         );
     }

@@ -67,7 +67,7 @@ impl Inspector<'_> {
         read?;
         let unseen = total.min(self.count("api_keys").await?).saturating_sub(self.inspection.keys);
         if unseen > 0 {
-            let detail = format!("{unseen} rows without an id, or whose id cannot be compared");
+            let detail = format!("rows without an id, or whose id cannot be compared: {unseen}");
             let location = Location::column("api_keys", "id");
             self.report(FindingKind::NotExamined, Severity::Error, location, &detail);
         }
@@ -109,7 +109,12 @@ impl Inspector<'_> {
         let has_hash = problems.iter().all(|problem| (problem.table, problem.column) != decode::HASH);
         let examined = ExaminedKey::new(&record, &problems, self.now);
         if examined.is_allowed && has_hash {
-            *seen.costs.entry(record.hash.cost()).or_default() += 1;
+            match record.hash.cost() {
+                Some(cost) => *seen.costs.entry(cost).or_default() += 1,
+                None => {
+                    examined.add(FindingKind::HashSha256, Severity::Note, "key_hash", "", &mut seen.tally)
+                }
+            }
         }
         examined.report_problems(&problems, hash.as_deref(), &mut seen.tally);
         examined.report_lists(&mut seen.tally);

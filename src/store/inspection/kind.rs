@@ -49,6 +49,8 @@ pub enum FindingKind {
     HashUnknown,
     /// The costs of the hashes.
     HashCosts,
+    /// A hash is SHA-256.
+    HashSha256,
     /// A key has no user.
     UserMissing,
     /// A list that restricts a key cannot be read.
@@ -81,7 +83,7 @@ struct Description {
 
 impl FindingKind {
     /// All kinds, in the order of the documentation.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 37] = [
         Self::TableMissing,
         Self::ColumnMissing,
         Self::BudgetsIgnored,
@@ -108,6 +110,7 @@ impl FindingKind {
         Self::Undecodable,
         Self::HashUnknown,
         Self::HashCosts,
+        Self::HashSha256,
         Self::UserMissing,
         Self::ListUnreadable,
         Self::EntryMatchesNothing,
@@ -273,13 +276,21 @@ impl FindingKind {
                 "hash_unknown",
                 &[Error, Note],
                 "the hash has a form that Keystile does not accept, so its key is denied",
-                "replace the key by a new one, or store bcrypt of the whole key with a cost of 4 to 14",
+                "replace the key by a new one, or store bcrypt of the whole key with a cost of 4 to 14; for a random key of \
+                 128 bits, `$sha256$` and its SHA-256 will do",
             ),
             Self::HashCosts => description(
                 "hash_costs",
                 &[Warning, Note],
                 "costs of the hashes of keys that are allowed",
                 "none up to 12; the first proof of a key takes about 0.25 s of a CPU at 12, and twice that for each step",
+            ),
+            Self::HashSha256 => description(
+                "hash_sha256",
+                &[Note],
+                "the hash is SHA-256, which protects only keys with at least 128 bits of randomness: if the table leaks, \
+                 weaker keys are found by trying",
+                "none, if a generator made these keys with at least 22 random letters and digits; otherwise replace them",
             ),
             Self::UserMissing => description(
                 "user_missing",

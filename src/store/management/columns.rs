@@ -57,7 +57,7 @@ pub(super) enum ColumnKind {
     /// A list of [`Network`].
     Networks,
     Prefix,
-    /// A bcrypt hash, which is never shown.
+    /// A hash of a key, which is never shown.
     Hash,
 }
 
@@ -115,6 +115,9 @@ pub(super) const USERS: &[Column] = &[
     column("last_login", ColumnKind::Timestamp),
 ];
 
+/// The name of a row's version among its values.
+pub(super) const VERSION: &str = "version";
+
 /// Columns that use changes, or that are set with every change.
 const NOT_VERSIONED: &[&str] =
     &["key_hash", "updated_at", "last_used_at", "last_login", "total_requests", "total_tokens", "total_cost"];
@@ -144,9 +147,7 @@ pub(super) fn read_only(table: &str, name: &str) -> Option<&'static str> {
         ("users", "last_login") => "cannot be changed: it tells of use",
         ("users", "hashed_password") => "cannot be changed: Keystile knows no passwords",
         (_, "created_at" | "updated_at") => "cannot be changed: it is set with every change",
-        (_, super::row_version::VERSION) => {
-            "cannot be changed: it follows from the other fields; --if-version compares it"
-        }
+        (_, VERSION) => "cannot be changed: it follows from the other fields; --if-version compares it",
         _ => return None,
     })
 }
@@ -218,8 +219,7 @@ impl ColumnKind {
                 text.to_owned()
             }
             Self::Hash => {
-                text.parse::<KeyHash>()
-                    .map_err(|_| "a bcrypt hash of the form $2a$, $2b$ or $2y$ with a cost of 4 to 14")?;
+                text.parse::<KeyHash>().map_err(|_| KeyHash::EXPECTED)?;
                 text.to_owned()
             }
         }))
@@ -265,6 +265,7 @@ mod tests {
             (ColumnKind::Models, r#"["a*b"]"#),
             (ColumnKind::Prefix, "short"),
             (ColumnKind::Hash, "$2b$15$"),
+            (ColumnKind::Hash, "$sha256$"),
         ] {
             assert!(kind.normalize(bad).is_err(), "{bad}");
         }

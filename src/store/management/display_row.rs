@@ -5,10 +5,7 @@ use std::fmt;
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::Value;
 
-use super::{
-    columns::{Column, ColumnKind},
-    row_version::{RowVersion, VERSION},
-};
+use super::columns::{Column, ColumnKind};
 use crate::store::{
     Row, SqlValue,
     decode::{timestamp, value},
@@ -50,16 +47,10 @@ impl DisplayRow {
         self.0.iter().map(|(name, value)| (*name, DisplayValue(value).to_string()))
     }
 
-    /// Adds the row's version.
-    pub(super) fn with_version(self) -> Self {
-        let version = RowVersion::of(&self).to_string();
-        self.with(VERSION, version)
-    }
-
-    /// The same, for a row that has an earlier version.
-    pub(super) fn with_new_version(mut self) -> Self {
-        self.0.retain(|(name, _)| *name != VERSION);
-        self.with_version()
+    /// The row without this column.
+    pub(super) fn without(mut self, column: &str) -> Self {
+        self.0.retain(|(name, _)| *name != column);
+        self
     }
 
     /// Replaces the value in this column.

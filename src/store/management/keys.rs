@@ -20,7 +20,7 @@ use crate::{
         Credential, Prefix,
         generate::{self, Brand},
     },
-    record::{KeyId, Limits, UserId},
+    record::{HashKind, KeyHash, KeyId, Limits, Sha256Hash, UserId},
     store::{
         KeyStore, Row,
         decode::value,
@@ -259,7 +259,7 @@ impl Database {
         }
     }
 
-    /// The key of this credential, proven by bcrypt. `None` when it belongs to no key.
+    /// The key of this credential, proven by its hash. `None` when it belongs to no key.
     ///
     /// # Errors
     /// [`ManagementError`] when the database does not answer.
@@ -267,11 +267,7 @@ impl Database {
         let lookup = self.records(credential.prefix(), Timestamps::now()).await?;
         for record in lookup.records.iter() {
             let (credential, hash) = (credential.clone(), record.hash.clone());
-            let proof = move || {
-                let hash = hash.expose().unwrap_or_default();
-                bcrypt::verify(credential.expose(), hash).unwrap_or(false)
-            };
-            if blocking(proof).await? {
+            if blocking(move || proves(&credential, &hash)).await? {
                 return self.find_key(&record.id.0.to_string()).await.map(Some);
             }
         }
@@ -325,7 +321,7 @@ impl Database {
     }
 
     /// The values that every new key has, where there is a column.
-    fn defaults(&self, new: &NewKey) -> [ColumnValue; 7] {
+    pub(super) fn defaults(&self, new: &NewKey) -> [ColumnValue; 7] {
         let flag = |flag: bool| Some(if flag { "1" } else { "0" }.to_owned());
         [
             ("is_active", flag(true)),
@@ -364,12 +360,22 @@ pub(super) fn key_id(key: &DisplayRow) -> Result<KeyId> {
     id.ok_or_else(|| ManagementError::Refused("the key's id is no whole number".into()))
 }
 
+/// Whether the credential has this hash. bcrypt takes a part of a second.
+pub(super) fn proves(credential: &Credential, hash: &KeyHash) -> bool {
+    match hash.kind() {
+        HashKind::Bcrypt(hash) => {
+            bcrypt::verify(credential.expose(), hash.expose().unwrap_or_default()).unwrap_or(false)
+        }
+        HashKind::Sha256(hash) => hash.matches(&Sha256Hash::of(credential), None),
+    }
+}
+
 async fn hash(credential: Credential, cost: u32) -> Result<String> {
     let hashed = blocking(move || bcrypt::hash(credential.expose(), cost)).await?;
     hashed.map_err(|error| ManagementError::Refused(format!("--cost {cost}: {error}")))
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     let work = tokio::task::spawn_blocking(work).await;
     work.map_err(|_| ManagementError::Refused("bcrypt ended early; please report this".into()))
 }

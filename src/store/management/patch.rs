@@ -240,7 +240,8 @@ impl ListEdit {
         // An id may be stored as a number.
         let is = |entry: &Value, text: &str| match entry {
             Value::String(other) => other == text,
-            other => other.to_string() == text,
+            Value::Number(id) => id.to_string() == text,
+            _ => false,
         };
         entries.retain(|entry| !self.removed.iter().any(|removed| is(entry, removed)));
         for added in &self.added {

@@ -5,7 +5,10 @@ use std::{fmt, str::FromStr};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use super::{columns, display_row::DisplayRow};
+use super::{
+    columns::{self, VERSION},
+    display_row::DisplayRow,
+};
 
 /// The version of a key or user: a hash of its columns, without those that use changes.
 ///
@@ -14,9 +17,6 @@ use super::{columns, display_row::DisplayRow};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RowVersion(u64);
 
-/// The name of the version among a row's values.
-pub(super) const VERSION: &str = "version";
-
 impl RowVersion {
     /// The version of this row.
     pub fn of(row: &DisplayRow) -> Self {
@@ -24,6 +24,14 @@ impl RowVersion {
         let values = row.values().filter(|(name, value)| columns::is_versioned(name) && !value.is_null());
         let digest = Sha256::digest(json!(values.collect::<Vec<_>>()).to_string());
         Self(digest.first_chunk().map_or(0, |first| u64::from_be_bytes(*first)))
+    }
+}
+
+impl DisplayRow {
+    /// The row with its version at the end.
+    pub(super) fn with_version(self) -> Self {
+        let version = RowVersion::of(&self).to_string();
+        self.without(VERSION).with(VERSION, version)
     }
 }
 

@@ -27,20 +27,7 @@ impl Database {
     /// [`ManagementError`] when the email or name is taken, or the role is unknown.
     pub async fn create_user(&self, new: &NewUser) -> Result<DisplayRow> {
         let schema = &self.operator_schema().await?;
-        let mut values: Vec<ColumnValue> = vec![
-            ("email", Some(new.email.clone())),
-            ("username", Some(new.username.clone())),
-            ("hashed_password", Some("!".into())),
-            ("is_active", Some("1".into())),
-            ("is_superuser", Some(if new.superuser { "1" } else { "0" }.into())),
-            ("account_locked", Some("0".into())),
-            ("created_at", self.now()),
-            ("updated_at", self.now()),
-        ];
-        values.retain(|(column, _)| schema.has("users", column));
-        for column in ["email", "username"] {
-            needs_column(schema, "users", column)?;
-        }
+        let mut values = self.user_values(schema, new)?;
         if new.superuser {
             needs_column(schema, "users", "is_superuser")?;
         }
@@ -56,6 +43,29 @@ impl Database {
             )));
         };
         self.find_user(&id.to_string()).await
+    }
+
+    /// Inserts a user, or returns no row if the email or the name is taken.
+    pub(super) fn new_user(&self, schema: &Schema, new: &NewUser) -> Result<Statement> {
+        Ok(insert(schema, "users", self.user_values(schema, new)?, &[&["email"], &["username"]]))
+    }
+
+    fn user_values(&self, schema: &Schema, new: &NewUser) -> Result<Vec<ColumnValue>> {
+        let mut values: Vec<ColumnValue> = vec![
+            ("email", Some(new.email.clone())),
+            ("username", Some(new.username.clone())),
+            ("hashed_password", Some("!".into())),
+            ("is_active", Some("1".into())),
+            ("is_superuser", Some(if new.superuser { "1" } else { "0" }.into())),
+            ("account_locked", Some("0".into())),
+            ("created_at", self.now()),
+            ("updated_at", self.now()),
+        ];
+        values.retain(|(column, _)| schema.has("users", column));
+        for column in ["email", "username"] {
+            needs_column(schema, "users", column)?;
+        }
+        Ok(values)
     }
 
     /// All users, by id.

@@ -229,7 +229,10 @@ async fn read_from_before_a_change_is_neither_cached_nor_shared_with_later_calle
 async fn record_without_a_hash_is_read_again_where_one_is_needed() {
     let (memory, asked) = memory(false);
     let now = Timestamps::now();
-    let hash = crate::record::KeyHash::parse_redacted(&fixtures::record().hash.redacted()).expect("read");
+    let hash = crate::record::KeyHash::parse_redacted(
+        &fixtures::record().hash.redacted(&crate::credential::CacheSecret::random()),
+    )
+    .expect("read");
     let bare = Arc::new(crate::record::KeyRecord { hash, ..fixtures::record() });
     memory.0.insert(known(), &Lookup::fresh([bare], Tier::Redis), memory.0.fence.generation(), now.monotonic);
     assert!(!memory.records(known(), now).await.expect("found").is_hashed());

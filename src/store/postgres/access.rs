@@ -6,7 +6,7 @@ use crate::store::{
 };
 
 /// Columns that instances write, as far as the table has them.
-const WRITTEN: [&str; 2] = ["total_requests", "last_used_at"];
+pub(super) const WRITTEN: [&str; 2] = ["total_requests", "last_used_at"];
 
 /// Selects, as rows of kind, table, right and columns:
 /// - `right`: a right that the role of an instance needs, and this role lacks;
@@ -75,6 +75,6 @@ fn value(schema: &Schema, table: &str) -> String {
     format!("({}, CAST(to_regclass({}) AS oid))", literal(table), literal(schema.relation(table)))
 }
 
-fn literal(text: &str) -> String {
+pub(super) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }

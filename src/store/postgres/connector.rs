@@ -16,7 +16,13 @@ use super::{
     session_attrs::{Role, SessionAttrs},
     settings::{Settings, without_tls},
 };
-use crate::{addresses::Resolver, clock, store::StoreError};
+use crate::{
+    addresses::Resolver,
+    clock,
+    dependencies::{Cause, ErrorText},
+    resilience::CallError,
+    store::StoreError,
+};
 
 /// Makes connections by one URL. Cheap to clone.
 #[derive(Clone)]
@@ -110,7 +116,12 @@ impl PostgresConnector {
                 HostAddress::Socket(folder) => vec![Address::Unix(folder.clone(), host.port)],
                 HostAddress::Address(address) => vec![Address::Tcp((*address, host.port).into())],
                 HostAddress::Name(name) => {
-                    let failed = |error: String| (host.name.clone(), StoreError::Unavailable(error.into()));
+                    let failed = |error: String| {
+                        (
+                            host.name.clone(),
+                            StoreError::Unavailable(ErrorText::new(Cause::NameUnknown, error)),
+                        )
+                    };
                     let addresses = timeout(limit, resolver.addresses(name, host.port)).await;
                     let addresses = addresses.map_err(|_| (host.name.clone(), StoreError::Timeout(limit)))?;
                     let addresses =
@@ -156,7 +167,10 @@ impl PostgresConnector {
         if session_attrs != SessionAttrs::Any {
             let role = Role::query(&client).await.map_err(|error| AttemptError::new(&error))?;
             if let Some(objection) = session_attrs.objection(role) {
-                return Err(AttemptError::Address(StoreError::Unavailable(objection.into())));
+                return Err(AttemptError::Address(StoreError::Unavailable(ErrorText::new(
+                    Cause::ReadOnly,
+                    objection,
+                ))));
             }
         }
         Ok((client, servers.server(monitor)))
@@ -180,5 +194,8 @@ fn combined(mut errors: Vec<(String, StoreError)>) -> StoreError {
         }
         error => format!("{address}: {error}"),
     };
-    StoreError::Unavailable(errors.iter().map(describe).collect::<Vec<_>>().join("; ").into())
+    let text = errors.iter().map(describe).collect::<Vec<_>>().join("; ");
+    // The first address names the cause: the others are tried because it failed.
+    let cause = errors.first().map_or(Cause::Unreachable, |(_, error)| error.cause());
+    StoreError::Unavailable(ErrorText::new(cause, text))
 }

@@ -1,11 +1,14 @@
 //! The meaning of Postgres' errors, by their SQLSTATE.
 
-use std::{error::Error as _, future::Future, sync::Arc, time::Duration};
+use std::{error::Error as _, future::Future, time::Duration};
 
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 
-use crate::store::StoreError;
+use crate::{
+    dependencies::{Cause, ErrorText},
+    store::StoreError,
+};
 
 /// Ends the work with [`StoreError::Timeout`] after this time.
 pub(super) async fn within<T>(
@@ -47,18 +50,56 @@ pub(super) fn explain(error: &tokio_postgres::Error) -> StoreError {
         return StoreError::Locked(words);
     }
     match error.code().map(|code| code.code().get(..2).unwrap_or_default()) {
-        Some(class) if !SERVER_CLASSES.contains(&class) => {
-            StoreError::Unfit(format!("the database refuses: {words}").into())
-        }
+        Some(class) if !SERVER_CLASSES.contains(&class) => StoreError::Unfit(ErrorText::new(
+            words.cause_or(Cause::Refused),
+            format!("the database refuses: {words}"),
+        )),
         _ => StoreError::Unavailable(words),
     }
 }
 
 /// The error's message. The server's DETAIL is omitted: it repeats values, and one of them may be a hash.
-fn words(error: &tokio_postgres::Error) -> Arc<str> {
-    match (error.as_db_error(), error.source()) {
-        (Some(db), _) => format!("{} (SQLSTATE {})", db.message(), db.code().code()).into(),
-        (None, Some(source)) => format!("{error}: {source}").into(),
-        (None, None) => error.to_string().into(),
+fn words(error: &tokio_postgres::Error) -> ErrorText {
+    let text = match (error.as_db_error(), error.source()) {
+        (Some(db), _) => format!("{} (SQLSTATE {})", db.message(), db.code().code()),
+        (None, Some(source)) => format!("{error}: {source}"),
+        (None, None) => error.to_string(),
+    };
+    match cause(error) {
+        Some(cause) => ErrorText::new(cause, text),
+        None => text.into(),
+    }
+}
+
+/// The cause by the SQLSTATE, or by the error that the connection failed with.
+fn cause(error: &tokio_postgres::Error) -> Option<Cause> {
+    let Some(code) = error.code() else {
+        let mut source = error.source();
+        while let Some(inner) = source {
+            if inner.is::<rustls::Error>() {
+                return Some(Cause::Tls);
+            }
+            let of_io = inner.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+            if of_io.is_some_and(|inner| inner.is::<rustls::Error>()) {
+                return Some(Cause::Tls);
+            }
+            source = inner.source();
+        }
+        return None;
+    };
+    match *code {
+        SqlState::INSUFFICIENT_PRIVILEGE => Some(Cause::AccessDenied),
+        SqlState::UNDEFINED_TABLE
+        | SqlState::UNDEFINED_COLUMN
+        | SqlState::UNDEFINED_FUNCTION
+        | SqlState::INVALID_SCHEMA_NAME
+        | SqlState::INVALID_CATALOG_NAME => Some(Cause::Tables),
+        SqlState::READ_ONLY_SQL_TRANSACTION => Some(Cause::ReadOnly),
+        SqlState::QUERY_CANCELED => Some(Cause::NoAnswer),
+        _ => match code.code().get(..2).unwrap_or_default() {
+            "28" => Some(Cause::LoginRefused),
+            "53" => Some(Cause::Full),
+            _ => None,
+        },
     }
 }

@@ -30,7 +30,9 @@ pub(super) fn read(url: &PostgresUrl) -> Result<Vec<Host>, String> {
     let count = match (&names, &addresses) {
         (Some(names), Some(addresses)) if names.len() != addresses.len() => {
             let (hosts, addresses) = (names.len(), addresses.len());
-            return Err(format!("host has {hosts} entries and hostaddr has {addresses}; each needs its own"));
+            return Err(format!(
+                "number of entries: {hosts} in host, {addresses} in hostaddr; each needs its own"
+            ));
         }
         (Some(list), _) | (None, Some(list)) => list.len(),
         (None, None) => {
@@ -40,7 +42,10 @@ pub(super) fn read(url: &PostgresUrl) -> Result<Vec<Host>, String> {
         }
     };
     if ports.len() != 1 && ports.len() != count {
-        return Err(format!("has {count} hosts and {} ports; write one port, or one for each", ports.len()));
+        return Err(format!(
+            "number of hosts: {count}, of ports: {}; write one port, or one for each",
+            ports.len()
+        ));
     }
     (0..count)
         .map(|n| {

@@ -23,7 +23,10 @@ use crate::{
     config::PostgresUrl,
     store::{
         StoreError,
-        statement::{Access, Deadline, Progress, Rows, Statement, Step, TransactionOutcome, first_value},
+        statement::{
+            Access, ConnectionCounts, Deadline, Progress, Rows, Statement, Step, TransactionOutcome,
+            first_value,
+        },
     },
     usage::WriteOutcome,
 };
@@ -39,6 +42,7 @@ pub(crate) struct PostgresPool {
     /// Why the last attempt to connect failed.
     failures: watch::Receiver<Option<StoreError>>,
     timeout: Duration,
+    limit_of_connections: u32,
 }
 
 /// Timeout of a statement that an operator waits for, unless the database timeout is longer.
@@ -88,7 +92,7 @@ impl PostgresPool {
                 timeout: deadline,
                 access,
             });
-        Ok(Self { pool, feed, generation, failures, timeout: deadline })
+        Ok(Self { pool, feed, generation, failures, timeout: deadline, limit_of_connections: connections })
     }
 
     pub(crate) async fn query(&self, deadline: Deadline, statement: &Statement) -> Result<Rows, StoreError> {
@@ -225,9 +229,15 @@ impl PostgresPool {
         self.generation.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Open connections.
-    pub(crate) fn connections(&self) -> u32 {
-        self.pool.state().connections
+    /// Open connections, those that are used, and their maximum number.
+    pub(crate) fn connections(&self) -> ConnectionCounts {
+        let state = self.pool.state();
+        let idle = state.idle_connections;
+        ConnectionCounts {
+            used: state.connections.saturating_sub(idle),
+            idle,
+            limit: self.limit_of_connections,
+        }
     }
 
     fn limit(&self, deadline: Deadline) -> Duration {
@@ -255,7 +265,7 @@ impl PostgresPool {
     async fn connect_error(&self, failures: &mut watch::Receiver<Option<StoreError>>) -> StoreError {
         while failures.changed().await.is_ok() {
             let failure = failures.borrow_and_update().clone();
-            if let (0, Some(error)) = (self.connections(), failure) {
+            if let (0, Some(error)) = (self.pool.state().connections, failure) {
                 return error;
             }
         }

@@ -227,7 +227,7 @@ mod tests {
             ("h1,h2/keys?hostaddr=10.0.0.1", "hostaddr"),
             ("h1,,h2/keys", "empty"),
             ("/keys", "host=/var/run/postgresql"),
-            ("@abstract/keys", "abstract"),
+            ("%40abstract/keys", "abstract"),
         ] {
             let error = settings(&format!("postgres://ada:hunter2@{rest}")).err().expect(rest);
             assert!(error.contains(word) && !error.contains("hunter2"), "{rest}: {error}");

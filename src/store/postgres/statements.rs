@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
-use super::{access, change_log, expressions};
+use super::{access, change_log, expressions, grants};
 use crate::{
     revocation::{Since, Snapshot},
     store::{
         actor::{Action, Actor},
         dialect::Dialect,
         schema::{PROOFS, Schema},
-        statement::Statement,
-        statements::{ColumnRef, LAST_USED_INTERVAL, MANAGEMENT_TABLES, Statements, UsageUpdate, sections},
+        statement::{Rows, Statement},
+        statements::{
+            ColumnRef, LAST_USED_INTERVAL, MANAGEMENT_TABLES, Statements, UsageUpdate, UsedColumns, sections,
+        },
         watched_tables::WatchedTable,
     },
 };
@@ -280,6 +282,14 @@ impl Statements for PostgresStatements {
 
     fn end_change(&self, _: &Schema) -> Option<Statement> {
         None
+    }
+
+    fn granted_relations(&self, schema: &Schema) -> Option<Statement> {
+        Some(Statement::plain(grants::relations(schema)))
+    }
+
+    fn grants(&self, schema: &Schema, used: &[UsedColumns], relations: Rows, role: &str) -> String {
+        grants::script(schema, used, relations, role)
     }
 
     fn advance_key_ids(&self) -> Option<Statement> {

@@ -5,7 +5,7 @@ use std::{collections::HashSet, time::Duration};
 use fred::{
     clients::Client,
     interfaces::{ClientLike, KeysInterface},
-    types::{CustomCommand, Expiration, Value},
+    types::{CustomCommand, Expiration, SetOptions, Value},
 };
 use metrics::Histogram;
 use time::OffsetDateTime;
@@ -22,6 +22,7 @@ pub(super) struct Commands {
     redis: Redis,
     read: Histogram,
     write: Histogram,
+    ping: Histogram,
 }
 
 /// The entries of a prefix in Redis.
@@ -39,6 +40,9 @@ pub(super) type RawEntry = Result<String, InvalidEntry>;
 /// writes them.
 const PROOFS: usize = 32;
 
+/// The entries that the probe uses. A prefix has eight characters.
+const PROBE: (&str, &str) = ("keystile:{probe}:records", "keystile:{probe}:proofs");
+
 /// Maximum length of a value in bytes. Keystile writes no longer one.
 const MAX_VALUE: usize = 1 << 20;
 
@@ -48,7 +52,25 @@ const MAX_PROOFS: usize = 16 << 10;
 impl Commands {
     pub(super) fn new(redis: Redis, metrics: &Metrics) -> Self {
         let duration = |operation| metrics.store_duration(STORE, operation);
-        Self { redis, read: duration("read"), write: duration("write") }
+        Self { redis, read: duration("read"), write: duration("write"), ping: duration("ping") }
+    }
+
+    /// Runs each command that reads and writes entries, except `APPEND`, on entries of no prefix. Nothing is left: `XX`
+    /// writes only over a value.
+    pub(super) async fn probe(&self) -> Result<(), RedisError> {
+        let probe = |client: Client| async move {
+            let (records, proofs) = PROBE;
+            let pipeline = client.pipeline();
+            let () = pipeline.getrange(records, 0, 0).await?;
+            let () = pipeline.getrange(proofs, 0, 0).await?;
+            let () = pipeline
+                .custom(CustomCommand::new_static("TIME", records, false), Vec::<Value>::new())
+                .await?;
+            let () = pipeline.set(records, "", Some(Expiration::PX(1)), Some(SetOptions::XX), false).await?;
+            let () = pipeline.pexpire(proofs, 1, None).await?;
+            pipeline.try_all::<Value>().await.into_iter().try_for_each(|answer| answer.map(drop))
+        };
+        self.redis.call(&self.ping, probe).await
     }
 
     /// Both entries of a prefix and the time of their server, in one round trip. Redis returns a limited part of each value,

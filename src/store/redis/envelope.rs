@@ -101,9 +101,11 @@ impl Envelopes {
 
     /// The entry of this name for an answer.
     pub fn records(&self, name: &str, lookup: &Lookup, read_at: RedisTimestamps) -> String {
-        let redacted = lookup.rows.iter().zip(lookup.records.iter());
+        let secret = self.secrets.newest();
         let rows =
-            redacted.map(|(row, record)| decode::redact(row[..decode::COLUMNS.len()].to_vec(), &record.hash));
+            lookup.rows.iter().zip(lookup.records.iter()).map(|(row, record)| {
+                decode::redact(row[..decode::COLUMNS.len()].to_vec(), &record.hash, secret)
+            });
         let records = RecordsContent {
             at: millis(read_at.instance - lookup.age.min(MAX_AGE)),
             redis_at: millis(read_at.redis - lookup.age.min(MAX_AGE)),

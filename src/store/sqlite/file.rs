@@ -20,9 +20,14 @@ use super::{
     file_access::FileAccess,
     read_only::{self, UnlockedFile},
 };
-use crate::store::{
-    SqlValue, StoreError,
-    statement::{Access, Deadline, Progress, Rows, Statement, Step, TransactionOutcome},
+use crate::{
+    dependencies::{Cause, ErrorText},
+    store::{
+        SqlValue, StoreError,
+        statement::{
+            Access, ConnectionCounts, Deadline, Progress, Rows, Statement, Step, TransactionOutcome,
+        },
+    },
 };
 
 /// A database file. Cheap to clone.
@@ -38,6 +43,7 @@ struct Inner {
     was_opened: AtomicBool,
     /// Bounds the threads that a slow disk can block.
     permits: Arc<Semaphore>,
+    limit: u32,
     /// Held while the tables of an empty file are created.
     creation: tokio::sync::Mutex<()>,
 }
@@ -67,6 +73,7 @@ impl SqliteFile {
             idle: Mutex::default(),
             was_opened: AtomicBool::new(false),
             permits: Arc::new(Semaphore::new(connections as usize)),
+            limit: connections,
             creation: tokio::sync::Mutex::default(),
         }))
     }
@@ -158,10 +165,11 @@ impl SqliteFile {
         self.0.idle.lock().clear();
     }
 
-    /// Open connections that are idle.
-    pub(crate) fn connections(&self) -> u32 {
-        let idle = self.0.idle.lock();
-        u32::try_from(idle.len()).unwrap_or(u32::MAX)
+    /// Open connections, those that are used, and their maximum number.
+    pub(crate) fn connections(&self) -> ConnectionCounts {
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let (limit, free) = (self.0.limit, number(self.0.permits.available_permits()));
+        ConnectionCounts { used: limit.saturating_sub(free), idle: number(self.0.idle.lock().len()), limit }
     }
 
     pub(super) async fn run<T: Send + 'static>(
@@ -216,7 +224,8 @@ impl Inner {
     /// Opens the file. Creates it on first use.
     fn open(&self) -> Result<OpenFile, StoreError> {
         let unavailable = |what: &str, error: std::io::Error| {
-            StoreError::Unavailable(format!("cannot {what} sqlite:{}: {error}", self.path.display()).into())
+            let text = format!("cannot {what} sqlite:{}: {error}", self.path.display());
+            StoreError::Unavailable(ErrorText::new(Cause::File, text))
         };
         if self.access == Access::ReadWrite && !self.was_opened.load(Ordering::Relaxed) {
             create_private(&self.path).map_err(|error| unavailable("create", error))?;
@@ -225,7 +234,10 @@ impl Inner {
         let (connection, unlocked) = self.connect().map_err(|error| self.explain(&error))?;
         // Another file may have been renamed to the path in between.
         if file_at(&self.path).map_err(|error| unavailable("open", error))? != file {
-            return Err(StoreError::Unavailable("its file was replaced while it was opened".into()));
+            return Err(StoreError::Unavailable(ErrorText::new(
+                Cause::File,
+                "its file was replaced while it was opened",
+            )));
         }
         self.was_opened.store(true, Ordering::Relaxed);
         Ok(OpenFile { connection, file, unlocked })
@@ -253,16 +265,27 @@ impl Inner {
     fn explain(&self, error: &rusqlite::Error) -> StoreError {
         let path = self.path.display();
         match error.sqlite_error_code() {
-            Some(ErrorCode::NotADatabase) => StoreError::Unfit(
-                format!("sqlite:{path} is no SQLite database; set --database-url to one").into(),
+            Some(ErrorCode::NotADatabase) => StoreError::Unfit(ErrorText::new(
+                Cause::File,
+                format!("sqlite:{path} is no SQLite database; set --database-url to one"),
+            )),
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Unavailable(
+                ErrorText::new(Cause::Locked, format!("sqlite:{path} is locked by another process")),
             ),
-            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-                StoreError::Unavailable(format!("sqlite:{path} is locked by another process").into())
-            }
             Some(ErrorCode::Unknown | ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch) => {
-                StoreError::Unfit(format!("sqlite:{path} refuses: {}", message(error)).into())
+                StoreError::Unfit(ErrorText::new(
+                    Cause::Refused,
+                    format!("sqlite:{path} refuses: {}", message(error)),
+                ))
             }
-            _ => StoreError::Unavailable(format!("sqlite:{path}: {}", message(error)).into()),
+            Some(ErrorCode::DiskFull | ErrorCode::OutOfMemory) => StoreError::Unavailable(ErrorText::new(
+                Cause::Full,
+                format!("sqlite:{path}: {}", message(error)),
+            )),
+            _ => StoreError::Unavailable(ErrorText::new(
+                Cause::File,
+                format!("sqlite:{path}: {}", message(error)),
+            )),
         }
     }
 }

@@ -9,8 +9,10 @@ use crate::{
         actor::{Action, Actor},
         dialect::Dialect,
         schema::{PROOF_COLUMNS, PROOFS, Schema},
-        statement::Statement,
-        statements::{ColumnRef, LAST_USED_INTERVAL, MANAGEMENT_TABLES, Statements, UsageUpdate, sections},
+        statement::{Rows, Statement},
+        statements::{
+            ColumnRef, LAST_USED_INTERVAL, MANAGEMENT_TABLES, Statements, UsageUpdate, UsedColumns, sections,
+        },
         watched_tables::WatchedTable,
     },
 };
@@ -85,8 +87,7 @@ impl Dialect for SqliteStatements {
         // A list with another entry cannot be read, by a check either.
         format!(
             "COALESCE((SELECT sum(e.value = ?{param}) > 0 AND min(e.type = 'text') FROM json_each(
-                CASE WHEN json_valid({text}) THEN {text} ELSE '[]' END) e
-                WHERE json_type({text}) = 'array'), 0)"
+                CASE WHEN json_valid({text}) THEN CASE WHEN json_type({text}) = 'array' THEN {text} END END) e), 0)"
         )
     }
 
@@ -240,6 +241,14 @@ impl Statements for SqliteStatements {
 
     fn end_change(&self, _: &Schema) -> Option<Statement> {
         None
+    }
+
+    fn granted_relations(&self, _: &Schema) -> Option<Statement> {
+        None
+    }
+
+    fn grants(&self, _: &Schema, _: &[UsedColumns], _: Rows, _: &str) -> String {
+        String::new()
     }
 
     fn advance_key_ids(&self) -> Option<Statement> {

@@ -60,6 +60,10 @@ enum ModelError {
 }
 
 impl WriteError for ModelError {
+    fn cause(&self) -> crate::dependencies::Cause {
+        crate::dependencies::Cause::Refused
+    }
+
     fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused)
     }

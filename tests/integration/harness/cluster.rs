@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::geteuid;
+use rustix::process::{Pid, Signal, geteuid, kill_process};
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
 use super::process::{Guarded, free_port, program, run, scratch};
@@ -145,6 +145,24 @@ impl Cluster {
         self.server = None;
         // The next one would take the file for that of a living server.
         let _ = fs::remove_file(self.data.join("postmaster.pid"));
+    }
+
+    /// Lets every process of the server stand still, or go on.
+    pub fn freeze(&self, stands_still: bool) {
+        let pid = fs::read_to_string(self.data.join("postmaster.pid")).expect("it runs");
+        let pid = pid.lines().next().expect("a line").parse().expect("a number");
+        signal_family(pid, if stands_still { Signal::STOP } else { Signal::CONT });
+    }
+
+    /// A standby receives nothing more from its primary.
+    pub async fn stop_receiving(&self) {
+        self.value("ALTER SYSTEM SET primary_conninfo = ''").await;
+        self.value("SELECT pg_reload_conf()").await;
+        let receivers = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'";
+        super::until("the standby receives nothing", Duration::from_secs(10), async || {
+            self.value(receivers).await.as_deref() == Some("0")
+        })
+        .await;
     }
 
     /// What the server has logged.
@@ -322,4 +340,20 @@ fn tool(name: &str) -> String {
 
 fn text(path: &Path) -> String {
     path.to_str().expect("UTF-8").to_owned()
+}
+
+/// Sends a signal to a process and its children.
+fn signal_family(parent: i32, signal: Signal) {
+    let stat = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let parent_of = |pid: i32| {
+        let stat = stat(pid);
+        stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse::<i32>().ok())
+    };
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let children = pids.filter(|pid| parent_of(*pid) == Some(parent));
+    for pid in children.chain([parent]).collect::<Vec<_>>() {
+        // One that has ended needs no signal.
+        let _ = kill_process(Pid::from_raw(pid).unwrap(), signal);
+    }
 }

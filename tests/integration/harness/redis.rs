@@ -82,12 +82,13 @@ impl Redis {
         self.command(&["REPLICAOF", "NO", "ONE"]);
     }
 
-    /// Stops it half-way: connections are still accepted, and nothing is answered.
-    pub fn freeze(&self) {
+    /// Stops it half-way: connections are still accepted, and nothing is answered. SIGCONT lets the process go on.
+    pub fn freeze(&self) -> rustix::process::Pid {
         let pid = self.command(&["INFO", "server"]);
         let pid = pid.lines().find_map(|line| line.strip_prefix("process_id:")?.trim().parse().ok());
         let pid = rustix::process::Pid::from_raw(pid.expect("a number")).expect("a process");
         rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("stops");
+        pid
     }
 
     /// Ends it, and what it held with it.

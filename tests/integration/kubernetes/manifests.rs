@@ -11,21 +11,24 @@ use crate::harness::tools::{self, helm, kustomize, python, read, repository, yam
 /// Overlays that the oldest supported Kubernetes takes, and those for newer ones alone.
 const OVERLAYS: [&str; 3] = ["cert-manager", "self-signed", "monitoring"];
 const NEWER: [(&str, &str); 2] = [("policy/validating", "1.30"), ("policy", "1.37")];
-const EXAMPLES: [&str; 10] = [
+pub(super) const EXAMPLES: [&str; 13] = [
     "settings",
+    "admin",
     "deployment",
     "networkpolicy",
     "job",
+    "istio-ingress",
     "istio",
+    "istio-ambient",
     "istio-jwt",
     "envoy-gateway",
+    "envoy-gateway-shared",
     "envoy-gateway-jwt",
-    "gateway-api",
     "shared-service",
 ];
 
 /// Kinds that are not Kubernetes' own, and have no schema in the validator.
-const FOREIGN: [&str; 17] = [
+const FOREIGN: [&str; 16] = [
     "AuthorizationPolicy",
     "Backend",
     "Certificate",
@@ -35,7 +38,6 @@ const FOREIGN: [&str; 17] = [
     "Gateway",
     "GatewayClass",
     "HTTPRoute",
-    "IstioOperator",
     "Issuer",
     "PodMonitor",
     "PrometheusRule",
@@ -156,6 +158,58 @@ fn chart_is_the_same_manifests() {
     assert!(!text.contains("keystile-system"), "a namespace is not the release's");
 }
 
+#[test]
+#[cfg_attr(not(target_arch = "x86_64"), ignore = "no helm")]
+fn values_that_the_chart_does_not_have_are_refused() {
+    let set = |value: &str| {
+        helm(&["template", "keystile", "k8s/chart", "--kube-version=1.37", &format!("--set={value}")])
+    };
+    for (value, named) in [
+        ("imagee=x", "imagee"),
+        ("Image=x", "Image"),
+        ("image=", "image"),
+        ("image=a b", "image"),
+        ("replicas=two", "replicas"),
+        ("replicas=1.5", "replicas"),
+        ("settings.KEYSTILE_INJECT_CONFIG.x=y", "KEYSTILE_INJECT_CONFIG"),
+        ("settings.keystile_inject_config=y", "keystile_inject_config"),
+        ("setting.KEYSTILE_INJECT_CONFIG=y", "setting"),
+    ] {
+        let refused = set(value);
+        assert!(!refused.good && refused.text.contains(named), "{value}: {}", refused.text);
+    }
+    for value in
+        ["image=r.example.com/k@sha256:0", "replicas=0", "settings.KEYSTILE_INJECT_CPU=1", "global.x=y"]
+    {
+        set(value).good();
+    }
+}
+
+/// Each value has a schema with its comment as description, and each schema but Helm's own has a value.
+#[test]
+fn schema_of_the_chart_describes_its_values() {
+    let text = read("k8s/chart/values.yaml");
+    let schema: Value = serde_json::from_str(&read("k8s/chart/values.schema.json")).unwrap();
+    let values = yaml(&text).remove(0);
+    let described = values.as_object().unwrap().keys().map(|name| {
+        let above = text.lines().take_while(|line| !line.starts_with(&format!("{name}:")));
+        let comment = above.collect::<Vec<_>>().into_iter().rev().take_while(|line| line.starts_with('#'));
+        let mut lines: Vec<_> = comment.map(|line| line.trim_start_matches("# ")).collect();
+        lines.reverse();
+        (name.clone(), lines.join(" "))
+    });
+    let described: Vec<_> = described.collect();
+    let properties = schema["properties"].as_object().unwrap().iter();
+    let properties = properties.filter(|(name, _)| *name != "global");
+    let properties: Vec<_> = properties
+        .map(|(name, property)| (name.clone(), property["description"].as_str().unwrap().to_owned()))
+        .collect();
+    assert_eq!(properties, described);
+    let required: Vec<_> =
+        schema["required"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+    assert_eq!(required, properties.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>());
+}
+
 /// The chart's one template: the manifests, with values in a few places.
 fn template(rendered: &str) -> String {
     let documents = rendered.split("---\n").filter(|document| !document.contains("kind: Namespace\n"));
@@ -179,7 +233,7 @@ fn sorted(mut objects: Vec<Value>) -> Vec<Value> {
 }
 
 /// Compares a file with what it should be, or writes it.
-fn up_to_date(path: &str, expected: &str) {
+pub(super) fn up_to_date(path: &str, expected: &str) {
     if std::env::var_os("KEYSTILE_BLESS").is_some() {
         std::fs::write(repository(path), expected).unwrap();
         return;

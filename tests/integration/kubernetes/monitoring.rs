@@ -1,9 +1,11 @@
 //! Alerts, dashboard and metrics, by Prometheus' own tools and by Prometheus.
 
-use std::{collections::BTreeSet, fs, path::Path, time::Duration};
+use std::{collections::BTreeSet, fs, time::Duration};
 
+use keystile::dependencies::{Cause, Dependency};
 use serde_json::{Value, json};
 
+use super::manifests::up_to_date;
 use crate::harness::{
     client,
     process::{Guarded, free_port, scratch},
@@ -12,18 +14,24 @@ use crate::harness::{
     until,
 };
 
-/// The groups of the PrometheusRule, as a rule file of Prometheus.
-fn rule_file(folder: &Path) -> String {
-    let rules = yaml(&read("k8s/monitoring/rules.yaml")).remove(0);
-    let path = folder.join("rules.yaml");
-    fs::write(&path, rules["spec"].to_string()).unwrap();
-    path.to_str().unwrap().to_owned()
-}
+const RULES: &str = "k8s/monitoring/rules.yaml";
+const OPERATORS_RULES: &str = "k8s/monitoring/prometheusrule.yaml";
+
+/// The page that alerts link to. The address of the repository is that of Cargo.toml.
+const RUNBOOK: &str = concat!(env!("CARGO_PKG_REPOSITORY"), "/blob/main/docs/operations/runbook.md");
 
 fn alerts() -> Vec<Value> {
-    let rules = yaml(&read("k8s/monitoring/rules.yaml")).remove(0);
-    let groups = rules["spec"]["groups"].as_array().unwrap().clone();
+    let rules = yaml(&read(RULES)).remove(0);
+    let groups = rules["groups"].as_array().unwrap().clone();
     groups.iter().flat_map(|group| group["rules"].as_array().unwrap().clone()).collect()
+}
+
+/// The resource of the Prometheus operator, made of the plain rules.
+fn operators_rules(rules: &str) -> String {
+    let head = "# Made of rules.yaml: see its head.\napiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  \
+                name: keystile\nspec:\n";
+    let body = rules.lines().skip_while(|line| line.starts_with('#'));
+    body.fold(head.to_owned(), |text, line| text + if line.is_empty() { "" } else { "  " } + line + "\n")
 }
 
 /// The queries of the dashboard, with its variables filled in.
@@ -37,13 +45,29 @@ fn dashboard_queries() -> Vec<String> {
 
 #[test]
 fn alerts_fire_when_they_should_and_only_then() {
-    let folder = tempfile::tempdir().unwrap();
-    let rules = rule_file(folder.path());
-    promtool(&["check", "rules", "--lint=all", "--lint-fatal", &rules], "").good();
-    let tests = folder.path().join("rules_test.yaml");
-    fs::copy(repository("k8s/monitoring/rules_test.yaml"), &tests).unwrap();
-    let said = promtool(&["test", "rules", tests.to_str().unwrap()], "").good();
+    let file = |path| repository(path).to_str().unwrap().to_owned();
+    promtool(&["check", "rules", "--lint=all", "--lint-fatal", &file(RULES)], "").good();
+    let said = promtool(&["test", "rules", &file("k8s/monitoring/rules_test.yaml")], "").good();
     assert!(said.contains("SUCCESS"), "{said}");
+}
+
+#[test]
+fn operators_resource_has_the_same_rules() {
+    up_to_date(OPERATORS_RULES, &operators_rules(&read(RULES)));
+    assert_eq!(yaml(&read(OPERATORS_RULES)).remove(0)["spec"], yaml(&read(RULES)).remove(0));
+}
+
+#[test]
+fn a_dead_keystile_is_noticed_without_statistics_of_envoy() {
+    let is_about = |alert: &Value, metric: &str| alert["expr"].as_str().unwrap().contains(metric);
+    for name in ["KeystileDown", "KeystileGone"] {
+        let alert = alerts().into_iter().find(|alert| alert["alert"] == name).expect(name);
+        assert!(is_about(&alert, "up") && !is_about(&alert, "envoy_"), "{alert}");
+    }
+    // Istio leaves these statistics out. An alert with them is never the only one of its fault.
+    let with_envoy: Vec<_> = alerts().into_iter().filter(|alert| is_about(alert, "envoy_")).collect();
+    let names: Vec<_> = with_envoy.iter().map(|alert| alert["alert"].as_str().unwrap()).collect();
+    assert_eq!(names, ["KeystileEnvoyGetsNoAnswer", "KeystileFailOpen"]);
 }
 
 #[test]
@@ -60,13 +84,33 @@ fn every_alert_has_its_tests_and_its_runbook() {
         for test in ["fires", "is quiet"] {
             assert!(names.contains(&format!("{name} {test}")), "{name} {test}");
         }
-        assert_eq!(
-            alert["annotations"]["runbook"],
-            format!("docs/operations/runbook.md#{}", name.to_lowercase())
-        );
+        assert_eq!(alert["annotations"]["runbook_url"], format!("{RUNBOOK}#{}", name.to_lowercase()));
     }
     let expected: Vec<_> = alerts.iter().map(|alert| alert["alert"].as_str().unwrap()).collect();
     assert_eq!(sections, expected, "docs/operations/runbook.md has a section for each, in their order");
+    for section in runbook.split("\n## ").skip(1) {
+        let first = section.lines().skip(1).find(|line| !line.is_empty()).unwrap_or_default();
+        assert!(first.starts_with("**Look first:** "), "each section begins with one look: {section}");
+        let look = section.split("\n\n").nth(1).unwrap_or_default();
+        assert!(look.contains('`'), "the look is a command, a query or a line of the log: {look}");
+    }
+}
+
+#[test]
+fn every_cause_of_a_fault_is_in_the_runbook() {
+    let runbook = read("docs/operations/runbook.md");
+    let (_, section) = runbook.split_once("\n## KeystileDependencyFault\n").expect("a section");
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let listed = |head: &str| -> Vec<_> {
+        let (_, table) = section.split_once(head).expect(head);
+        let rows = table.lines().skip(2).map_while(|line| line.strip_prefix("| `")?.split('`').next());
+        rows.map(str::to_owned).collect()
+    };
+    assert_eq!(listed("| dependency |"), Dependency::ALL.map(Dependency::name));
+    assert_eq!(listed("| cause |"), Cause::ALL.map(Cause::name));
+    let metric =
+        keystile::metrics::TABLE.iter().find(|metric| metric.name == "keystile_dependency_up").unwrap();
+    assert!(metric.help.contains(&Dependency::ALL.map(Dependency::name).join(", ")), "{}", metric.help);
 }
 
 #[test]
@@ -89,7 +133,8 @@ fn every_metric_that_is_asked_for_exists() {
     let mut missing = BTreeSet::new();
     for text in &texts {
         let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        for word in text.split(|c| !is_part(c)).filter(|word| word.starts_with("keystile_")) {
+        let is_ours = |word: &&str| word.starts_with("keystile_") || word.starts_with("process_");
+        for word in text.split(|c| !is_part(c)).filter(is_ours) {
             let name = ["_bucket", "_count", "_sum"].iter().find_map(|suffix| word.strip_suffix(suffix));
             let name =
                 name.filter(|name| exported.contains(name) || name.ends_with("_seconds")).unwrap_or(word);
@@ -99,6 +144,28 @@ fn every_metric_that_is_asked_for_exists() {
         }
     }
     assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
+fn dashboard_shows_what_is_lost_and_why() {
+    let queries = dashboard_queries().join("\n");
+    for metric in [
+        "keystile_usage_lost_total",
+        "keystile_first_proofs_waiting",
+        "keystile_first_proofs_total",
+        "keystile_change_feed_degraded",
+        "keystile_dependency_fault",
+        "keystile_checks_in_flight",
+        "keystile_database_connections",
+        "keystile_database_calls_waiting",
+        "keystile_change_feed_last_change_timestamp_seconds",
+        "keystile_limits_counted",
+        "process_cpu_seconds_total",
+        "process_resident_memory_bytes",
+        "process_open_fds",
+    ] {
+        assert!(queries.contains(metric), "{metric}");
+    }
 }
 
 #[tokio::test]
@@ -114,11 +181,15 @@ async fn prometheus_reads_a_running_keystile() {
     let verdict = promtool(&["check", "metrics"], &exported);
     assert_eq!(verdict.good().trim(), "", "promtool finds fault with /metrics");
 
+    for metric in keystile::metrics::TABLE.iter().filter(|metric| metric.name.starts_with("process_")) {
+        assert!(exported.contains(&format!("\n{} ", metric.name)), "{} in:\n{exported}", metric.name);
+    }
+
     let folder = scratch("prometheus");
     let file = |name: &str| folder.join(name).to_str().unwrap().to_owned();
     let config = json!({
         "global": { "scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "500ms" },
-        "rule_files": [rule_file(&folder)],
+        "rule_files": [repository(RULES).to_str().unwrap()],
         "scrape_configs": [{ "job_name": "keystile", "static_configs": [{ "targets": [admin.to_string()] }] }],
     });
     fs::write(file("prometheus.yml"), config.to_string()).unwrap();

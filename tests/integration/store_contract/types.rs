@@ -283,7 +283,7 @@ fn shown(column: &str, record: &KeyRecord) -> String {
         "user_id" => record.user.id.0.to_string(),
         "name" => none(record.name.clone()),
         "key_prefix" => record.prefix.to_string(),
-        "key_hash" => record.hash.cost().to_string(),
+        "key_hash" => record.hash.cost().expect("bcrypt").to_string(),
         "is_active" => record.is_active.to_string(),
         "deleted_at" => record.is_deleted.to_string(),
         "expires_at" => record.expiry.to_string(),

@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use envoy_types::{
     ext_authz::v3::pb::CheckRequest,
     pb::envoy::{
-        config::core::v3::{Address, HeaderMap, HeaderValue, Pipe, SocketAddress, address::Address as Kind},
+        config::core::v3::{
+            Address, HeaderMap, HeaderValue, Pipe, SocketAddress, address::Address as Kind,
+            socket_address::PortSpecifier,
+        },
         service::auth::v3::{
             AttributeContext,
             attribute_context::{HttpRequest, Peer, Request},
@@ -154,4 +157,21 @@ fn bytes_that_are_no_message_are_refused() {
         assert!(CheckRequest::decode(bytes).is_err(), "{bytes:?}");
         assert_eq!(CheckRequestView::read(bytes), Err(MalformedMessage), "{bytes:?}");
     }
+}
+
+#[test]
+fn port_of_a_connection_is_read() {
+    let at = |kind| {
+        let address = Address { address: Some(kind) };
+        let destination = Peer { address: Some(address), ..Peer::default() };
+        let attributes = AttributeContext { destination: Some(destination), ..AttributeContext::default() };
+        CheckRequest { attributes: Some(attributes) }.encode_to_vec()
+    };
+    let port_specifier = Some(PortSpecifier::PortValue(5432));
+    let socket = SocketAddress { port_specifier, address: "10.0.0.7".into(), ..SocketAddress::default() };
+    assert_eq!(destination_port(&at(Kind::SocketAddress(socket))), Some(5432));
+    assert_eq!(destination_port(&at(Kind::SocketAddress(SocketAddress::default()))), None);
+    assert_eq!(destination_port(&at(Kind::Pipe(Pipe { path: "/run/a.sock".into(), mode: 7 }))), None);
+    assert_eq!(destination_port(&[0x0a, 5, 1]), None);
+    assert_eq!(destination_port(&[]), None);
 }

@@ -44,6 +44,25 @@ fn records_are_restored_without_their_hash() {
 }
 
 #[test]
+fn sha256_hash_is_restored_in_a_form_that_needs_the_secret() {
+    let credential =
+        crate::credential::Credential::parse(fixtures::CREDENTIAL.as_bytes()).expect("well-formed");
+    let hash = crate::record::Sha256Hash::of(&credential);
+    let row = decode::fixtures::row_with(&[("key_hash", Some(&hash.expose()))]);
+    let record = decode::decode(&row, AccountLock::Deny).expect("decodes");
+    let lookup = Lookup { rows: Arc::from([row]), ..Lookup::fresh([Arc::new(record)], Tier::Database) };
+    let entry = envelopes(&[b"one"]).records(NAME, &lookup, at(NOW));
+    let read = envelopes(&[b"two", b"one"]).read_records(NAME, &entry, at(NOW), TTL).expect("good");
+    let crate::record::HashKind::Sha256(theirs) = read.records[0].hash.kind() else { panic!("another kind") };
+    let secrets = |text: &[u8]| CacheSecrets::one(CacheSecret::new(text));
+    assert!(theirs.matches(&hash, Some(&secrets(b"one"))));
+    assert!(!theirs.matches(&hash, Some(&secrets(b"two"))) && !theirs.matches(&hash, None));
+    for hidden in [&hash.expose()[8..], &lookup.records[0].hash.tag().to_text(), fixtures::CREDENTIAL] {
+        assert!(!entry.contains(hidden), "{entry}");
+    }
+}
+
+#[test]
 fn changed_or_moved_entry_is_invalid() {
     let envelopes = envelopes(&[b"one"]);
     let entry = envelopes.records(NAME, &lookup(), at(NOW));

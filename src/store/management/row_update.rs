@@ -72,13 +72,13 @@ impl Database {
             Resource::Key => self.find_key(row).await?,
             Resource::User => self.find_user(row).await?,
         };
-        let plan = self.plan(resource, &before, patch, if_version).await?;
+        let plan = self.plan_update(resource, &before, patch, if_version).await?;
         let changed = plan.changed(&before)?;
         let mut after = before.clone();
         for new in changed {
             after.replace(new.column.name, new.shown);
         }
-        let after = after.with_new_version();
+        let after = after.with_version();
         Ok(Change { before, after })
     }
 
@@ -89,13 +89,13 @@ impl Database {
         patch: &Patch,
         if_version: Option<RowVersion>,
     ) -> Result<Change> {
-        let mut plan = self.plan(resource, row, patch, if_version).await?;
+        let mut plan = self.plan_update(resource, row, patch, if_version).await?;
         let lock = plan.select(true);
         self.decide_change(Action::Update, lock, move |rows| plan.next(rows)).await
     }
 
     /// Reads what an update needs beyond the row itself.
-    async fn plan(
+    async fn plan_update(
         &self,
         resource: Resource,
         row: &DisplayRow,
