@@ -9,7 +9,7 @@
 //!   next start, [`resilience`] guards calls to dependencies, [`bounds`] keeps peers from holding too much, [`tls`]
 //!   knows peers by their certificates, [`http_server`] serves HTTP, [`clock`]
 //!   is the time that is passed in, [`dependencies`] what does not work and why, [`health`] the state of the process, [`findings`] what
-//!   `keystile doctor` reports;
+//!   `keystile doctor` reports, [`explanation`] what `keystile explain` says;
 //! - adapters: [`store`] (memory, Redis, SQLite, Postgres), [`limiter`] (memory, Redis), [`redis`], [`addresses`] of
 //!   hosts, [`ext_authz`] (gRPC), [`admin`] (HTTP), [`injector`] (Kubernetes'
 //!   admission webhook), [`management_api`] (HTTP);
@@ -35,6 +35,7 @@ pub mod bounds;
 mod cache;
 pub mod clock;
 pub mod dependencies;
+pub mod explanation;
 pub mod findings;
 pub mod health;
 pub mod http_server;

@@ -5,7 +5,8 @@ use std::{fmt, net::SocketAddr, str::FromStr};
 use clap::{Args, ValueEnum};
 
 use super::{
-    BcryptCost, ClientName, DatabaseOptions, FailedAttemptsLimit, LogFormat, duration,
+    AccountLock, BcryptCost, ClientName, DatabaseOptions, FailedAttemptsLimit, LogFormat, Mode, RateLimit,
+    duration,
     tls::{ClientFiles, NamedFile, TlsFiles, tls_options},
 };
 use crate::credential::generate::Brand;
@@ -108,6 +109,23 @@ pub struct ManagementOptions {
     /// bcrypt cost of the hashes of new keys. Each step doubles the work to prove the key, and to guess it. `auto` is 12.
     #[arg(long, env = "KEYSTILE_BCRYPT_COST", default_value = "auto", help_heading = "Keys")]
     pub cost: BcryptCost,
+
+    /// Mode of the instances, for explanations.
+    #[arg(long, env = "KEYSTILE_MODE", default_value = "enforce", help_heading = "Explanations")]
+    pub mode: Mode,
+
+    /// Whether a locked account stops its API keys in the instances, for explanations.
+    #[arg(long, env = "KEYSTILE_ACCOUNT_LOCK", default_value = "deny", help_heading = "Explanations")]
+    pub account_lock: AccountLock,
+
+    /// Where the instances count requests, for explanations.
+    #[arg(
+        long = "key-rate-limit",
+        env = "KEYSTILE_RATE_LIMIT",
+        default_value = "off",
+        help_heading = "Explanations"
+    )]
+    pub counted: RateLimit,
 
     /// Log level, or tracing directives such as `info,keystile=debug`.
     #[arg(long, env = "KEYSTILE_LOG", default_value = "info", help_heading = "Logs")]

@@ -14,7 +14,12 @@ use super::{
     access::{CallerId, Operation},
     attempts::Attempts,
 };
-use crate::{config::ManagementClient, credential::generate::Brand, metrics::Metrics, store::Database};
+use crate::{
+    config::{AccountLock, ManagementClient, Mode, RateLimit},
+    credential::generate::Brand,
+    metrics::Metrics,
+    store::Database,
+};
 
 /// What all requests share. Cheap to clone.
 #[derive(Clone)]
@@ -26,6 +31,10 @@ pub(super) struct Inner {
     pub(super) clients: Vec<ManagementClient>,
     pub(super) brand: Brand,
     pub(super) cost: u32,
+    /// How instances are configured, for explanations.
+    pub(super) mode: Mode,
+    pub(super) account_lock: AccountLock,
+    pub(super) counted: RateLimit,
     /// Requests of each caller.
     pub(super) requests: Attempts<CallerId>,
     /// Failed authentications of each network.

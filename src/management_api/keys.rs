@@ -18,12 +18,13 @@ use super::{
     changes::{ChangeRequest, IdempotencyKey, Made, etag_of, to_json},
     problem::{Answer, Problem},
     query::Parameters,
-    resource::{CredentialBody, Key, KeyList, KeyPatch, NewKeyBody},
+    resource::{CredentialBody, ExplainBody, ExplanationBody, Key, KeyList, KeyPatch, NewKeyBody},
     wait::Changed,
 };
 use crate::{
     clock,
     credential::Credential,
+    explanation::ImaginedRequest,
     record::{Limits, UserId},
     store::{Database, DisplayRow, KeyTemplate, NewKey, Patch, Resource, RowVersion},
 };
@@ -229,6 +230,29 @@ pub(super) async fn revoke(
     session.change(request, revoke, again).await
 }
 
+/// Explains, check by check, what a request with a key would get. Nothing is changed.
+#[utoipa::path(
+    post, path = "/v1/keys/{id}/explain", tag = "keys", operation_id = "explain_key",
+    params(("id" = i64, Path, description = "Number of the key")),
+    request_body = ExplainBody,
+    responses((status = 200, description = "The explanation", body = ExplanationBody)),
+    security(("token" = []), ("certificate" = []))
+)]
+pub(super) async fn explain(
+    session: Session,
+    Path(id): Path<String>,
+    parameters: Parameters,
+    body: JsonBody,
+) -> Answer<Response> {
+    session.may(Operation::ExplainKey)?;
+    parameters.finish()?;
+    let request = session.imagined(body.object()?)?;
+    let key = session.key(&id).await?;
+    let database = session.database().with_account_lock(session.api.0.account_lock);
+    let explanation = request.explain(&database, &key).await?;
+    Ok(Json(explanation).into_response())
+}
+
 /// Finds the key of a credential.
 #[utoipa::path(
     post, path = "/v1/keys/identify", tag = "keys", operation_id = "identify_key",
@@ -271,6 +295,42 @@ impl Session {
             Ok(Ok(permit)) => Ok(permit),
             Ok(Err(_)) | Err(_) => Err(Problem::overloaded()),
         }
+    }
+
+    fn imagined(&self, mut members: Map<String, Value>) -> Answer<ImaginedRequest> {
+        let mut text = |name: &str| match members.remove(name) {
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(Value::Null) | None => Ok(None),
+            Some(_) => Err(Problem::invalid(name, format!("{name}: is not a text"))),
+        };
+        let (method, path, model) = (text("method")?, text("path")?, text("model")?);
+        let client = text("client")?.map(|text| text.parse());
+        let client = client.transpose().map_err(|_| Problem::invalid("client", "client: is no address"))?;
+        let at = text("at")?.map(|text| OffsetDateTime::parse(&text, &Rfc3339)).transpose();
+        let at = at.map_err(|_| Problem::invalid("at", "at: is not a time such as 2030-12-31T23:59:59Z"))?;
+        let route = match members.remove("route") {
+            Some(Value::Object(route)) => route,
+            Some(Value::Null) | None => Map::new(),
+            Some(_) => return Err(Problem::invalid("route", "route: is no object")),
+        };
+        let route = route.into_iter().map(|(name, value)| match value {
+            Value::String(value) => Ok((name, value)),
+            _ => Err(Problem::invalid("route", format!("route: {name} is not a text"))),
+        });
+        let route = route.collect::<Result<_, _>>()?;
+        nothing_else(&members)?;
+        Ok(ImaginedRequest {
+            method,
+            path: path.unwrap_or_else(|| "/".to_owned()),
+            client,
+            model,
+            body: None,
+            envoy_sends_body: true,
+            route,
+            at,
+            mode: self.api.0.mode,
+            rate_limit: self.api.0.counted,
+        })
     }
 
     async fn new_key(&self, mut members: Map<String, Value>) -> Answer<NewKey> {

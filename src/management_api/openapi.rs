@@ -36,6 +36,7 @@ pub(super) fn parts() -> (Router<Api>, OpenApi) {
         .routes(routes!(keys::list, keys::create))
         .routes(routes!(keys::get, keys::update))
         .routes(routes!(keys::revoke))
+        .routes(routes!(keys::explain))
         .routes(routes!(keys::identify))
         .routes(routes!(users::list, users::create))
         .routes(routes!(users::get, users::update))

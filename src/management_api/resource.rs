@@ -172,6 +172,47 @@ pub(super) struct ExplainBody {
     at: Option<String>,
 }
 
+/// What a request would get.
+#[derive(ToSchema)]
+pub(super) struct ExplanationBody {
+    key_id: i64,
+    /// `allow` or `deny`.
+    decision: String,
+    /// Whether the denial is only reported.
+    shadowed: bool,
+    /// The HTTP status.
+    status: i32,
+    /// The code of the first check that denies.
+    code: Option<String>,
+    detail: String,
+    checks: Vec<CheckBody>,
+    /// The rows of `budgets` of the key and of its user.
+    budgets: Vec<BudgetBody>,
+}
+
+/// One check.
+#[derive(ToSchema)]
+pub(super) struct CheckBody {
+    step: String,
+    /// `pass`, `deny` or `skip`.
+    result: String,
+    code: Option<String>,
+    /// The values that were compared.
+    detail: String,
+}
+
+/// A row of `budgets`.
+#[derive(ToSchema)]
+pub(super) struct BudgetBody {
+    budget_id: Option<i64>,
+    /// Whether the row denies the request once it is spent.
+    binds: bool,
+    /// Whether the row denies the request now.
+    denies: bool,
+    detail: String,
+    status: Option<String>,
+}
+
 /// A user. Columns that the database does not have are null.
 #[derive(ToSchema)]
 pub(super) struct User {

@@ -17,7 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["addresses", "bounds", "cache", "findings", "health", "http_server", "resilience", "tls"],
     &["redis", "revocation", "usage"],
     &["limiter", "store", "verifier"],
-    &["authorizer", "proof_writer"],
+    &["authorizer", "explanation", "proof_writer"],
     &["admin", "ext_authz", "injector", "management_api"],
     &["serve"],
     &["cli"],
