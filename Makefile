@@ -8,7 +8,7 @@ LOCKED ?=
 ENVOY_VERSIONS := 1.40.0 1.36.4
 ENVOY := .tools/envoy-$(firstword $(ENVOY_VERSIONS))/envoy
 
-.PHONY: help demo check fmt clippy doc deny advisories test feed-generator fuzz bench instructions tools clean
+.PHONY: help demo check fmt clippy doc deny advisories test torture soak feed-generator fuzz bench instructions tools clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -40,6 +40,14 @@ advisories: ## known vulnerabilities of the dependencies; fetches their database
 
 test: tools ## run all tests, with real Envoy, Postgres and Redis
 	cargo test $(LOCKED)
+
+torture: tools ## let everything fail under load, and judge each answer, TORTURE_SECONDS=270 (TORTURE_SEED repeats a run)
+	KEYSTILE_TEST_SECONDS=$(or $(TORTURE_SECONDS),270) $(if $(TORTURE_SEED),KEYSTILE_TEST_SEED=$(TORTURE_SEED)) \
+	    cargo test $(LOCKED) --test integration torture::nothing -- --nocapture
+
+soak: tools ## let keys and connections come and go, and measure growth, SOAK_SECONDS=600
+	KEYSTILE_TEST_SECONDS=$(or $(SOAK_SECONDS),600) $(if $(SOAK_SEED),KEYSTILE_TEST_SEED=$(SOAK_SEED)) \
+	    cargo test $(LOCKED) --test integration torture::soak -- --include-ignored --nocapture
 
 feed-generator: ## test the change feed with random databases, FEED_SECONDS=600 (FEED_SEED repeats a run, FEED_WORLD one world)
 	tools/need-postgres

@@ -75,7 +75,7 @@ impl<S, L: RateLimiter> Authorizer<S, L> {
         }
         // 5 limits: last, so that a denied request is not charged.
         let record = proven.record();
-        let charge = Charge { key: record.id, limits: record.limits, cost: route.cost };
+        let charge = Charge { key: record.limit_id, limits: record.limits, cost: route.cost };
         self.charge(charge, proven, deadline).await.map(Permit::Key)
     }
 

@@ -17,6 +17,7 @@ mod postgres_url;
 mod proofs;
 mod quantity;
 mod redacted;
+mod rotation_link;
 mod secret;
 mod tls;
 mod values;
@@ -29,6 +30,7 @@ pub use postgres_url::PostgresUrl;
 pub use proofs::{BcryptCost, DEFAULT_COST, FailedAttempts, FailedAttemptsLimit};
 pub use quantity::Quantity;
 pub use redacted::redacted;
+pub use rotation_link::RotationLink;
 pub use secret::{Secret, Secrets};
 pub use tls::{AdminTlsOptions, ClientFiles, ClientName, NamedFile, TlsFiles, TlsOptions};
 pub use values::{CredentialSource, DatabaseUrl, Listen, RedisUrl};
@@ -161,6 +163,10 @@ pub struct ServeOptions {
     /// Format of a denial's body: `problem` (RFC 9457), `openai` (as OpenAI's client libraries read it), `text`.
     #[arg(long, env = "KEYSTILE_DENY_FORMAT", default_value = "problem", help_heading = "Checks")]
     pub deny_format: DenyFormat,
+
+    /// Page about rotated keys, such as `https://example.com/docs/rotation`. Callers of a key that was rotated receive it as `Link`, together with `Deprecation` and `Sunset`.
+    #[arg(long, env = "KEYSTILE_ROTATION_LINK", value_name = "URL", help_heading = "Checks")]
+    pub rotation_link: Option<RotationLink>,
 
     /// Whether a locked account (`users.account_locked`) stops its API keys: `deny` or `ignore`. With `deny`, anyone who can lock an account by failed logins can stop its keys. With `ignore`, only `is_active` stops them.
     #[arg(long, env = "KEYSTILE_ACCOUNT_LOCK", default_value = "deny", help_heading = "Checks")]

@@ -14,6 +14,7 @@ use crate::{
     decision::{Proven, Reason, Tier},
     limits::{Charge, Span},
     policy::{self, BudgetBinding, CHECKS, Check, Facts},
+    record::KeyId,
     store::{Database, DisplayRow, KeyStore, MAX_RECORDS, ManagementError, UnreadBudget},
 };
 
@@ -155,8 +156,8 @@ impl ImaginedRequest {
         let (checks, budgets, reason, shadow) = match &attributes.route {
             Ok(route) => {
                 let facts = Facts { record: &record, attributes: &attributes, route, now };
-                let charge = Charge { key: record.id, limits: record.limits, cost: route.cost };
-                let limits = checked_limits(&charge, self.rate_limit);
+                let charge = Charge { key: record.limit_id, limits: record.limits, cost: route.cost };
+                let limits = checked_limits(&charge, record.id, self.rate_limit);
                 let limited = (limits.result == CheckResult::Deny).then_some(Reason::RateLimited);
                 let checks = CHECKS.iter().map(|check| checked(check, &facts)).chain([limits]).collect();
                 let budgets = policy::bindings(&facts).into_iter().map(BudgetOutcome::from);
@@ -272,15 +273,20 @@ fn checked(check: &Check, facts: &Facts<'_>) -> CheckOutcome {
 }
 
 /// What was used is not known here; a limit that lets nothing through is.
-fn checked_limits(charge: &Charge, counted: RateLimit) -> CheckOutcome {
+fn checked_limits(charge: &Charge, key: KeyId, counted: RateLimit) -> CheckOutcome {
     let limits = Span::ALL.into_iter().zip(charge.limits.per_span());
     let limit = |(span, limit): (Span, Option<u64>)| {
         let limit = limit.map_or("unlimited".to_owned(), |limit| limit.to_string());
         format!("{limit} per {}", span.name())
     };
     let limits: Vec<_> = limits.map(limit).collect();
+    let shared = if charge.key == key {
+        String::new()
+    } else {
+        format!("; counted under key {}, the first of its chain", charge.key.0)
+    };
     let is_off = counted == RateLimit::Off;
     let told = if is_off { "; sent to the upstream, not counted" } else { "" };
-    let detail = format!("{}; cost: {}{told}", limits.join(", "), charge.cost);
+    let detail = format!("{}; cost: {}{shared}{told}", limits.join(", "), charge.cost);
     CheckOutcome::new("limits", is_off || !charge.exceeds_a_limit(), is_off, Reason::RateLimited, detail)
 }

@@ -24,7 +24,7 @@ pub type PerSpan<T> = [T; 3];
 /// A request that counts against a key's limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Charge {
-    /// The key.
+    /// The key that requests are counted under: the first of its chain.
     pub key: KeyId,
     /// The key's limit in each window.
     pub limits: Limits,

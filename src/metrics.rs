@@ -245,6 +245,11 @@ impl Metrics {
         self.registry.gauge(CHECKS_IN_FLIGHT, &[])
     }
 
+    /// `keystile_tasks`.
+    pub fn tasks(&self) -> Gauge {
+        self.registry.gauge(TASKS, &[])
+    }
+
     /// The connections to the database and the calls that wait for one.
     pub fn database_connections(&self) -> DatabaseConnections {
         let connections = |state| self.registry.gauge(DATABASE_CONNECTIONS, &[("state", state)]);

@@ -49,7 +49,9 @@ pub const CHECKS: &[Check] = &[
         is_left_to_upstream: |_| false,
         looks_at: |facts| {
             let now = facts.now.replace_nanosecond(0).unwrap_or(facts.now);
-            format!("expires_at: {}; now: {}", facts.record.expiry, rfc3339(now))
+            let successor = facts.record.successor();
+            let rotated = successor.map_or_else(String::new, |to| format!("; rotated to key {}", to.key.0));
+            format!("expires_at: {}; now: {}{rotated}", facts.record.expiry, rfc3339(now))
         },
     },
     Check {

@@ -8,6 +8,7 @@ use crate::credential::Prefix;
 
 mod allowed;
 mod budget;
+mod chain;
 pub mod endpoint;
 mod hash;
 pub mod hash_form;
@@ -19,9 +20,10 @@ mod period_budget;
 pub mod unmatchable;
 
 pub use allowed::{AllowList, Restrictions};
-pub use budget::Budget;
+pub use budget::{Budget, PERIODS};
+pub use chain::{Chain, ChainMember, Rotation};
 pub use hash::{BcryptHash, HashKind, HashTag, KeyHash, Sha256Hash, UnacceptedHash};
-pub use period_budget::{BudgetId, PeriodBudget, PeriodBudgets, UnreadableBudget};
+pub use period_budget::{BudgetId, PeriodBudget, PeriodBudgets, SharedUsage, UnreadableBudget};
 
 #[cfg(test)]
 pub(crate) mod fixtures;
@@ -63,6 +65,11 @@ pub struct KeyRecord {
     pub allowed: Restrictions,
     /// The rate limits of the key.
     pub limits: Limits,
+    /// The first key of the chain that this key belongs to. Requests with every key of the chain count against limits
+    /// under its id.
+    pub limit_id: KeyId,
+    /// The keys that it was rotated from and to. None for a key that was never rotated.
+    pub chain: Option<Box<Chain>>,
     /// The key's own budget.
     pub budget: Budget,
     /// The budgets of a period: for this key alone, or shared with its user's other keys.
@@ -128,6 +135,13 @@ pub struct Limits {
     pub hour: Option<u64>,
     /// `rate_limit_per_day`.
     pub day: Option<u64>,
+}
+
+impl KeyRecord {
+    /// The rotation that ends this key, if it was rotated.
+    pub fn successor(&self) -> Option<Rotation> {
+        self.chain.as_ref()?.successor
+    }
 }
 
 impl StoredRecord for KeyRecord {

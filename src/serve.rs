@@ -321,6 +321,7 @@ fn ext_authz_config(options: &ServeOptions) -> anyhow::Result<ExtAuthzConfig> {
         on_failure: options.on_failure,
         mode: options.mode,
         deny_format: options.deny_format,
+        rotation_link: options.rotation_link.clone(),
         rate_limit_fields: options.rate_limit_fields,
         upstream_headers: field_filter("--upstream-headers", &options.upstream_headers, headers)?,
         metadata: field_filter("--metadata", &options.metadata, fields)?,

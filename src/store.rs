@@ -51,9 +51,9 @@ pub use lower_tier::LowerTier;
 pub use management::{
     BulkRevocation, Change, Difference, DisplayRow, ExportedUser, IDEMPOTENCY_LIFETIME, IdempotencyClaim,
     IdempotencyRecord, ImportError, ImportOptions, ImportProgress, ImportRow, ImportStep, Imported,
-    KeyFilter, KeyPage, KeySort, KeyState, KeyTemplate, ManagementError, ManagementToken, NewKey, NewUser,
-    OwnerRule, PageCursor, PageRequest, Patch, PatchError, Resource, RowVersion, TokenScope, TokenSecret,
-    UnreadBudget, json_object,
+    KeyFilter, KeyPage, KeyRotation, KeySort, KeyState, KeyTemplate, ManagementError, ManagementToken,
+    NewKey, NewUser, OwnerRule, PageCursor, PageRequest, Patch, PatchError, Resource, RevokedKeys,
+    RotatedKey, RowVersion, TokenScope, TokenSecret, UnreadBudget, json_object,
 };
 pub use memory::{Memory, MemoryConfig};
 pub use migrate::{LogInstallation, Migration};

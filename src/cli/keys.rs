@@ -23,12 +23,14 @@ mod import;
 mod list;
 mod list_flags;
 mod revoke;
+mod rotate;
 mod update;
 
 use create::Create;
 use import::Import;
 use list::{COLUMNS, List};
 use revoke::Revoke;
+use rotate::Rotate;
 use update::Update;
 
 #[derive(Debug, Subcommand)]
@@ -41,7 +43,9 @@ pub(super) enum Command {
     Show(Show),
     /// Change a key: by flags, or by a JSON merge patch (RFC 7386).
     Update(Box<Update>),
-    /// Revoke a key, or every key that conditions select.
+    /// Create the successor of a key and print its secret, this once. The key ends now, or after an overlap.
+    Rotate(Box<Rotate>),
+    /// Revoke a key, and the keys that it was rotated from and to; or every key that conditions select.
     Revoke(Revoke),
     /// Import keys from a file: rows with their hashes, or what Kong or Unkey exports. All of them or none.
     Import(Box<Import>),
@@ -65,17 +69,17 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
         Command::Show(args) if args.key == "-" => identify(args).await,
         Command::Show(Show { key, output, database }) => {
             refuse_whole_key(&key)?;
-            let keys = open_read_only(&database)?
-                .find_keys(&key)
-                .await
-                .map_err(|error| with_database_name(&database, error))?;
+            let opened = open_read_only(&database)?;
+            let name = |error| with_database_name(&database, error);
+            let keys = opened.find_keys(&key).await.map_err(name)?;
             match &keys[..] {
                 [] => bail!("no key has the id or prefix {key}; see `keystile keys list --all`"),
-                [key] => output.row(key),
+                [key] => output.row(&opened.with_chain(key.clone()).await.map_err(name)?),
                 several => output.rows(several, COLUMNS, ""),
             }
         }
         Command::Update(args) => update::run(*args).await,
+        Command::Rotate(args) => rotate::run(*args).await,
         Command::Revoke(args) => revoke::run(args).await,
         Command::Import(args) => import::run(*args).await,
     }

@@ -53,6 +53,9 @@ pub(super) async fn run(args: Migrate) -> anyhow::Result<()> {
     if migrated.proofs_created {
         print("created the table keystile_proofs\n")?;
     }
+    if migrated.rotations_created {
+        print("created the tables keystile_rotations and keystile_rotated_budgets\n")?;
+    }
     match migrated.log {
         LogInstallation::Installed => print("changes of keys and users are logged now\n")?,
         LogInstallation::Kept => print("changes of keys and users are logged, as before\n")?,

@@ -11,7 +11,7 @@ use crate::{
     clock,
     config::duration_or_none,
     credential::Prefix,
-    store::{Database, DisplayRow},
+    store::{Confirmations, Database, DisplayRow},
 };
 
 /// Deadline of the instances' confirmation.
@@ -74,6 +74,24 @@ async fn invalidate(
             print(&format!("dropped by {instances} within {millis} ms\n"))?;
         }
     }
+    require_all(database, confirmed, wait)
+}
+
+/// Waits until every instance has read the changes so far. Prints to stderr only: stdout is for a credential.
+pub(super) async fn wait_behind_credential(
+    database: &Database,
+    prefix: Prefix,
+    wait: WaitArgs,
+) -> anyhow::Result<()> {
+    let confirmed = database.invalidate(Some(prefix), wait.timeout).await?;
+    if !confirmed.dropped.is_empty() {
+        eprintln!("confirmed by {}", count(confirmed.dropped.len() as u64, "instance"));
+    }
+    require_all(database, confirmed, wait)
+}
+
+/// Fails if an instance has not confirmed.
+fn require_all(database: &Database, confirmed: Confirmations, wait: WaitArgs) -> anyhow::Result<()> {
     if confirmed.dropped.is_empty() && confirmed.silent.is_empty() && !database.is_file() {
         bail!(
             "logged, but no instance listens to this database, so none confirmed; check that the instances use it, \

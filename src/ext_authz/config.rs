@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use super::field_filter::FieldFilter;
 use crate::{
-    config::{ClientAddress, CredentialSource, DenyFormat, Mode, OnFailure, RateLimitFields, RemoveHeaders},
+    config::{
+        ClientAddress, CredentialSource, DenyFormat, Mode, OnFailure, RateLimitFields, RemoveHeaders,
+        RotationLink,
+    },
     credential::brands::KeyBrands,
 };
 
@@ -23,6 +26,8 @@ pub struct ExtAuthzConfig {
     pub mode: Mode,
     /// Form of a denial's body.
     pub deny_format: DenyFormat,
+    /// The page that callers of a rotated key are pointed to.
+    pub rotation_link: Option<RotationLink>,
     /// Which further fields tell clients of their limits.
     pub rate_limit_fields: RateLimitFields,
     /// Which headers are sent to the upstream.

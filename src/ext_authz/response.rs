@@ -13,6 +13,7 @@ mod header_option;
 pub mod headers;
 pub mod metadata;
 mod rate_limit;
+mod rotation;
 mod struct_writer;
 mod truncation;
 

@@ -102,6 +102,7 @@ pub(super) fn config() -> ExtAuthzConfig {
         on_failure: OnFailure::Deny,
         mode: Mode::Enforce,
         deny_format: DenyFormat::Problem,
+        rotation_link: None,
         rate_limit_fields: RateLimitFields::None,
         upstream_headers: FieldFilter::all(),
         metadata: FieldFilter::all(),

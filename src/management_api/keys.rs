@@ -18,7 +18,10 @@ use super::{
     changes::{ChangeRequest, IdempotencyKey, Made, etag_of, to_json},
     problem::{Answer, Problem},
     query::Parameters,
-    resource::{CredentialBody, ExplainBody, ExplanationBody, Key, KeyList, KeyPatch, NewKeyBody},
+    resource::{
+        CredentialBody, ExplainBody, ExplanationBody, Key, KeyList, KeyPatch, NewKeyBody, RotatedKeyBody,
+        RotationBody,
+    },
     wait::Changed,
 };
 use crate::{
@@ -26,7 +29,10 @@ use crate::{
     credential::Credential,
     explanation::ImaginedRequest,
     record::{Limits, UserId},
-    store::{Database, DisplayRow, KeyTemplate, NewKey, Patch, Resource, RowVersion},
+    store::{
+        Database, DisplayRow, KeyRotation, KeyTemplate, NewKey, Patch, Resource, RevokedKeys, RotatedKey,
+        RowVersion,
+    },
 };
 
 /// Columns that are set when a key is created.
@@ -48,6 +54,9 @@ const NEW: [&str; 16] = [
     "budget_limit_cents",
     "budget_type",
 ];
+
+/// The longest overlap that a user may choose.
+const MAX_OWN_OVERLAP: time::Duration = time::Duration::days(30);
 
 /// Fields that a user chooses for a key of a template.
 const OWN: [&str; 3] = ["name", "description", "expires_at"];
@@ -111,8 +120,8 @@ pub(super) async fn get(
 ) -> Answer<Response> {
     session.may(Operation::GetKey)?;
     parameters.finish()?;
-    let body = to_json(&session.key(&id).await?)?;
-    Ok(with_etag(body))
+    let key = session.key(&id).await?;
+    Ok(with_etag(to_json(&session.database().with_chain(key).await?)?))
 }
 
 /// Creates a key. Its credential is in this answer alone.
@@ -193,12 +202,63 @@ pub(super) async fn update(
     session.change(request, update, again).await
 }
 
-/// Revokes a key.
+/// Rotates a key: creates a successor with the same owner, policy, limits and budgets, and lets the key end. The
+/// successor's credential is in this answer alone.
+#[utoipa::path(
+    post, path = "/v1/keys/{id}/rotate", tag = "keys", operation_id = "rotate_key",
+    params(
+        ("id" = i64, Path, description = "Number of the key"),
+        ("Idempotency-Key" = Option<String>, Header, description = "A text of the caller's choice: a second request with it creates no second successor"),
+        ("wait" = Option<String>, Query, description = "How long to wait for the instances, such as 5s"),
+    ),
+    request_body = RotationBody,
+    responses(
+        (status = 201, description = "Both keys, with the credential of the successor", body = RotatedKeyBody),
+        (status = 202, description = "Rotated, but not confirmed by each instance in time", body = RotatedKeyBody),
+    ),
+    security(("token" = []), ("certificate" = []))
+)]
+pub(super) async fn rotate(
+    session: Session,
+    Path(id): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+    mut parameters: Parameters,
+    body: JsonBody,
+) -> Answer<Response> {
+    session.may(Operation::RotateKey)?;
+    let request =
+        ChangeRequest::new(Operation::RotateKey, Method::POST, &uri, &headers, &mut parameters, &body.0)?;
+    let request = ChangeRequest { waits_for: (Changed::Key, &["predecessor"]), ..request };
+    parameters.finish()?;
+    let rotation = session.rotation(body.object()?)?;
+    session.key(&id).await?;
+    let api = &session.api.0;
+    let rotate = async |database: Database| {
+        let _core = session.core().await?;
+        let RotatedKey { predecessor, successor, credential } =
+            database.rotate_key(&id, &rotation, &api.brand, api.cost).await?;
+        let secret: (&[&str], _) =
+            (&["successor", "credential"], Zeroizing::new(credential.expose().to_owned()));
+        let body = json!({ "predecessor": to_json(&predecessor)?, "successor": to_json(&successor)? });
+        Ok(Made { status: StatusCode::CREATED, body, secret: Some(secret) })
+    };
+    let again = async |database: Database, _| {
+        let predecessor = database.describe_key(&id).await?;
+        let successor = database.describe_key(&predecessor.text("rotated_to")).await?;
+        let body = json!({ "predecessor": to_json(&predecessor)?, "successor": to_json(&successor)? });
+        Ok(Made { status: StatusCode::CREATED, body, secret: None })
+    };
+    session.change(request, rotate, again).await
+}
+
+/// Revokes a key, and every key that it was rotated from or to.
 #[utoipa::path(
     post, path = "/v1/keys/{id}/revoke", tag = "keys", operation_id = "revoke_key",
     params(
         ("id" = i64, Path, description = "Number of the key"),
         ("Idempotency-Key" = Option<String>, Header, description = "A text of the caller's choice"),
+        ("only" = Option<bool>, Query, description = "Only this key, and none that it was rotated from or to"),
         ("wait" = Option<String>, Query, description = "How long to wait for the instances, such as 5s"),
     ),
     responses(
@@ -215,18 +275,20 @@ pub(super) async fn revoke(
     mut parameters: Parameters,
 ) -> Answer<Response> {
     session.may(Operation::RevokeKey)?;
-    let request = ChangeRequest::new(
-        Operation::RevokeKey,
-        Method::POST,
-        &uri,
-        &headers,
-        &mut parameters,
-        &Bytes::new(),
-    )?;
+    let only = parameters.take_flag("only")?;
+    // Part of the request, as a body would be.
+    let meaning = Bytes::from_static(if only { b"only" } else { b"" });
+    let request =
+        ChangeRequest::new(Operation::RevokeKey, Method::POST, &uri, &headers, &mut parameters, &meaning)?;
     parameters.finish()?;
     session.key(&id).await?;
-    let again = async |database: Database, _| Made::row(StatusCode::OK, &database.find_key(&id).await?);
-    let revoke = async |database: Database| Made::row(StatusCode::OK, &database.revoke_key(&id).await?);
+    let again = async |database: Database, _| Made::row(StatusCode::OK, &database.describe_key(&id).await?);
+    let revoke = async |database: Database| {
+        let RevokedKeys { key, others } = database.revoke_key(&id, only).await?;
+        let ids: Vec<_> = others.iter().map(|other| other.get("id").clone()).collect();
+        let key = if ids.is_empty() { key } else { key.with("also_revoked", ids) };
+        Made::row(StatusCode::OK, &key)
+    };
     session.change(request, revoke, again).await
 }
 
@@ -297,6 +359,31 @@ impl Session {
         }
     }
 
+    fn rotation(&self, mut members: Map<String, Value>) -> Answer<KeyRotation> {
+        let mut text = |name: &str| match members.remove(name) {
+            Some(Value::String(text)) if !text.is_empty() => Ok(Some(text)),
+            Some(Value::Null) | None => Ok(None),
+            Some(_) => Err(Problem::invalid(name, format!("{name}: is not a text, or empty"))),
+        };
+        let (overlap, expires_at, name) = (text("overlap")?, text("expires_at")?, text("name")?);
+        nothing_else(&members)?;
+        let ends_at = match overlap.as_deref() {
+            None | Some("0" | "0s") => None,
+            Some(text) => Some(later("overlap", text)?),
+        };
+        let expires_at = expires_at.map(|text| later("expires_at", &text)).transpose()?;
+        if self.caller.scope.owner().is_some() {
+            if expires_at.is_some() {
+                // The key's own expiry may be an operator's decision.
+                return Err(beyond("expires_at", "a successor expires when the key would have"));
+            }
+            if ends_at.is_some_and(|end| end > clock::wall() + MAX_OWN_OVERLAP) {
+                return Err(beyond("overlap", "is over 30 days"));
+            }
+        }
+        Ok(KeyRotation { ends_at, expires_at, name })
+    }
+
     fn imagined(&self, mut members: Map<String, Value>) -> Answer<ImaginedRequest> {
         let mut text = |name: &str| match members.remove(name) {
             Some(Value::String(text)) => Ok(Some(text)),
@@ -365,14 +452,11 @@ fn own_key(
     UserId(owner): UserId,
     template: &KeyTemplate,
 ) -> Answer<NewKey> {
-    let forbidden = |field: &str, detail: &str| {
-        Problem::new(StatusCode::FORBIDDEN, "forbidden", format!("{field}: {detail}")).of_field(field)
-    };
     if user.is_some_and(|user| user != owner.to_string()) {
-        return Err(forbidden("user", "the scope own creates keys of its own user"));
+        return Err(beyond("user", "the scope own creates keys of its own user"));
     }
     if let Some(other) = members.keys().find(|name| !OWN.contains(&name.as_str())) {
-        return Err(forbidden(other, "is fixed by the token"));
+        return Err(beyond(other, "is fixed by the token"));
     }
     let latest = template
         .max_lifetime
@@ -381,7 +465,7 @@ fn own_key(
     let mut new = fields(owner.to_string(), members, Some(template.max_keys))?;
     if let Some(latest) = latest {
         if new.expires_at.is_some_and(|end| end > latest) {
-            return Err(forbidden("expires_at", "is later than the token allows"));
+            return Err(beyond("expires_at", "is later than the token allows"));
         }
         new.expires_at = new.expires_at.or(Some(latest));
     }
@@ -424,6 +508,22 @@ fn fields(user: String, members: Map<String, Value>, max_keys: Option<u32>) -> A
         budget_type: text("budget_type"),
         max_keys,
     })
+}
+
+/// What a token of the scope `own` does not allow.
+fn beyond(field: &str, detail: &str) -> Problem {
+    Problem::new(StatusCode::FORBIDDEN, "forbidden", format!("{field}: {detail}")).of_field(field)
+}
+
+/// A time that is to come, or a duration from now.
+fn later(field: &str, text: &str) -> Answer<OffsetDateTime> {
+    if let Ok(span) = humantime::parse_duration(text) {
+        let end = time::Duration::try_from(span).ok().and_then(|span| clock::wall().checked_add(span));
+        return end
+            .filter(|end| end.year() <= 9999 && *end > clock::wall())
+            .ok_or_else(|| Problem::invalid(field, format!("{field}: is no time to come, or too far away")));
+    }
+    future(field, text)
 }
 
 /// A time that is to come.

@@ -35,6 +35,7 @@ pub(super) fn parts() -> (Router<Api>, OpenApi) {
     let (routes, mut document) = OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(keys::list, keys::create))
         .routes(routes!(keys::get, keys::update))
+        .routes(routes!(keys::rotate))
         .routes(routes!(keys::revoke))
         .routes(routes!(keys::explain))
         .routes(routes!(keys::identify))

@@ -63,6 +63,15 @@ impl Parameters {
         self.take(name)?.map(parse).transpose()
     }
 
+    /// Takes a parameter that is `true` or `false`.
+    pub(super) fn take_flag(&mut self, name: &str) -> Answer<bool> {
+        match self.take(name)?.as_deref() {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => Err(wrong(name, "is neither true nor false")),
+        }
+    }
+
     /// Takes `wait`.
     pub(super) fn take_wait(&mut self) -> Answer<Option<Duration>> {
         let Some(text) = self.take("wait")? else { return Ok(None) };
@@ -81,11 +90,7 @@ impl Parameters {
             Some("all") => KeyState::Any,
             Some(_) => return Err(wrong("state", "is none of active, revoked, all")),
         };
-        let expired = match self.take("expired")?.as_deref() {
-            None | Some("false") => false,
-            Some("true") => true,
-            Some(_) => return Err(wrong("expired", "is neither true nor false")),
-        };
+        let expired = self.take_flag("expired")?;
         Ok(KeyFilter {
             user: self.take("user")?,
             tags: self.take_all("tag"),
@@ -106,11 +111,7 @@ impl Parameters {
             Some("name") => KeySort::Name,
             Some(_) => return Err(wrong("sort", "is none of created, last-used, expires, name")),
         };
-        let reverse = match self.take("reverse")?.as_deref() {
-            None | Some("false") => false,
-            Some("true") => true,
-            Some(_) => return Err(wrong("reverse", "is neither true nor false")),
-        };
+        let reverse = self.take_flag("reverse")?;
         let page =
             PageRequest { sort, reverse, limit: Some(self.take_limit()?), after: self.take_parsed("after")? };
         if page.after.as_ref().is_some_and(|after| !after.fits(sort, reverse)) {

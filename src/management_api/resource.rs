@@ -45,6 +45,18 @@ pub(super) struct Key {
     user_email: Option<String>,
     /// The version, also in the header `ETag`.
     version: String,
+    /// The keys that it was rotated from and to, and itself. Absent for a key that was never rotated.
+    chain: Option<Vec<i64>>,
+    rotated_from: Option<i64>,
+    /// When the key that it was rotated from ends, when that was used last, and how often since.
+    predecessor_expires_at: Option<String>,
+    predecessor_last_used_at: Option<String>,
+    predecessor_requests_since_rotation: Option<i64>,
+    rotated_to: Option<i64>,
+    rotated_at: Option<String>,
+    requests_since_rotation: Option<i64>,
+    /// After a revocation: the other keys that were revoked with it.
+    also_revoked: Option<Vec<i64>>,
     /// The API key, once: in the answer that created it, and in no replay.
     credential: Option<String>,
     /// With `wait`: the instances that have applied the change, and those that have not. Null if that is not known.

@@ -59,6 +59,7 @@ pub(crate) const REVOCATION_LAG: &str = "keystile_revocation_lag_seconds";
 pub(crate) const USAGE_PENDING: &str = "keystile_usage_pending";
 pub(crate) const USAGE_LOST: &str = "keystile_usage_lost_total";
 pub(crate) const DURABLE_PROOFS: &str = "keystile_durable_proofs_total";
+pub(crate) const TASKS: &str = "keystile_tasks";
 pub(crate) const LIMITS_COUNTED: &str = "keystile_limits_counted";
 pub(crate) const RATE_LIMIT: &str = "keystile_rate_limit_total";
 pub(crate) const INJECTOR_REVIEWS: &str = "keystile_injector_reviews_total";
@@ -90,6 +91,11 @@ pub const TABLE: &[Metric] = &[
         name: CHECKS_IN_FLIGHT,
         kind: Kind::Gauge,
         help: "Checks that wait for the rest of their message or for a decision. Checks that memory answers do not wait.",
+    },
+    Metric {
+        name: TASKS,
+        kind: Kind::Gauge,
+        help: "Tasks of the runtime that have not ended: connections, their calls, and Keystile's own.",
     },
     Metric {
         name: CHECK_DURATION,

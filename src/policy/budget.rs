@@ -5,7 +5,7 @@ use std::fmt;
 use super::facts::Facts;
 use crate::{
     attributes::body::NoName,
-    record::{BudgetId, PeriodBudget, UnreadableBudget, loose_path::LoosePath},
+    record::{BudgetId, ChainMember, PeriodBudget, UnreadableBudget, loose_path::LoosePath},
 };
 
 /// What a budget of a period means for one request, for explanations.
@@ -40,7 +40,11 @@ pub(super) fn seen(facts: &Facts<'_>) -> String {
         (_, []) => "none that binds this request".to_owned(),
         _ => binding.join(", "),
     };
-    format!("{}; budgets of a period: {periods}", facts.record.budget)
+    let others = facts.record.chain.as_ref().map_or_else(String::new, |chain| {
+        let of = |member: &ChainMember| format!("key {} ({} cents)", member.id.0, member.spent_cents);
+        format!(", together with {}", chain.others.iter().map(of).collect::<Vec<_>>().join(", "))
+    });
+    format!("{}{others}; budgets of a period: {periods}", facts.record.budget)
 }
 
 /// What each active budget of a period of the key means for the request.

@@ -11,12 +11,12 @@ pub struct Budget {
     pub limit_cents: Option<i64>,
     /// `budget_type`, such as `total` or `monthly`.
     pub kind: Option<String>,
-    /// `total_cost`, in cents.
+    /// `total_cost` of the key and of those that it was rotated from and to, in cents.
     pub spent_cents: Option<f64>,
 }
 
 /// Budget types that are reset after a period.
-const PERIODS: [&str; 8] =
+pub const PERIODS: [&str; 8] =
     ["hourly", "daily", "weekly", "monthly", "quarterly", "yearly", "annual", "annually"];
 
 impl Budget {

@@ -30,6 +30,8 @@ pub(crate) fn record() -> KeyRecord {
         permissions: Some(r#"{"files":"read"}"#.into()),
         allowed: Restrictions::default(),
         limits: Limits { minute: Some(60), hour: None, day: Some(10_000) },
+        limit_id: KeyId(7),
+        chain: None,
         budget: Budget {
             unlimited: Some(false),
             limit_cents: Some(5_000),

@@ -40,6 +40,21 @@ pub struct PeriodBudget {
     pub models: Vec<String>,
     /// `allowed_endpoints`: the paths that the budget applies to; empty means all.
     pub endpoints: Vec<String>,
+    /// The active rows of the same budget for other keys of the chain.
+    pub shared: Vec<SharedUsage>,
+}
+
+/// What another key of the chain has used of a budget: a row of `budgets` that was copied by a rotation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SharedUsage {
+    /// Primary key of the row.
+    pub id: BudgetId,
+    /// `current_usage_cents`; NULL counts as 0.
+    pub used_cents: f64,
+    /// `period_start`; NULL means that the period has begun.
+    pub start: Expiry,
+    /// `period_end`; NULL means that the period does not end.
+    pub end: Expiry,
 }
 
 /// A row of `budgets` that cannot be decoded.
@@ -71,15 +86,24 @@ impl PeriodBudget {
     /// Whether this budget denies the requests that it applies to.
     ///
     /// Nothing can be spent before the period begins. After its end, a budget that renews itself counts as unused until
-    /// it is reset, and any other budget has no effect. A limit of 0 counts as exhausted.
+    /// it is reset, and any other budget has no effect. A limit of 0 counts as exhausted. What other keys of the chain
+    /// have used counts during the period of their own row.
     pub fn denies(&self, now: OffsetDateTime) -> bool {
         self.is_hard
             && match self.phase(now) {
                 Phase::Ahead => true,
-                Phase::Running => self.limit_cents <= 0 || self.used_cents >= self.limit_cents as f64,
-                Phase::Renewed => self.limit_cents <= 0,
+                Phase::Running | Phase::Renewed => {
+                    self.limit_cents <= 0 || self.used_at(now) >= self.limit_cents as f64
+                }
                 Phase::Over => false,
             }
+    }
+
+    /// What is used at `now`, by this key and by the others of its chain, in cents.
+    pub fn used_at(&self, now: OffsetDateTime) -> f64 {
+        let own = if self.phase(now) == Phase::Running { self.used_cents } else { 0.0 };
+        let running = |row: &&SharedUsage| row.start.is_past(now) && !row.end.is_past(now);
+        own + self.shared.iter().filter(running).map(|row| row.used_cents).sum::<f64>()
     }
 
     /// The end is checked first: a period that is over has begun, even if its start says otherwise.
@@ -102,26 +126,32 @@ impl PeriodBudget {
 
     /// Describes the budget at `now`, for explanations.
     pub fn status_at(&self, now: OffsetDateTime) -> String {
-        BudgetStatus { budget: self, phase: self.phase(now) }.to_string()
+        BudgetStatus { budget: self, phase: self.phase(now), used_cents: self.used_at(now) }.to_string()
     }
 }
 
 struct BudgetStatus<'a> {
     budget: &'a PeriodBudget,
     phase: Phase,
+    used_cents: f64,
 }
 
 impl fmt::Display for BudgetStatus<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let PeriodBudget { limit_cents, used_cents, start, end, models, endpoints, .. } = self.budget;
+        let PeriodBudget { limit_cents, start, end, models, endpoints, shared, .. } = self.budget;
+        let used_cents = self.used_cents;
         match self.phase {
             Phase::Ahead => write!(f, "begins at {start}")?,
             Phase::Running if *end == Expiry::Never => {
                 write!(f, "spent: {used_cents} of {limit_cents} cents")?
             }
             Phase::Running => write!(f, "spent: {used_cents} of {limit_cents} cents until {end}")?,
-            Phase::Renewed => write!(f, "spent: 0 of {limit_cents} cents, renewed at {end}")?,
+            Phase::Renewed => write!(f, "spent: {used_cents} of {limit_cents} cents, renewed at {end}")?,
             Phase::Over => write!(f, "over at {end}")?,
+        }
+        if !shared.is_empty() {
+            let ids = shared.iter().map(|row| row.id.0.to_string()).collect::<Vec<_>>().join(", ");
+            write!(f, ", together with budget {ids} of other keys of the chain")?;
         }
         for (what, only) in [("models", models), ("endpoints", endpoints)] {
             if !only.is_empty() {

@@ -27,6 +27,13 @@ impl Breaker {
         admits
     }
 
+    /// Admits one call at once: there are signs that the dependency answers again.
+    pub(super) fn end_pause(&mut self, now: Instant) {
+        if let Some(retry_at) = &mut self.retry_at {
+            *retry_at = now;
+        }
+    }
+
     /// Whether it rejects calls now.
     pub(super) fn is_open(&self, now: Instant) -> bool {
         self.retry_at.is_some_and(|retry_at| now < retry_at)
@@ -73,6 +80,17 @@ mod tests {
         let later = now + PAUSE;
         assert_eq!((breaker.admits(later), breaker.admits(later)), (true, false));
         assert!(breaker.admits(later + PAUSE), "the first reported no outcome");
+    }
+
+    #[test]
+    fn end_of_a_pause_admits_one_call_and_closes_nothing() {
+        let now = Instant::now();
+        let mut breaker = open(now);
+        breaker.end_pause(now);
+        assert_eq!((breaker.admits(now), breaker.admits(now)), (true, false));
+        let mut closed = Breaker::default();
+        closed.end_pause(now);
+        assert!(closed.admits(now) && closed.admits(now));
     }
 
     #[test]

@@ -106,6 +106,11 @@ impl DependencyGuard {
         self.concurrency.acquire().await.expect("never closed")
     }
 
+    /// Lets the next call through, although the breaker is open: there are signs that the dependency answers again.
+    pub fn end_pause(&self) {
+        self.breaker.lock().end_pause(clock::monotonic());
+    }
+
     /// How many more calls may run or wait now.
     pub fn free_capacity(&self) -> usize {
         self.capacity.available_permits()

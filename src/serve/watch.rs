@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::{
+    runtime::Handle,
     sync::watch,
     time::{MissedTickBehavior, interval},
 };
@@ -37,7 +38,7 @@ pub(super) async fn watch_database(
 ) {
     let look_ups = metrics.reporter(Dependency::Database);
     let budgets = metrics.reporter(Dependency::Budgets);
-    let mut answers = AnswerWatch::default();
+    let (mut answers, tasks) = (AnswerWatch::default(), metrics.tasks());
     let mut tick = interval(HOUSEKEEPING);
     loop {
         tick.tick().await;
@@ -59,6 +60,7 @@ pub(super) async fn watch_database(
             Err(error) => look_ups.fails(error.cause(), error.problem()),
         }
         database.export_connections();
+        tasks.set(Handle::current().metrics().num_alive_tasks() as f64);
         metrics.states().tick();
         answers.look(&metrics, clock::monotonic());
         metrics.upkeep();

@@ -39,6 +39,7 @@ impl ChangeLog for Database {
             let reading = self.read_log(&schema, since.as_ref()).await;
             match reading {
                 Ok(reading) if reading.evidence.tables == schema.fingerprint => {
+                    self.resume_look_ups().await;
                     return Ok(LogRead::Read(Box::new(reading)));
                 }
                 // The triggers were compared with tables that have changed since.

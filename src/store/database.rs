@@ -156,6 +156,15 @@ impl Database {
         self.backend().query(Deadline::Check, statement).await.map(drop)
     }
 
+    /// Makes a look-up if the change log can be read again after an outage, so that look-ups are answered before
+    /// everything that is cached is dropped.
+    pub(super) async fn resume_look_ups(&self) {
+        if self.0.calls.take_recovery() {
+            // If it fails, others are tried after the breaker's pause.
+            let _ = self.0.calls.run(Operation::Records, self.look_up(String::new())).await;
+        }
+    }
+
     /// Exports how many connections there are and how many calls wait for one.
     pub fn export_connections(&self) {
         let DatabaseConnections { used, idle, limit, waiting } = &self.0.connections;

@@ -4,7 +4,7 @@ use crate::{
     config::AccountLock,
     credential::{CacheSecret, Prefix},
     record::{
-        Budget, Expiry, KeyHash, KeyId, KeyRecord, Limits, Lock, Restrictions, User, UserId,
+        Budget, Chain, Expiry, KeyHash, KeyId, KeyRecord, Limits, Lock, Restrictions, User, UserId,
         endpoint::Endpoint, model::ModelPattern, network::Network,
     },
 };
@@ -12,6 +12,7 @@ use crate::{
 use super::{Row, SqlValue};
 
 pub(crate) mod budgets;
+mod chain;
 pub(crate) mod lenient;
 pub(crate) mod timestamp;
 pub(crate) mod value;
@@ -54,10 +55,18 @@ pub(crate) const COLUMNS: &[(&str, &str)] = &[
     ("users", "account_locked"),
     ("users", "account_locked_until"),
     BUDGETS,
+    CHAIN,
+    SHARED_USAGE,
 ];
 
 /// The budgets of the key and of its user, in one value.
 pub(crate) const BUDGETS: (&str, &str) = ("budgets", "active rows");
+
+/// The rotations of the key's chain, in one value.
+pub(crate) const CHAIN: (&str, &str) = ("keystile_rotations", "chain");
+
+/// What other keys of the chain have used of the key's budgets, in one value.
+pub(crate) const SHARED_USAGE: (&str, &str) = ("keystile_rotated_budgets", "usage");
 
 /// Why a row cannot be decoded. It names the column, never the value.
 #[derive(Debug, PartialEq, Eq)]
@@ -107,8 +116,9 @@ fn decode_with(
 ) -> Result<KeyRecord, DecodeError> {
     let (key, user) = (RowReader { values, table: "api_keys" }, RowReader { values, table: "users" });
     let (table, rows) = BUDGETS;
-    Ok(KeyRecord {
-        id: KeyId(key.required("id", value::integer)?),
+    let id = KeyId(key.required("id", value::integer)?);
+    let mut record = KeyRecord {
+        id,
         name: key.text("name"),
         prefix: key.required("key_prefix", |text| Prefix::parse(text).map_err(|_| "8 characters"))?,
         hash: key.required(HASH.1, hash)?,
@@ -139,8 +149,26 @@ fn decode_with(
             kind: key.text("budget_type"),
             spent_cents: key.read("total_cost", value::number)?,
         },
-        period_budgets: budgets::decode(RowReader { values, table }.value(rows)),
-    })
+        limit_id: id,
+        chain: None,
+        period_budgets: budgets::decode(
+            RowReader { values, table }.value(rows),
+            RowReader { values, table: SHARED_USAGE.0 }.value(SHARED_USAGE.1),
+        ),
+    };
+    add_chain(
+        &mut record,
+        RowReader { values, table: CHAIN.0 }.read(CHAIN.1, |json| chain::decode(json, id))?,
+    );
+    Ok(record)
+}
+
+/// What the keys of a chain have spent adds up.
+fn add_chain(record: &mut KeyRecord, decoded: Option<(KeyId, Option<Box<Chain>>)>) {
+    let Some((limit_id, Some(chain))) = decoded else { return };
+    record.limit_id = limit_id;
+    record.budget.spent_cents = Some(record.budget.spent_cents.unwrap_or(0.0) + chain.spent_by_others());
+    record.chain = Some(chain);
 }
 
 fn decode_user(user: &RowReader<'_>, locks: AccountLock) -> Result<User, DecodeError> {

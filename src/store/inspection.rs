@@ -4,7 +4,7 @@ use time::OffsetDateTime;
 
 use super::{
     Database, StoreError,
-    schema::Schema,
+    schema::{ROTATIONS, Schema},
     statement::{Deadline, Rows, Statement, first_value},
 };
 use crate::findings::{Finding, Location, Severity};
@@ -15,6 +15,7 @@ mod budgets;
 mod feed;
 mod keys;
 mod kind;
+mod rotations;
 mod tables;
 mod tally;
 mod unread;
@@ -76,6 +77,10 @@ impl Inspector<'_> {
         if self.schema.has_budgets() {
             let examined = self.examine_budgets().await;
             self.tolerate(Location::table("budgets"), examined)?;
+        }
+        if self.schema.has_rotations() {
+            let examined = self.examine_rotations().await;
+            self.tolerate(Location::table(ROTATIONS), examined)?;
         }
         Ok(())
     }

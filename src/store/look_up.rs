@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{
     MAX_RECORDS, Row, SqlValue,
     decode::{self, budgets},
-    schema::{PROOFS, Schema},
+    schema::{PROOFS, ROTATED_BUDGETS, ROTATIONS, Schema},
     statements::Statements,
 };
 use crate::revocation::LogPosition;
@@ -19,6 +19,8 @@ const PROOFS_PER_KEY: usize = 16;
 pub(super) fn records(schema: &Schema, statements: &dyn Statements) -> String {
     let columns = decode::COLUMNS.iter().map(|(table, column)| match (*table, *column) {
         decode::BUDGETS => budgets_of_key(schema, statements),
+        decode::CHAIN => chain_of_key(schema, statements),
+        decode::SHARED_USAGE => shared_usage_of_key(schema, statements),
         (table, column) => schema.column(table, column),
     });
     let position = if schema.has_log() { statements.log_position() } else { "NULL" };
@@ -89,6 +91,54 @@ fn budgets_of_key(schema: &Schema, statements: &dyn Statements) -> String {
         "(SELECT {rows} FROM {table} b
         WHERE (b.{key} = k.{id} OR (b.{user} = k.{owner} AND b.{key} IS NULL))
         AND coalesce(lower({active}), '1') NOT IN ('0', 'f', 'false'))"
+    )
+}
+
+/// An expression for the chain of the key `k`: a JSON array with an array of texts for each rotation, as
+/// [`decode`] reads it. NULL where there is no such table, or the key was never rotated.
+fn chain_of_key(schema: &Schema, statements: &dyn Statements) -> String {
+    let Some(kind) = schema.kind("api_keys", "id").filter(|_| schema.has_rotations()) else {
+        return "NULL".to_owned();
+    };
+    let (keys, id) = (schema.relation("api_keys"), schema.name("api_keys", "id"));
+    let spent = |alias: &str| match schema.kind("api_keys", "total_cost") {
+        Some(kind) => statements.as_text(&format!("{alias}.{}", schema.name("api_keys", "total_cost")), kind),
+        None => "NULL".to_owned(),
+    };
+    let columns = [
+        schema.select(ROTATIONS, ["predecessor_id", "successor_id", "limit_id", "created_at"]),
+        spent("p"),
+        spent("s"),
+    ];
+    format!(
+        "(SELECT {rows} FROM {rotations} c
+        LEFT JOIN {keys} p ON p.{id} = c.predecessor_id LEFT JOIN {keys} s ON s.{id} = c.successor_id
+        WHERE c.limit_id = {first})",
+        rows = statements.json_rows(&columns.join(", ")),
+        rotations = schema.relation(ROTATIONS),
+        first = schema.limit_id(&statements.as_integer(&format!("k.{id}"), kind)),
+    )
+}
+
+/// An expression for what other keys of the chain have used of the budgets of the key `k`: a JSON array with an array of
+/// texts for each row, as [`budgets`] reads it. NULL where there is no such table.
+fn shared_usage_of_key(schema: &Schema, statements: &dyn Statements) -> String {
+    let Some(kind) = schema.kind("api_keys", "id").filter(|_| schema.has_rotations() && schema.has_budgets())
+    else {
+        return "NULL".to_owned();
+    };
+    let mapping = schema.relation(ROTATED_BUDGETS);
+    let own = statements.as_text("own.budget_id", "bigint");
+    let rows = statements.json_rows(&format!("{own}, {}", schema.select("budgets", budgets::SHARED_COLUMNS)));
+    let active = schema.column("budgets", "is_active");
+    format!(
+        "(SELECT {rows} FROM {mapping} own
+        JOIN {mapping} other ON other.first_id = own.first_id AND other.budget_id <> own.budget_id
+        JOIN {budgets} b ON b.{id} = other.budget_id
+        WHERE own.key_id = {key} AND coalesce(lower({active}), '1') NOT IN ('0', 'f', 'false'))",
+        budgets = schema.relation("budgets"),
+        id = schema.name("budgets", "id"),
+        key = statements.as_integer(&format!("k.{}", schema.name("api_keys", "id")), kind),
     )
 }
 

@@ -15,6 +15,7 @@ use crate::clock;
 
 mod budgets;
 mod bulk_revocation;
+mod chain;
 mod change;
 mod columns;
 mod display_row;
@@ -24,6 +25,7 @@ mod key_filter;
 mod key_page;
 mod keys;
 mod patch;
+mod rotation;
 mod row_update;
 mod row_version;
 mod strict_json;
@@ -40,8 +42,9 @@ pub use import::{
 };
 pub use key_filter::{KeyFilter, KeyState};
 pub use key_page::{KeyPage, KeySort, PageCursor, PageRequest};
-pub use keys::NewKey;
+pub use keys::{NewKey, RevokedKeys};
 pub use patch::{Patch, PatchError, Resource};
+pub use rotation::{KeyRotation, RotatedKey};
 pub use row_version::RowVersion;
 pub use tokens::{KeyTemplate, ManagementToken, TokenScope, TokenSecret};
 pub use users::NewUser;

@@ -4,7 +4,7 @@
 use super::{
     Database, StoreError,
     schema::{PROOFS, TABLES},
-    statement::Deadline,
+    statement::{Deadline, Statement},
 };
 use crate::{
     dependencies::ErrorText,
@@ -22,6 +22,8 @@ pub struct Migration {
     pub log: LogInstallation,
     /// Whether the table of proofs was created.
     pub proofs_created: bool,
+    /// Whether the tables of rotated keys were created.
+    pub rotations_created: bool,
     /// Problems that an operator should solve, each with its fix.
     pub warnings: Vec<String>,
 }
@@ -49,10 +51,14 @@ impl Database {
         if !created.is_empty() {
             self.backend().execute_all(self.statements().create_tables(&created)).await?;
         }
+        // Before the log, whose triggers watch them.
+        let has_rotations = schema.has_rotations();
+        let rotations =
+            if has_rotations { None } else { self.create(self.statements().create_rotations()).await? };
         let log = self.install_log(notify).await?;
         let has_proofs = schema.has_table(PROOFS);
-        let refusal = if has_proofs { None } else { self.create_proofs().await? };
-        let management_refusal = self.create_management().await?;
+        let refusal = if has_proofs { None } else { self.create(self.statements().create_proofs()).await? };
+        let management = self.create(self.statements().create_management()).await?;
         self.forget_tables();
         let mut warnings = self.log_problems().await?;
         if let Some(reason) = &refusal {
@@ -61,9 +67,15 @@ impl Database {
                  key. To create it, run `keystile migrate` as the owner of the tables"
             ));
         }
-        if let Some(reason) = &management_refusal {
+        if let Some(reason) = &management {
             warnings.push(format!(
                 "no tables of the management API: {reason}; `keystile management` needs them. To create them, run \
+                 `keystile migrate` as the owner of the tables"
+            ));
+        }
+        if let Some(reason) = &rotations {
+            warnings.push(format!(
+                "no tables of rotated keys: {reason}; until they exist, no key can be rotated. To create them, run \
                  `keystile migrate` as the owner of the tables"
             ));
         }
@@ -81,7 +93,8 @@ impl Database {
             );
         }
         let proofs_created = !has_proofs && refusal.is_none();
-        Ok(Migration { created, kept, log, proofs_created, warnings })
+        let rotations_created = !has_rotations && rotations.is_none();
+        Ok(Migration { created, kept, log, proofs_created, rotations_created, warnings })
     }
 
     /// Installs the change log. A refusal is no failure: there are other ways to notice changes.
@@ -106,18 +119,9 @@ impl Database {
         }
     }
 
-    /// Creates the table of proofs. Returns the reason if the database does not allow it, which is no failure.
-    async fn create_proofs(&self) -> Result<Option<ErrorText>, StoreError> {
-        match self.backend().execute_all(self.statements().create_proofs()).await {
-            Ok(()) => Ok(None),
-            Err(StoreError::Unfit(reason)) => Ok(Some(reason)),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Creates the tables of the management API. Returns the reason if the database does not allow it.
-    async fn create_management(&self) -> Result<Option<ErrorText>, StoreError> {
-        match self.backend().execute_all(self.statements().create_management()).await {
+    /// Creates tables of Keystile's own. Returns the reason if the database does not allow it, which is no failure.
+    async fn create(&self, tables: Vec<Statement>) -> Result<Option<ErrorText>, StoreError> {
+        match self.backend().execute_all(tables).await {
             Ok(()) => Ok(None),
             Err(StoreError::Unfit(reason)) => Ok(Some(reason)),
             Err(error) => Err(error),

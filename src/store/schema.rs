@@ -1,6 +1,9 @@
 //! The tables of a database as they are: names, columns, types. All SQL on these tables is built from it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    time::Duration,
+};
 
 use sha2::{Digest as _, Sha256};
 
@@ -42,6 +45,19 @@ pub(crate) const PROOFS: &str = "keystile_proofs";
 
 /// The columns of [`PROOFS`]. A table without them belongs to another application.
 pub(crate) const PROOF_COLUMNS: [&str; 4] = ["key_id", "tag", "proven_at", "seal"];
+
+/// The rotations of keys.
+pub(crate) const ROTATIONS: &str = "keystile_rotations";
+
+/// The columns of [`ROTATIONS`]. A table without them belongs to another application.
+pub(crate) const ROTATION_COLUMNS: [&str; 6] =
+    ["predecessor_id", "successor_id", "limit_id", "ends_at", "predecessor_requests", "created_at"];
+
+/// The copies of budgets that belong together.
+pub(crate) const ROTATED_BUDGETS: &str = "keystile_rotated_budgets";
+
+/// The columns of [`ROTATED_BUDGETS`]. A table without them belongs to another application.
+pub(crate) const ROTATED_BUDGET_COLUMNS: [&str; 3] = ["budget_id", "first_id", "key_id"];
 
 /// The columns that `budgets` must have. A table without them belongs to another application.
 pub(crate) const BUDGET_COLUMNS: [&str; 5] =
@@ -174,6 +190,21 @@ impl Schema {
         self.relations.get(table).map_or(table, String::as_str)
     }
 
+    /// An expression for the first key of the chain of a key, which is an expression for an id; NULL for a key that was
+    /// never rotated.
+    pub(crate) fn limit_id(&self, key: &str) -> String {
+        let rotations = self.relation(ROTATIONS);
+        // Two sub-selects, so that each uses the index of its column.
+        let by = |column: &str| format!("(SELECT f.limit_id FROM {rotations} f WHERE f.{column} = {key})");
+        format!("COALESCE({}, {})", by("predecessor_id"), by("successor_id"))
+    }
+
+    /// A condition: the time in this column, of the table named `alias`, is ahead.
+    pub(crate) fn is_ahead(&self, alias: &str, table: &str, column: &str) -> String {
+        let (name, kind) = (self.name(table, column), self.kind(table, column).unwrap_or("text"));
+        self.dialect.is_within(&format!("{alias}.{name}"), kind, Duration::ZERO)
+    }
+
     /// The parameter of this number, for this column.
     pub(crate) fn param(&self, number: usize, table: &str, column: &str) -> String {
         self.dialect.param(number, self.kind(table, column).unwrap_or("text"))
@@ -218,6 +249,11 @@ impl Schema {
         self.has_all(PROOFS, &PROOF_COLUMNS)
     }
 
+    /// Whether there are the tables of rotated keys.
+    pub(crate) fn has_rotations(&self) -> bool {
+        self.has_all(ROTATIONS, &ROTATION_COLUMNS) && self.has_all(ROTATED_BUDGETS, &ROTATED_BUDGET_COLUMNS)
+    }
+
     /// Whether there are budgets, with the columns that are needed.
     pub(crate) fn has_budgets(&self) -> bool {
         self.has_all("budgets", &BUDGET_COLUMNS)
@@ -251,6 +287,7 @@ impl Schema {
     pub(crate) fn column(&self, table: &str, column: &str) -> String {
         let (alias, table, column) = match (table, column) {
             ("budgets", _) => ("b", table, column),
+            (ROTATIONS, _) => ("c", table, column),
             ("users", "role") if self.has_roles() => ("r", "roles", "name"),
             ("users", _) => ("u", table, column),
             _ => ("k", table, column),

@@ -58,6 +58,9 @@ pub(crate) trait Statements: Dialect {
     /// Creates the table of proofs where it is missing.
     fn create_proofs(&self) -> Vec<Statement>;
 
+    /// Creates the tables of rotated keys where they are missing.
+    fn create_rotations(&self) -> Vec<Statement>;
+
     /// Creates the tables of the management API where they are missing.
     fn create_management(&self) -> Vec<Statement>;
 
@@ -70,6 +73,14 @@ pub(crate) trait Statements: Dialect {
 
     /// Selects a row if this role may update this column. None where there are no roles.
     fn may_update(&self, schema: &Schema, table: &str, column: &str) -> Option<Statement>;
+
+    /// Selects the columns of a table of an application: each one's name, its name in SQL, and `computed` or `default` if a
+    /// copy of a row must leave it to the database. `default` is for a column whose value no two rows may share and that
+    /// has a default.
+    fn columns(&self, schema: &Schema, table: &str) -> Statement;
+
+    /// Inserts one budget by this statement, which has no RETURNING, and notes it as a copy of the budget `first`.
+    fn copy_budget(&self, schema: &Schema, insert: Statement, first: i64) -> Vec<Statement>;
 
     /// Tells the audit log, at the start of a transaction, who makes which change in it. A required statement among them
     /// returns no row if the audit log cannot record the change.
@@ -121,16 +132,13 @@ pub(crate) struct UsageUpdate {
 /// Minimum time between two writes of a key's `last_used_at`, by all instances together.
 pub(crate) const LAST_USED_INTERVAL: Duration = Duration::from_secs(5 * 60);
 
-/// The tables of the management API.
-pub(crate) const MANAGEMENT_TABLES: [&str; 2] = ["keystile_management_tokens", "keystile_idempotency"];
-
 /// The table scripts of a backend's migration, cut into statements, for these tables only.
-pub(crate) fn sections(script: &str, tables: &[&str]) -> Vec<Statement> {
-    let sections = script.split("-- table: ").filter_map(|section| section.split_once('\n'));
-    sections
-        .filter(|(table, _)| tables.contains(table))
-        .flat_map(|(_, body)| body.split(';'))
-        .filter(|sql| !sql.trim().is_empty())
-        .map(Statement::plain)
-        .collect()
+pub(crate) fn sections(text: &'static str, tables: &[&str]) -> Vec<Statement> {
+    let sections = text.split("-- table: ").filter_map(|section| section.split_once('\n'));
+    sections.filter(|(table, _)| tables.contains(table)).flat_map(|(_, body)| script(body)).collect()
+}
+
+/// A script, cut into statements.
+pub(crate) fn script(text: &'static str) -> Vec<Statement> {
+    text.split(';').filter(|sql| !sql.trim().is_empty()).map(Statement::plain).collect()
 }

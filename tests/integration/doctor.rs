@@ -12,6 +12,7 @@ mod access;
 mod columns;
 mod feed;
 mod read_only;
+mod rotations;
 mod rows;
 
 /// One run of the command.
@@ -139,6 +140,7 @@ fn every_kind_of_finding_has_a_test() {
         include_str!("doctor/columns.rs"),
         include_str!("doctor/feed.rs"),
         include_str!("doctor/read_only.rs"),
+        include_str!("doctor/rotations.rs"),
         include_str!("doctor/rows.rs"),
     ]
     .concat();

@@ -41,7 +41,7 @@ async fn rate_limit_service_receives_the_keys_own_limits() {
 
         assert_eq!(gateway.status(&key.credential).await, 200, "Envoy {version}");
         let entries = |per: &str, id: i64| {
-            vec![("per".to_owned(), per.to_owned()), ("key_id".to_owned(), id.to_string())]
+            vec![("per".to_owned(), per.to_owned()), ("limit_id".to_owned(), id.to_string())]
         };
         let with = |id, minute, hour| {
             vec![(entries("minute", id), minute), (entries("hour", id), hour), (entries("day", id), None)]

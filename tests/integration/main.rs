@@ -56,6 +56,7 @@ mod redis_bounds;
 mod redis_failover;
 mod redis_kinds;
 mod redis_tier;
+mod rotation;
 mod serve;
 mod store_contract;
 mod store_failures;

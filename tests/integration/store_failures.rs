@@ -227,7 +227,7 @@ async fn row_that_the_database_keeps_as_it_is_is_not_said_to_be_revoked() {
             CREATE TRIGGER keep BEFORE UPDATE ON api_keys FOR EACH ROW EXECUTE FUNCTION keep()",
         )
         .await;
-    let error = place.database().revoke_key("1").await.expect_err("it is not").to_string();
+    let error = place.database().revoke_key("1", false).await.expect_err("it is not").to_string();
     assert!(error.contains("left the row as it is"), "{error}");
 }
 

@@ -13,6 +13,7 @@ use crate::{
     },
     config::DatabaseOptions,
     credential::Prefix,
+    store::RevokedKeys,
 };
 
 #[derive(Debug, Args)]
@@ -20,6 +21,9 @@ pub(crate) struct Revoke {
     /// Id or prefix.
     #[arg(value_name = "ID|PREFIX")]
     key: Option<String>,
+    /// Revoke this key only. The keys that it was rotated from or to continue to work.
+    #[arg(long, requires = "key")]
+    only: bool,
     #[command(flatten)]
     bulk: BulkArgs,
     /// Wait until every instance that listens to the database's changes has dropped the key, and fail if one has not.
@@ -35,7 +39,7 @@ pub(crate) struct Revoke {
 }
 
 pub(super) async fn run(args: Revoke) -> anyhow::Result<()> {
-    let Revoke { key, bulk, wait, wait_args, output, database } = args;
+    let Revoke { key, only, bulk, wait, wait_args, output, database } = args;
     let key = match (key, bulk.is_given()) {
         (Some(key), false) => key,
         (None, true) => {
@@ -49,20 +53,24 @@ pub(super) async fn run(args: Revoke) -> anyhow::Result<()> {
     };
     refuse_whole_key(&key)?;
     let opened = open(&database)?;
-    let key = opened.revoke_key(&key).await.map_err(|error| with_database_name(&database, error))?;
-    if !wait && output.output == OutputFormat::Json {
-        return json(&key);
-    }
+    let revoked = opened.revoke_key(&key, only).await;
+    let RevokedKeys { key, others } = revoked.map_err(|error| with_database_name(&database, error))?;
     let id = key.text("id");
     if output.output == OutputFormat::Table {
-        print(&format!("revoked key {id} ({}) of {}\n", key.text("key_prefix"), key.text("user_email")))?;
+        for key in others.iter().chain([&key]) {
+            let (id, prefix, user) = (key.text("id"), key.text("key_prefix"), key.text("user_email"));
+            print(&format!("revoked key {id} ({prefix}) of {user}\n"))?;
+        }
     }
+    let ids: Vec<_> = others.iter().map(|other| other.get("id").clone()).collect();
+    let key = if ids.is_empty() { key } else { key.with("also_revoked", ids) };
     if !wait {
-        return Ok(());
+        return if output.output == OutputFormat::Json { json(&key) } else { Ok(()) };
     }
     let prefix = Prefix::parse(&key.text("key_prefix"));
     let prefix = prefix
         .context("the key is revoked; no credential can have its prefix, so no instance has it in memory")?;
+    // An instance that confirms this change has read the earlier ones, of the other keys as well.
     let waited = wait_for_instances_with_key(&opened, key, prefix, wait_args, output).await;
     waited.with_context(|| format!("key {id} is revoked, but not confirmed everywhere"))
 }

@@ -9,11 +9,11 @@ use super::{
     header_option::put_header,
     headers::{RecordValues, Source, TABLE, UpstreamHeader},
     metadata::{self, CheckFacts, OutcomeFacts},
-    rate_limit,
+    rate_limit, rotation,
     truncation::Truncation,
 };
 use crate::{
-    config::{RateLimitFields, RemoveHeaders},
+    config::{RateLimitFields, RemoveHeaders, RotationLink},
     decision::{Proven, Reason, Tier},
     ext_authz::{
         config::ExtAuthzConfig,
@@ -43,6 +43,7 @@ pub(crate) struct AllowResponses {
     remove_headers: RemoveHeaders,
     forward_credential: bool,
     rate_limit_fields: RateLimitFields,
+    rotation_link: Option<RotationLink>,
     truncation: Truncation,
 }
 
@@ -79,6 +80,7 @@ impl AllowResponses {
             remove_headers: config.request.remove_headers,
             forward_credential: config.forward_credential,
             rate_limit_fields: config.rate_limit_fields,
+            rotation_link: config.rotation_link.clone(),
             truncation: Truncation::new(metrics),
         }
     }
@@ -135,7 +137,8 @@ impl AllowResponses {
             let key = proven.record.record();
             let RecordValues { values, truncated } = RecordValues::new(key, &self.upstream_headers);
             self.truncation.note(&truncated, key);
-            RecordHeaders::new(&values, self.remove_headers)
+            let headers = RecordHeaders::new(&values, self.remove_headers);
+            headers.with_client_headers(key, self.rotation_link.as_ref())
         };
         if proven.tier == Tier::Memory {
             return Cow::Borrowed(proven.record.headers.get_or_init(encode));
@@ -230,6 +233,13 @@ impl RecordHeaders {
             }
         }
         Self { encoded: encoded.into(), set }
+    }
+
+    /// The same, with what the record has to say to the client.
+    fn with_client_headers(self, record: &KeyRecord, link: Option<&RotationLink>) -> Self {
+        let mut encoded = Vec::from(self.encoded);
+        rotation::put_client_headers(&mut encoded, RESPONSE_HEADERS_TO_ADD, record, link);
+        Self { encoded: encoded.into(), ..self }
     }
 }
 

@@ -84,9 +84,11 @@ pub const TABLE: &[UpstreamHeader] = &[
         value::number(key.budget.limit_cents)
     }),
     of_record("x-auth-budget-type", "`budget_type`", |key| value::text(key.budget.kind.as_deref())),
-    of_record("x-auth-budget-spent-cents", "`total_cost`, as it was when the record was read", |key| {
-        value::number(key.budget.spent_cents)
-    }),
+    of_record(
+        "x-auth-budget-spent-cents",
+        "`total_cost` of the key and of those that it was rotated from and to, as it was when the record was read",
+        |key| value::number(key.budget.spent_cents),
+    ),
     of_record(
         rate_limit::LIMIT[Span::Minute as usize],
         "`rate_limit_per_minute`; absent means unlimited",

@@ -10,7 +10,7 @@ use crate::{
         field_filter::FieldFilter, outcome::Proven, proto::writer::put_message, request::ParsedRequest,
     },
     limits::{LimitStatus, WindowStatus},
-    record::{KeyRecord, Limits, User},
+    record::{Expiry, KeyRecord, Limits, User, rfc3339},
 };
 
 /// One field.
@@ -98,6 +98,25 @@ pub const TABLE: &[Field] = &[
     // A string: Envoy's rate-limit filters take no other kind as a descriptor.
     of_record("key_id", "`api_keys.id`, as a string", |name, key, fields| {
         fields.text(name, &key.id.0.to_string());
+    }),
+    of_record(
+        "limit_id",
+        "the id that requests are counted under, as a string: `key_id`, or the first key that this one was rotated from",
+        |name, key, fields| fields.text(name, &key.limit_id.0.to_string()),
+    ),
+    of_record(
+        "rotated_to",
+        "where the key was rotated, `api_keys.id` of its successor, as a string",
+        |name, key, fields| {
+            if let Some(successor) = key.successor() {
+                fields.text(name, &successor.key.0.to_string());
+            }
+        },
+    ),
+    of_record("sunset", "where the key was rotated, when it ends: RFC 3339, in UTC", |name, key, fields| {
+        if let (Some(_), Expiry::At(end)) = (key.successor(), key.expiry) {
+            fields.text(name, &rfc3339(end));
+        }
     }),
     of_record("user_id", "`users.id`, as a string", |name, key, fields| {
         fields.text(name, &key.user.id.0.to_string());

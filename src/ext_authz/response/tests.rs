@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     attributes::{Attributes, body::Body, route::RouteSettings},
-    config::{DenyFormat, RateLimitFields, RemoveHeaders},
+    config::{DenyFormat, RateLimitFields, RemoveHeaders, RotationLink},
     decision::{Reason, Tier},
     ext_authz::{
         config::ExtAuthzConfig,
@@ -32,7 +32,7 @@ use crate::{
     },
     limits::{LimitScope, LimitStatus, WindowStatus},
     metrics::Metrics,
-    record::fixtures,
+    record::{Chain, Expiry, KeyId, KeyRecord, Rotation, fixtures},
 };
 
 fn proven() -> Proven {
@@ -272,10 +272,49 @@ fn client_reads_the_same_limits_as_the_upstream() {
     }
 }
 
+/// The record of the tests, rotated at 1,000,000 seconds to key 8, and ending a minute later.
+fn rotated() -> KeyRecord {
+    let at = |seconds| time::OffsetDateTime::from_unix_timestamp(seconds).expect("a time");
+    let successor = Some(Rotation { key: KeyId(8), rotated_at: Some(at(1_000_000)) });
+    let chain = Some(Box::new(Chain { successor, ..Chain::default() }));
+    KeyRecord { limit_id: KeyId(3), chain, expiry: Expiry::At(at(1_000_060)), ..fixtures::record() }
+}
+
+#[test]
+fn callers_of_a_rotated_key_are_told_of_its_end_and_others_are_not() {
+    let link: RotationLink = "https://example.com/rotation".parse().expect("a URL");
+    let config = ExtAuthzConfig { rotation_link: Some(link), ..config() };
+    let request = request(CredentialRemoval::default(), SpoofedHeaders::Any);
+    let client = |config: &ExtAuthzConfig, record: KeyRecord| {
+        let proven = Proven { record: Arc::new(record.into()), ..proven() };
+        let (response, ok) = allowed(&allows(config).write(&Admission::Key(proven), &request));
+        (response, ok.response_headers_to_add)
+    };
+    let (_, headers) = client(&config, rotated());
+    let expected = [
+        ("deprecation", "@1000000"),
+        ("sunset", "Mon, 12 Jan 1970 13:47:40 GMT"),
+        ("link", "<https://example.com/rotation>; rel=\"deprecation sunset\""),
+    ];
+    let (link, others) = headers.split_last().expect("headers");
+    assert_eq!(by_name(others), expected[..2].iter().copied().collect());
+    let value = link.header.as_ref().map(|header| (&*header.key, &*header.value));
+    assert_eq!(value, Some(expected[2]));
+    assert_eq!(link.append_action, 0, "the upstream's own links stay");
+    let (_, headers) = client(&ExtAuthzConfig { rotation_link: None, ..config.clone() }, rotated());
+    assert_eq!(headers.len(), 2);
+    let (_, headers) = client(&config, KeyRecord { expiry: Expiry::Never, ..rotated() });
+    assert_eq!(headers.len(), 2, "no end that would be none");
+    assert!(client(&config, fixtures::record()).1.is_empty());
+    let expiring = KeyRecord { chain: None, ..rotated() };
+    assert!(client(&config, expiring).1.is_empty(), "an expiry alone is no rotation");
+}
+
 /// The metadata of the record of the tests.
 fn of_record() -> serde_json::Value {
     json!({
         "key_id": "7",
+        "limit_id": "7",
         "user_id": "42",
         "user": {"id": 42.0, "superuser": false, "name": "ada", "email": "ada@example.com", "role": "engineer"},
         "key": {

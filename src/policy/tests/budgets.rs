@@ -19,6 +19,7 @@ fn spent() -> PeriodBudget {
         is_hard: true,
         models: vec![],
         endpoints: vec![],
+        shared: vec![],
     }
 }
 
@@ -27,6 +28,30 @@ fn with(change: impl FnOnce(&mut PeriodBudget)) -> impl FnOnce(&mut Case) {
     let mut budget = spent();
     change(&mut budget);
     |case| case.record.period_budgets.rows.push(budget)
+}
+
+#[test]
+fn use_of_other_keys_counts_during_the_period_of_their_row() {
+    use crate::record::SharedUsage;
+    let after = Expiry::At(NOW + TICK);
+    let shared = |used_cents, start, end| SharedUsage { id: BudgetId(9), used_cents, start, end };
+    for (own, renewed, shared, expected) in [
+        (40.0, false, shared(60.0, Expiry::At(NOW), after), DENIED),
+        (40.0, false, shared(59.0, Expiry::Always, Expiry::Never), Ok(())),
+        (40.0, false, shared(60.0, Expiry::Always, Expiry::At(NOW)), Ok(())),
+        (40.0, false, shared(60.0, after, Expiry::Never), Ok(())),
+        // Its own use is that of an earlier period, the other's is not.
+        (99.0, true, shared(99.0, Expiry::At(NOW), after), Ok(())),
+        (0.0, true, shared(100.0, Expiry::At(NOW), after), DENIED),
+    ] {
+        let result = verdict(with(|budget| {
+            (budget.used_cents, budget.shared) = (own, vec![shared.clone()]);
+            if renewed {
+                budget.end = Expiry::At(NOW);
+            }
+        }));
+        assert_eq!(result, expected, "{own} {renewed} {shared:?}");
+    }
 }
 
 /// A request that an otherwise spent budget of these models and endpoints is applied to.
@@ -345,7 +370,9 @@ prop_compose! {
         models in some_of(&["o1", "gpt-4o"]), endpoints in some_of(&["/a", "/b"]),
     ) -> PeriodBudget {
         let used_cents = used.into();
-        PeriodBudget { id: BudgetId(1), limit_cents, used_cents, start, end, renews, is_hard, models, endpoints }
+        PeriodBudget {
+            id: BudgetId(1), limit_cents, used_cents, start, end, renews, is_hard, models, endpoints, shared: vec![],
+        }
     }
 }
 

@@ -40,6 +40,8 @@ struct OwnReads {
     ping_failed: bool,
     /// Whether the last read of the change log failed.
     changes_failed: bool,
+    /// Whether the change log could be read again, and look-ups have not been tried since.
+    changes_recovered: bool,
     /// When a probe was last answered.
     answered_at: Option<Instant>,
 }
@@ -86,7 +88,11 @@ impl Calls {
         let result = guard.call(duration, work).await;
         match operation {
             Operation::Records | Operation::Usage => {}
-            Operation::Changes => self.own_reads.lock().changes_failed = result.is_err(),
+            Operation::Changes => {
+                let mut own_reads = self.own_reads.lock();
+                own_reads.changes_recovered |= own_reads.changes_failed && result.is_ok();
+                own_reads.changes_failed = result.is_err();
+            }
             Operation::Ping => {
                 let mut own_reads = self.own_reads.lock();
                 own_reads.ping_failed = result.is_err();
@@ -96,6 +102,16 @@ impl Calls {
             }
         }
         result
+    }
+
+    /// Whether the change log can be read again since the last call of this function. The next look-up is then made,
+    /// although look-ups have failed.
+    pub(super) fn take_recovery(&self) -> bool {
+        let has_recovered = std::mem::take(&mut self.own_reads.lock().changes_recovered);
+        if has_recovered {
+            self.guard.end_pause();
+        }
+        has_recovered
     }
 
     /// A place among the look-ups, for a statement that must not take a connection from them.

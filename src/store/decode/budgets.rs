@@ -5,7 +5,7 @@ use super::{
     value::{self, Expectation},
 };
 use crate::{
-    record::{BudgetId, Expiry, PeriodBudget, PeriodBudgets, UnreadableBudget},
+    record::{BudgetId, Expiry, PeriodBudget, PeriodBudgets, SharedUsage, UnreadableBudget},
     store::{Row, SqlValue},
 };
 
@@ -23,9 +23,13 @@ pub(crate) const COLUMNS: [&str; 10] = [
     "allowed_endpoints",
 ];
 
-/// Decodes the JSON value: an array with an array of texts for each budget. An unreadable budget is not the same as no
-/// budget: it denies the key.
-pub(super) fn decode(json: Option<&str>) -> PeriodBudgets {
+/// The columns of a budget of another key of the chain, in the order in which they are selected.
+pub(crate) const SHARED_COLUMNS: [&str; 4] = ["id", "current_usage_cents", "period_start", "period_end"];
+
+/// Decodes the JSON values: an array with an array of texts for each budget, and one for what other keys of the chain
+/// have used of them, whose rows begin with the id of the budget. An unreadable budget is not the same as no budget: it
+/// denies the key.
+pub(super) fn decode(json: Option<&str>, shared: Option<&str>) -> PeriodBudgets {
     let rows: Result<Vec<Vec<SqlValue>>, _> = serde_json::from_str(json.unwrap_or("[]"));
     let mut budgets = PeriodBudgets::default();
     let Ok(rows) = rows else {
@@ -38,9 +42,40 @@ pub(super) fn decode(json: Option<&str>) -> PeriodBudgets {
             Err(unreadable) => budgets.unreadable.push(unreadable),
         }
     }
+    if let Err(unreadable) = add_shared(&mut budgets.rows, shared.unwrap_or("[]")) {
+        budgets.unreadable.push(unreadable);
+    }
     budgets.rows.sort_by_key(|budget| budget.id);
     budgets.unreadable.sort_by_key(|budget| budget.id);
     budgets
+}
+
+/// Adds what other keys of the chain have used to the budgets.
+fn add_shared(budgets: &mut [PeriodBudget], json: &str) -> Result<(), UnreadableBudget> {
+    let unreadable = |id, column, expected| UnreadableBudget { id, column, expected };
+    let rows: Vec<[SqlValue; 1 + SHARED_COLUMNS.len()]> =
+        serde_json::from_str(json).map_err(|_| unreadable(None, "id", "JSON"))?;
+    for [budget, id, used, start, end] in rows {
+        let number = |text: &SqlValue| text.as_deref().and_then(|id| value::integer(id).ok()).map(BudgetId);
+        let (budget, id) = (number(&budget), number(&id));
+        let time = |text: &SqlValue| text.as_deref().map(timestamp::expiry).transpose();
+        let used = used.as_deref().map(value::number).transpose();
+        let shared = SharedUsage {
+            used_cents: used.map_err(|expected| unreadable(id, SHARED_COLUMNS[1], expected))?.unwrap_or(0.0),
+            start: time(&start)
+                .map_err(|expected| unreadable(id, SHARED_COLUMNS[2], expected))?
+                .unwrap_or(Expiry::Always),
+            end: time(&end)
+                .map_err(|expected| unreadable(id, SHARED_COLUMNS[3], expected))?
+                .unwrap_or(Expiry::Never),
+            id: id.ok_or_else(|| unreadable(None, SHARED_COLUMNS[0], "a value"))?,
+        };
+        // Without one, the row of this key is inactive.
+        if let Some(of) = budgets.iter_mut().find(|row| Some(row.id) == budget) {
+            of.shared.push(shared);
+        }
+    }
+    Ok(())
 }
 
 /// Decodes one budget, and returns every value that cannot be decoded. Without a budget, the row is inactive.
@@ -81,6 +116,7 @@ impl BudgetReader<'_> {
             is_hard: self.read("enforce_hard_limit", value::boolean)?.unwrap_or(true),
             models: self.read("allowed_models", value::list)?.unwrap_or_default(),
             endpoints: self.read("allowed_endpoints", value::list)?.unwrap_or_default(),
+            shared: Vec::new(),
         }))
     }
 
@@ -128,13 +164,13 @@ mod tests {
     }
 
     fn decoded(changes: &[(&str, Option<&str>)]) -> PeriodBudgets {
-        decode(Some(&json(changes)))
+        decode(Some(&json(changes)), None)
     }
 
     #[test]
     fn key_without_budgets_has_none() {
         for none in [None, Some("[]")] {
-            assert_eq!(decode(none), PeriodBudgets::default());
+            assert_eq!(decode(none, none), PeriodBudgets::default());
         }
     }
 
@@ -152,6 +188,7 @@ mod tests {
                 is_hard: true,
                 models: vec![],
                 endpoints: vec![],
+                shared: vec![],
             };
             assert_eq!(budgets, PeriodBudgets { rows: vec![bare], unreadable: vec![] });
         }
@@ -206,8 +243,42 @@ mod tests {
             assert_eq!(unreadable[0].id, (column != "id").then_some(BudgetId(3)));
         }
         for broken in ["", "{}", "null", "[3]", "[[3]]", "[[null]]", "[[]]", "[[\"3\"]"] {
-            let PeriodBudgets { rows, unreadable } = decode(Some(broken));
+            let PeriodBudgets { rows, unreadable } = decode(Some(broken), None);
             assert_eq!((rows.len(), unreadable.len()), (0, 1), "{broken}");
+        }
+    }
+
+    #[test]
+    fn usage_of_other_keys_belongs_to_their_budget() {
+        let end = "2026-02-01 00:00:00";
+        let shared = serde_json::json!([
+            ["3", "9", "40.5", null, end],
+            ["4", "10", "7", null, null],
+            ["3", "11", null, "2026-01-01", null],
+        ]);
+        let budgets = decode(Some(&json(&[])), Some(&shared.to_string()));
+        let shared = |id, used_cents, start, end| SharedUsage { id: BudgetId(id), used_cents, start, end };
+        let expected = [
+            shared(9, 40.5, Expiry::Always, Expiry::At(datetime!(2026-02-01 00:00 UTC))),
+            shared(11, 0.0, Expiry::At(datetime!(2026-01-01 00:00 UTC)), Expiry::Never),
+        ];
+        assert_eq!(budgets.rows[0].shared, expected);
+        assert!(budgets.unreadable.is_empty());
+    }
+
+    #[test]
+    fn usage_of_other_keys_that_cannot_be_read_denies() {
+        for (broken, column) in [
+            ("{}", "id"),
+            (r#"[["3"]]"#, "id"),
+            (r#"[["3",null,"1",null,null]]"#, "id"),
+            (r#"[["3","9","much",null,null]]"#, "current_usage_cents"),
+            (r#"[["3","9","1","soon",null]]"#, "period_start"),
+            (r#"[["3","9","1",null,"later"]]"#, "period_end"),
+        ] {
+            let budgets = decode(Some(&json(&[])), Some(broken));
+            assert_eq!(budgets.unreadable.len(), 1, "{broken}");
+            assert_eq!(budgets.unreadable[0].column, column, "{broken}");
         }
     }
 }

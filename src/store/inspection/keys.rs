@@ -76,7 +76,7 @@ impl Inspector<'_> {
 
     fn key_columns(&self, unread: &[UnreadColumn]) -> Vec<String> {
         let decoded = decode::COLUMNS.iter().map(|(table, column)| match (*table, *column) {
-            decode::BUDGETS => "NULL".to_owned(),
+            decode::BUDGETS | decode::CHAIN | decode::SHARED_USAGE => "NULL".to_owned(),
             (table, column) => self.schema.column(table, column),
         });
         decoded.chain(unread.iter().map(|column| self.schema.column(column.table, &column.name))).collect()

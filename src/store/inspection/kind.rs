@@ -69,6 +69,12 @@ pub enum FindingKind {
     BudgetUndecodable,
     /// A budget belongs to no key and no user.
     BudgetWithoutOwner,
+    /// A key of a rotation does not exist.
+    RotationDangling,
+    /// A rotated key does not end.
+    RotationEndless,
+    /// The keys of a chain do not count under one id.
+    RotationChainBroken,
     /// Something could not be examined.
     NotExamined,
 }
@@ -83,7 +89,7 @@ struct Description {
 
 impl FindingKind {
     /// All kinds, in the order of the documentation.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 40] = [
         Self::TableMissing,
         Self::ColumnMissing,
         Self::BudgetsIgnored,
@@ -120,6 +126,9 @@ impl FindingKind {
         Self::AccountLocked,
         Self::BudgetUndecodable,
         Self::BudgetWithoutOwner,
+        Self::RotationDangling,
+        Self::RotationEndless,
+        Self::RotationChainBroken,
         Self::NotExamined,
     ];
 
@@ -345,6 +354,27 @@ impl FindingKind {
                 &[Note],
                 "the budget is of a key or user that does not exist, so it applies to nothing",
                 "delete it",
+            ),
+            Self::RotationDangling => description(
+                "rotation_dangling",
+                &[Note],
+                "the rotation names a key that no longer exists; a database that gives its id to a new key would take that \
+                 key for a part of the chain",
+                "run DELETE FROM keystile_rotations WHERE {column} = ID, unless other keys of the chain share a budget",
+            ),
+            Self::RotationEndless => description(
+                "rotation_endless",
+                &[Warning],
+                "the key was rotated, but has no expiry, so it works without end beside its successor",
+                "set expires_at of the key, or revoke it with `keystile keys revoke ID --only`",
+            ),
+            Self::RotationChainBroken => description(
+                "rotation_chain_broken",
+                &[Warning],
+                "the rotation does not count under the first key of its chain, so the chain's keys do not share limits and \
+                 budgets",
+                "set limit_id to that of the rotation whose successor_id is this predecessor_id, or to the predecessor_id \
+                 if there is none",
             ),
             Self::NotExamined => description(
                 "not_examined",

@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 use super::{
     Action, ColumnValue, Database, DisplayRow, KeyFilter, KeyPage, ManagementError, PageCursor, PageRequest,
     Result, Schema, SqlValue, Statement,
+    chain::is_in_chain_of,
     columns::{API_KEYS, Column, ColumnKind, write_list},
     id, insert,
     key_filter::Conditions,
@@ -65,8 +66,17 @@ pub struct NewKey {
     pub max_keys: Option<u32>,
 }
 
+/// What was revoked.
+#[derive(Debug, Clone)]
+pub struct RevokedKeys {
+    /// The key itself.
+    pub key: DisplayRow,
+    /// The other keys of its chain.
+    pub others: Vec<DisplayRow>,
+}
+
 /// Maximum number of generated keys until one has a new prefix. One in 14.7 million collides with a given key.
-const DRAWS: usize = 16;
+pub(super) const DRAWS: usize = 16;
 
 impl Database {
     /// Creates a key: the row, and the credential, which cannot be shown again.
@@ -274,17 +284,31 @@ impl Database {
         Ok(None)
     }
 
-    /// Revokes the one key with this id or prefix.
+    /// Revokes the one key with this id or prefix, and every key that it was rotated from or to, unless `only` this key
+    /// is meant.
     ///
     /// # Errors
     /// [`ManagementError::Refused`] when there is none, or more than one.
-    pub async fn revoke_key(&self, id_or_prefix: &str) -> Result<DisplayRow> {
+    pub async fn revoke_key(&self, id_or_prefix: &str, only: bool) -> Result<RevokedKeys> {
         let key = self.find_key(id_or_prefix).await?;
         let id = key_id(&key)?;
         let schema = &self.operator_schema().await?;
         let values = self.revocation(schema).await?;
-        self.change_by(Action::Revoke, update(schema, "api_keys", id.0, values)).await?;
-        self.find_key(&id.0.to_string()).await?.inactive()
+        let mut statements = vec![update(schema, "api_keys", id.0, values.clone())];
+        if !only && schema.has_rotations() {
+            // A rotation at the same time holds the lock on the row. The second statement sees its successor.
+            statements.push(revoke_chain(schema, id.0, values));
+        }
+        self.change(Action::Revoke, statements, false, Box::new(|_| ())).await?.into_result()?;
+        let mut others = Vec::new();
+        if !only {
+            for other in self.other_members(id.0).await? {
+                if let [other] = &self.find_keys(&other.to_string()).await?[..] {
+                    others.push(other.clone().inactive()?);
+                }
+            }
+        }
+        Ok(RevokedKeys { key: self.describe_key(&id.0.to_string()).await?.inactive()?, others })
     }
 
     async fn keys(&self, filter: &str, params: Vec<SqlValue>) -> Result<Vec<DisplayRow>> {
@@ -360,6 +384,21 @@ pub(super) fn key_id(key: &DisplayRow) -> Result<KeyId> {
     id.ok_or_else(|| ManagementError::Refused("the key's id is no whole number".into()))
 }
 
+/// Revokes the active keys of a key's chain.
+fn revoke_chain(schema: &Schema, id: i64, mut values: Vec<ColumnValue>) -> Statement {
+    values.retain(|(column, _)| schema.has("api_keys", column));
+    let set = values.iter().zip(1..);
+    let set = set.map(|((column, _), at)| format!("{column} = {}", schema.param(at, "api_keys", column)));
+    let sql = format!(
+        "UPDATE {} AS k SET {} WHERE k.id {} AND lower({}) NOT IN ('0', 'f', 'false')",
+        schema.relation("api_keys"),
+        set.collect::<Vec<_>>().join(", "),
+        is_in_chain_of(schema, id),
+        schema.column("api_keys", "is_active"),
+    );
+    Statement::new(sql, values.into_iter().map(|(_, value)| value).collect::<Vec<_>>())
+}
+
 /// Whether the credential has this hash. bcrypt takes a part of a second.
 pub(super) fn proves(credential: &Credential, hash: &KeyHash) -> bool {
     match hash.kind() {
@@ -370,7 +409,7 @@ pub(super) fn proves(credential: &Credential, hash: &KeyHash) -> bool {
     }
 }
 
-async fn hash(credential: Credential, cost: u32) -> Result<String> {
+pub(super) async fn hash(credential: Credential, cost: u32) -> Result<String> {
     let hashed = blocking(move || bcrypt::hash(credential.expose(), cost)).await?;
     hashed.map_err(|error| ManagementError::Refused(format!("--cost {cost}: {error}")))
 }

@@ -1,4 +1,3 @@
--- table: keystile_management_tokens
 -- Tokens of the management API, as digests. Times are milliseconds since 1970. No foreign key: this table must not make a
 -- statement of another application fail.
 CREATE TABLE IF NOT EXISTS keystile_management_tokens (
@@ -14,7 +13,6 @@ CREATE TABLE IF NOT EXISTS keystile_management_tokens (
     revoked_at bigint,
     last_used_at bigint
 );
--- table: keystile_idempotency
 -- Requests of the management API with an Idempotency-Key, for a day. Written in the transaction of the change.
 CREATE TABLE IF NOT EXISTS keystile_idempotency (
     id text PRIMARY KEY, -- SHA-256 of caller and key

@@ -6,7 +6,8 @@ use crate::store::{schema::Schema, watched_tables::WatchedTable};
 /// The tables by name, their partitions and the tables that inherit from them, and the log.
 const TABLES: &str = "roots AS (
         SELECT n.name, CAST(to_regclass(n.name) AS oid) AS oid
-        FROM (VALUES ('api_keys'), ('users'), ('roles'), ('budgets')) AS n (name)
+        FROM (VALUES ('api_keys'), ('users'), ('roles'), ('budgets'), ('keystile_rotations'),
+            ('keystile_rotated_budgets')) AS n (name)
         WHERE to_regclass(n.name) IS NOT NULL
     ), members AS (
         SELECT name, oid FROM roots

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::access::{WRITTEN, literal};
 use crate::store::{
-    schema::{CHANGES, PROOFS, Schema},
+    schema::{CHANGES, PROOFS, ROTATED_BUDGETS, ROTATIONS, Schema},
     statement::Rows,
     statements::UsedColumns,
 };
@@ -22,9 +22,9 @@ struct Relation {
 
 /// Selects the tables: name, schema, name in SQL, and the sequence of its ids.
 pub(super) fn relations(schema: &Schema) -> String {
-    let tables = ["api_keys", "users", "roles", "budgets", CHANGES, PROOFS, LOST];
+    let tables = ["api_keys", "users", "roles", "budgets", CHANGES, PROOFS, ROTATIONS, ROTATED_BUDGETS, LOST];
     let values = tables.map(|table| {
-        let has_ids = matches!(table, "api_keys" | "users");
+        let has_ids = matches!(table, "api_keys" | "users" | "budgets");
         let id = schema.spelling(table, "id").filter(|_| has_ids);
         format!("({}, {})", literal(table), id.map_or("CAST(NULL AS text)".to_owned(), literal))
     });
@@ -66,6 +66,7 @@ pub(super) fn script(schema: &Schema, used: &[UsedColumns], rows: Rows, role: &s
             lines.push(format!("GRANT USAGE, UPDATE ON SEQUENCE {sequence} TO {admin};"));
         }
     }
+    lines.extend(script.rotation(&admin));
     if script.relation(CHANGES).is_none() {
         lines.push(
             "-- There is no log of changes: run `keystile migrate`, then print the statements again.".into(),
@@ -96,6 +97,20 @@ impl Script<'_> {
             lines.extend(self.columns("SELECT", table, read, role));
         }
         lines
+    }
+
+    /// The rights to rotate keys, whose rows are copied with all of their columns.
+    fn rotation(&self, role: &str) -> Vec<String> {
+        if self.relation(ROTATIONS).is_none() {
+            return Vec::new();
+        }
+        let tables = ["api_keys", "budgets", ROTATIONS, ROTATED_BUDGETS];
+        let relations = tables.into_iter().filter_map(|table| self.relation(table));
+        let copied = relations.map(|relation| format!("GRANT SELECT, INSERT ON {} TO {role};", relation.sql));
+        ["-- For `keystile keys rotate`, which copies rows with all of their columns.".to_owned()]
+            .into_iter()
+            .chain(copied)
+            .collect()
     }
 
     fn log(&self, role: &str, rights: &str) -> Vec<String> {

@@ -8,11 +8,9 @@ use crate::{
     store::{
         actor::{Action, Actor},
         dialect::Dialect,
-        schema::{PROOFS, Schema},
+        schema::{PROOFS, ROTATED_BUDGETS, Schema},
         statement::{Rows, Statement},
-        statements::{
-            ColumnRef, LAST_USED_INTERVAL, MANAGEMENT_TABLES, Statements, UsageUpdate, UsedColumns, sections,
-        },
+        statements::{ColumnRef, LAST_USED_INTERVAL, Statements, UsageUpdate, UsedColumns, script, sections},
         watched_tables::WatchedTable,
     },
 };
@@ -23,7 +21,8 @@ pub(crate) struct PostgresStatements;
 /// `to_regclass` follows the search path, as every other statement does. Columns that the database computes are listed
 /// twice.
 const SCHEMA: &str = "SELECT 'column', t.name, a.attname::text, format_type(b.oid, -1)
-    FROM (VALUES ('api_keys'), ('users'), ('roles'), ('budgets'), ('keystile_changes'), ('keystile_proofs')) AS t (name)
+    FROM (VALUES ('api_keys'), ('users'), ('roles'), ('budgets'), ('keystile_changes'), ('keystile_proofs'),
+        ('keystile_rotations'), ('keystile_rotated_budgets')) AS t (name)
     JOIN pg_attribute a ON a.attrelid = to_regclass(t.name)
     CROSS JOIN LATERAL (
         WITH RECURSIVE domains AS (
@@ -40,9 +39,18 @@ const SCHEMA: &str = "SELECT 'column', t.name, a.attname::text, format_type(b.oi
 const TABLES: &str = include_str!("../migrations/postgres.sql");
 const MANAGEMENT: &str = include_str!("../migrations/management.postgres.sql");
 const CREATE_PROOFS: &str = include_str!("../migrations/proofs.postgres.sql");
+const CREATE_ROTATIONS: &str = include_str!("../migrations/rotations.postgres.sql");
 
 /// Serialises concurrent migrations. The number is arbitrary, and used by Keystile only.
 pub(super) const MIGRATION_LOCK: &str = "SELECT CAST(pg_advisory_xact_lock(5353872341) AS text)";
+
+/// Identity columns are left to the database, those of a view as well.
+const COLUMNS: &str = "SELECT a.attname::text, quote_ident(a.attname), CASE
+        WHEN a.attidentity <> '' OR a.attgenerated <> '' THEN 'computed'
+        WHEN a.atthasdef AND EXISTS (SELECT 1 FROM pg_index i WHERE i.indrelid = a.attrelid AND i.indisunique
+            AND i.indnkeyatts = 1 AND i.indkey[0] = a.attnum) THEN 'default' END
+    FROM pg_attribute a WHERE a.attrelid = to_regclass($1::text) AND a.attnum > 0 AND NOT a.attisdropped
+    ORDER BY a.attnum";
 
 const INDEX: &str = "SELECT 'found' FROM pg_index i
     JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
@@ -250,11 +258,12 @@ impl Statements for PostgresStatements {
         [MIGRATION_LOCK, CREATE_PROOFS].map(Statement::plain).to_vec()
     }
 
+    fn create_rotations(&self) -> Vec<Statement> {
+        [Statement::plain(MIGRATION_LOCK)].into_iter().chain(script(CREATE_ROTATIONS)).collect()
+    }
+
     fn create_management(&self) -> Vec<Statement> {
-        [Statement::plain(MIGRATION_LOCK)]
-            .into_iter()
-            .chain(sections(MANAGEMENT, &MANAGEMENT_TABLES))
-            .collect()
+        [Statement::plain(MIGRATION_LOCK)].into_iter().chain(script(MANAGEMENT)).collect()
     }
 
     fn index_on(&self, schema: &Schema, table: &str, column: &str) -> Statement {
@@ -265,6 +274,22 @@ impl Statements for PostgresStatements {
 
     fn access(&self, schema: &Schema) -> Option<Statement> {
         Some(Statement::plain(access::access(schema)))
+    }
+
+    fn columns(&self, schema: &Schema, table: &str) -> Statement {
+        Statement::new(COLUMNS, [Some(schema.relation(table).to_owned())])
+    }
+
+    fn copy_budget(&self, schema: &Schema, insert: Statement, first: i64) -> Vec<Statement> {
+        let (id, key) = (schema.name("budgets", "id"), schema.name("budgets", "api_key_id"));
+        let sql = format!(
+            "WITH copied (id, key_id) AS ({} RETURNING {id}, {key})
+            INSERT INTO {} (budget_id, first_id, key_id) SELECT id, {first}, key_id FROM copied
+            RETURNING CAST(budget_id AS text)",
+            insert.sql,
+            schema.relation(ROTATED_BUDGETS),
+        );
+        vec![Statement::new(sql, insert.params)]
     }
 
     /// The setting ends with the transaction.

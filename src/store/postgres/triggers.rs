@@ -7,7 +7,7 @@
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
-use crate::store::watched_tables::{EntryKind, WatchedTable};
+use crate::store::watched_tables::{EntryKind, SharedSpending, WatchedTable};
 
 /// A trigger that each watched table has.
 pub(super) struct TriggerDefinition {
@@ -150,17 +150,32 @@ fn row_changed(location: &LogLocation<'_>, table: &WatchedTable) -> String {
     let unchanged = format!(
         "IF TG_OP = 'UPDATE' THEN
             BEGIN
-                IF ROW({}) IS NOT DISTINCT FROM ROW({}) THEN RETURN NULL; END IF;
+                IF ROW({}) IS NOT DISTINCT FROM ROW({}) THEN
+                    {}
+                    RETURN NULL;
+                END IF;
             EXCEPTION WHEN OTHERS THEN
                 NULL; -- A column is gone, so the rows cannot be compared: they count as different.
             END;
         END IF;",
         compared("OLD"),
         compared("NEW"),
+        table.shared.as_ref().map_or_else(String::new, |shared| shared_spending(location, shared)),
     );
     let of = |row: &str| {
         let value = |column| format!("{row}.{}", table.sql(column));
         match table.entry_kind {
+            EntryKind::Rotation => format!(
+                "(key_id) SELECT * FROM (VALUES ({}::bigint), ({}::bigint), ({}::bigint)) AS changed (id)
+                        WHERE id IS NOT NULL",
+                value("predecessor_id"),
+                value("successor_id"),
+                value("limit_id"),
+            ),
+            EntryKind::RotatedBudget => {
+                let key = value("key_id");
+                format!("(key_id) SELECT {key}::bigint WHERE {key} IS NOT NULL")
+            }
             EntryKind::AllKeys => "(prefix) VALUES (NULL)".to_owned(),
             EntryKind::Key => {
                 let prefix = value("key_prefix");
@@ -181,9 +196,11 @@ fn row_changed(location: &LogLocation<'_>, table: &WatchedTable) -> String {
     };
     let log = format!(
         "IF TG_OP <> 'INSERT' THEN INSERT INTO {schema}.keystile_changes {}; END IF;
-        IF TG_OP <> 'DELETE' THEN INSERT INTO {schema}.keystile_changes {}; END IF;",
+        IF TG_OP <> 'DELETE' THEN INSERT INTO {schema}.keystile_changes {}; END IF;
+        {}",
         of("OLD"),
         of("NEW"),
+        chain_entry(location, table),
     );
     // A session that is older than a change of a column's type has plans that no longer fit. It plans this each time.
     let planned = literal(&format!("INSERT INTO {schema}.keystile_changes {}", of("($1)")));
@@ -192,6 +209,49 @@ fn row_changed(location: &LogLocation<'_>, table: &WatchedTable) -> String {
             IF TG_OP <> 'DELETE' THEN EXECUTE {planned} USING NEW; END IF;"
     );
     guarded(location, &unchanged, &format!("BEGIN {log} EXCEPTION WHEN OTHERS THEN {replanned} END;"))
+}
+
+/// Logs a change of the spending alone, if together with that of other rows it has reached the limit, or had. A
+/// transaction at READ COMMITTED does not see what others have not committed yet, so this is not only about the change that
+/// reaches the limit: the next one would reveal a sum that two of them reached together.
+///
+/// At other levels a transaction sees less, and reading the other rows could make a serializable transaction fail. Row-level
+/// security may hide them. Then each change is logged.
+fn shared_spending(location: &LogLocation<'_>, shared: &SharedSpending) -> String {
+    let LogLocation { schema, .. } = location;
+    let SharedSpending { relation, amount, limit, is_shared, by_others, is_enforced, key } = shared;
+    let on_new = |text: &str| text.replace("{row}", "NEW");
+    format!(
+        "IF NEW.{amount} IS DISTINCT FROM OLD.{amount} AND {is_enforced} THEN
+                        IF {is_shared} THEN
+                            IF current_setting('transaction_isolation') <> 'read committed'
+                                OR row_security_active({relation}::text) THEN
+                                INSERT INTO {schema}.keystile_changes (key_id) VALUES (NEW.{key}::bigint);
+                            ELSIF {by_others} + GREATEST(COALESCE(OLD.{amount}, 0), COALESCE(NEW.{amount}, 0))
+                                >= NEW.{limit} THEN
+                                INSERT INTO {schema}.keystile_changes (key_id) VALUES (NEW.{key}::bigint);
+                            END IF;
+                        END IF;
+                    END IF;",
+        relation = literal(relation),
+        is_enforced = on_new(is_enforced),
+        is_shared = on_new(is_shared),
+        by_others = on_new(by_others),
+    )
+}
+
+/// The entry for the other keys of a key's chain, whose spending adds up. That of a budget names its key already.
+fn chain_entry(location: &LogLocation<'_>, table: &WatchedTable) -> String {
+    let Some(shared) = table.shared.as_ref().filter(|_| table.entry_kind == EntryKind::Key) else {
+        return String::new();
+    };
+    let (key, is_shared) = (&shared.key, shared.is_shared.replace("{row}", "OLD"));
+    format!(
+        "IF TG_OP <> 'INSERT' THEN
+            INSERT INTO {}.keystile_changes (key_id) SELECT OLD.{key}::bigint WHERE {is_shared};
+        END IF;",
+        location.schema
+    )
 }
 
 /// The body of a function that never fails.

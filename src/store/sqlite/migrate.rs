@@ -20,6 +20,7 @@ impl SqliteFile {
             return Ok(());
         }
         self.execute_all(SqliteStatements.create_tables(&TABLES)).await?;
+        unless_refused(self.execute_all(SqliteStatements.create_rotations()).await)?;
         let rows = self.query(Deadline::Operator, SqliteStatements.read_schema()).await?;
         let schema = Schema::new(&SqliteStatements, rows).fit()?;
         unless_refused(self.install_log(&schema).await)?;

@@ -8,11 +8,9 @@ use crate::{
     store::{
         actor::{Action, Actor},
         dialect::Dialect,
-        schema::{PROOF_COLUMNS, PROOFS, Schema},
+        schema::{PROOF_COLUMNS, PROOFS, ROTATED_BUDGETS, Schema},
         statement::{Rows, Statement},
-        statements::{
-            ColumnRef, LAST_USED_INTERVAL, MANAGEMENT_TABLES, Statements, UsageUpdate, UsedColumns, sections,
-        },
+        statements::{ColumnRef, LAST_USED_INTERVAL, Statements, UsageUpdate, UsedColumns, script, sections},
         watched_tables::WatchedTable,
     },
 };
@@ -22,7 +20,8 @@ pub(crate) struct SqliteStatements;
 
 /// Generated columns (`hidden` is 2 or 3) are included, hidden columns of virtual tables (1) are not.
 const SCHEMA: &str = "WITH t (name) AS (SELECT name FROM sqlite_schema WHERE type IN ('table', 'view')
-        AND lower(name) IN ('api_keys', 'users', 'roles', 'budgets', 'keystile_changes', 'keystile_proofs'))
+        AND lower(name) IN ('api_keys', 'users', 'roles', 'budgets', 'keystile_changes', 'keystile_proofs',
+            'keystile_rotations', 'keystile_rotated_budgets'))
     SELECT 'column', lower(t.name), c.name, c.type FROM t JOIN pragma_table_xinfo(t.name) c WHERE c.hidden <> 1
     UNION ALL SELECT 'generated', lower(t.name), lower(c.name), ''
         FROM t JOIN pragma_table_xinfo(t.name) c WHERE c.hidden IN (2, 3)
@@ -35,6 +34,13 @@ const INSTANT: &str = "'%Y-%m-%d %H:%M:%f'";
 const TABLES: &str = include_str!("../migrations/sqlite.sql");
 const MANAGEMENT: &str = include_str!("../migrations/management.sqlite.sql");
 const CREATE_PROOFS: &str = include_str!("../migrations/proofs.sqlite.sql");
+const CREATE_ROTATIONS: &str = include_str!("../migrations/rotations.sqlite.sql");
+
+const COLUMNS: &str = "SELECT c.name, '\"' || replace(c.name, '\"', '\"\"') || '\"', CASE
+        WHEN c.hidden IN (2, 3) THEN 'computed'
+        WHEN c.dflt_value IS NOT NULL AND EXISTS (SELECT 1 FROM pragma_index_list(?1) l WHERE l.\"unique\"
+            AND (SELECT group_concat(i.name, ',') FROM pragma_index_info(l.name) i) = c.name) THEN 'default' END
+    FROM pragma_table_xinfo(?1) c WHERE c.hidden <> 1 ORDER BY c.cid";
 
 /// The names of tables and columns in SQLite are case-insensitive.
 const INDEX: &str = "SELECT 'found' FROM pragma_index_list(?1) l
@@ -219,8 +225,12 @@ impl Statements for SqliteStatements {
         vec![Statement::plain(CREATE_PROOFS)]
     }
 
+    fn create_rotations(&self) -> Vec<Statement> {
+        script(CREATE_ROTATIONS)
+    }
+
     fn create_management(&self) -> Vec<Statement> {
-        sections(MANAGEMENT, &MANAGEMENT_TABLES)
+        script(MANAGEMENT)
     }
 
     fn index_on(&self, _: &Schema, table: &str, column: &str) -> Statement {
@@ -233,6 +243,23 @@ impl Statements for SqliteStatements {
 
     fn may_update(&self, _: &Schema, _: &str, _: &str) -> Option<Statement> {
         None
+    }
+
+    fn columns(&self, _: &Schema, table: &str) -> Statement {
+        Statement::new(COLUMNS, [Some(table.to_owned())])
+    }
+
+    fn copy_budget(&self, schema: &Schema, insert: Statement, first: i64) -> Vec<Statement> {
+        let note = format!(
+            "INSERT INTO {} (budget_id, first_id, key_id) SELECT {}, {first}, {} FROM {}
+            WHERE rowid = last_insert_rowid() RETURNING CAST(budget_id AS TEXT)",
+            schema.relation(ROTATED_BUDGETS),
+            schema.name("budgets", "id"),
+            schema.name("budgets", "api_key_id"),
+            schema.relation("budgets"),
+        );
+        let insert = Statement::new(format!("{} RETURNING '1'", insert.sql), insert.params);
+        vec![insert, Statement::plain(note)]
     }
 
     fn begin_change(&self, _: &Schema, _: &Actor, _: Action) -> Vec<Statement> {

@@ -5,7 +5,7 @@
 
 use crate::store::{
     schema::Schema,
-    watched_tables::{EntryKind, WatchedColumn, WatchedTable},
+    watched_tables::{EntryKind, SharedSpending, WatchedColumn, WatchedTable},
 };
 
 /// A trigger: its name, and the statement that makes it.
@@ -60,18 +60,19 @@ fn of_table(schema: &Schema, table: &WatchedTable) -> Vec<TriggerStatement> {
         TriggerStatement { name, sql }
     };
     let (old, new) = (entry(table, "OLD"), entry(table, "NEW"));
-    let both = [old.clone(), new.clone()];
+    let both: Vec<_> = [&old, &new].into_iter().cloned().chain(chain_entry(table)).collect();
+    let deleted: Vec<_> = [old].into_iter().chain(chain_entry(table)).collect();
     let is_generated = |column: &&WatchedColumn| schema.is_generated(name, column.name);
     let stored = table.columns.iter().filter(|column| !is_generated(column));
     let of = stored.map(|column| column.name).collect::<Vec<_>>().join(", ");
     let generated = table.columns.iter().filter(is_generated);
     let generated = generated.map(|column| format!("OLD.{0} IS NOT NEW.{0}", column.name));
-    let spent = table.spent_of("OLD").zip(table.spent_of("NEW"));
+    let spent = spent_of(table, "OLD").zip(spent_of(table, "NEW"));
     let spent = spent.map(|(old, new)| format!("({old}) IS NOT ({new})"));
     let compared = generated.chain(spent).collect::<Vec<_>>().join(" OR ");
     let mut triggers = vec![
         trigger("insert", "AFTER INSERT", "", &[new]),
-        trigger("delete", "AFTER DELETE", "", &[old]),
+        trigger("delete", "AFTER DELETE", "", &deleted),
         trigger("update", &format!("AFTER UPDATE OF {of}"), "", &both),
     ];
     if !compared.is_empty() {
@@ -85,6 +86,22 @@ fn of_table(schema: &Schema, table: &WatchedTable) -> Vec<TriggerStatement> {
         triggers.push(trigger("replace_by_update", &format!("BEFORE UPDATE OF {unique}"), "", &[replaced]));
     }
     triggers
+}
+
+/// Whether the spending of the row and of those that share its budget has reached the limit.
+fn spent_of(table: &WatchedTable, row: &str) -> Option<String> {
+    let Some(SharedSpending { amount, limit, by_others, .. }) = &table.shared else {
+        return table.spent_of(row);
+    };
+    let by_others = by_others.replace("{row}", row);
+    Some(format!("COALESCE({row}.{amount}, 0) + {by_others} >= {row}.{limit}"))
+}
+
+/// The entry for the other keys of a key's chain, whose spending adds up. That of a budget names its key already.
+fn chain_entry(table: &WatchedTable) -> Option<EntryInsert> {
+    let shared = table.shared.as_ref().filter(|_| table.entry_kind == EntryKind::Key)?;
+    let (key, is_shared) = (&shared.key, shared.is_shared.replace("{row}", "OLD"));
+    Some(EntryInsert::new("key_id", format!("SELECT OLD.{key} WHERE {is_shared}")))
 }
 
 /// An entry of the log: the columns that name its key or user, and a query for their values.
@@ -107,6 +124,11 @@ impl EntryInsert {
 fn entry(table: &WatchedTable, row: &str) -> EntryInsert {
     match table.entry_kind {
         EntryKind::AllKeys => EntryInsert::new("prefix", "VALUES (NULL)"),
+        EntryKind::Rotation => EntryInsert::new(
+            "key_id",
+            format!("VALUES ({row}.predecessor_id), ({row}.successor_id), ({row}.limit_id)"),
+        ),
+        EntryKind::RotatedBudget => EntryInsert::new("key_id", format!("VALUES ({row}.key_id)")),
         EntryKind::Key => {
             EntryInsert::new("prefix", format!("SELECT {row}.key_prefix WHERE {row}.key_prefix IS NOT NULL"))
         }
@@ -134,6 +156,12 @@ fn replaced(schema: &Schema, table: &WatchedTable) -> Option<EntryInsert> {
     };
     match table.entry_kind {
         EntryKind::AllKeys => None,
+        EntryKind::Rotation => {
+            let ids = ["predecessor_id", "successor_id", "limit_id"];
+            let ids = ids.map(|id| format!("SELECT {id} FROM {} WHERE {conflicts}", table.name));
+            Some(EntryInsert::new("key_id", ids.join(" UNION ALL ")))
+        }
+        EntryKind::RotatedBudget => Some(select("key_id", "key_id", "key_id IS NOT NULL")),
         EntryKind::Key => Some(select("prefix", "key_prefix", "key_prefix IS NOT NULL")),
         EntryKind::User => Some(select("user_id", "id", "id IS NOT NULL")),
         EntryKind::Budget => Some(select(
@@ -147,5 +175,6 @@ fn replaced(schema: &Schema, table: &WatchedTable) -> Option<EntryInsert> {
 /// The unique keys of a table. The row number is one of them, and has no index.
 fn unique(schema: &Schema, table: &WatchedTable) -> Vec<Vec<String>> {
     let indexes = schema.unique(table.name).map(<[String]>::to_vec);
-    indexes.chain([vec!["id".to_owned()]]).collect()
+    let row_number = schema.has(table.name, "id").then(|| vec!["id".to_owned()]);
+    indexes.chain(row_number).collect()
 }

@@ -92,6 +92,7 @@ async fn every_column_of_a_budget_is_read(place: &Place) {
         is_hard: false,
         models: vec!["m \"1\"".into(), "é".into()],
         endpoints: vec!["/v1/chat".into()],
+        shared: vec![],
     };
     assert_eq!(budgets_of(place).await, PeriodBudgets { rows: vec![budget], unreadable: vec![] });
 }

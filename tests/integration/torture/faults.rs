@@ -173,6 +173,8 @@ impl Fault {
             servers.primary.stop();
             tokio::time::sleep(LASTS).await;
             tokio::task::block_in_place(|| servers.primary.revive());
+            // It has another start time, and may be another server.
+            world.drop_caches();
         } else {
             servers.primary.freeze(true);
             tokio::time::sleep(LASTS).await;

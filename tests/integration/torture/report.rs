@@ -25,7 +25,7 @@ impl Memory {
         let Some(at) = asked.key else { return false };
         let Some(answered) = self.0.get(&(asked.instance, at)) else { return false };
         // An answer of the first moment may be of before the change.
-        let changed = world.keys[at].last_change(asked.span.received);
+        let changed = world.keys[at].last_change(asked.span.received).max(world.last_drop(began));
         changed.is_none_or(|changed| changed + Duration::from_secs(2) < *answered) && *answered < began
     }
 

@@ -54,6 +54,8 @@ pub struct World {
     pub caches: Mutex<Caches>,
     pub instances: Vec<Instance>,
     pub keys: Vec<Key>,
+    /// When instances dropped what they had cached, since they met another server or another time of its history.
+    dropped: Mutex<Vec<Instant>>,
 }
 
 impl World {
@@ -76,12 +78,22 @@ impl World {
         }
         let servers = Servers { primary, standby: Some(standby), place: 0 };
         let servers = tokio::sync::Mutex::new(servers);
-        Self { servers, caches: Mutex::new(caches), instances, keys }
+        Self { servers, caches: Mutex::new(caches), instances, keys, dropped: Mutex::default() }
     }
 
     /// The keys of a role.
     pub fn of(&self, role: Role) -> impl Iterator<Item = &Key> {
         self.keys.iter().filter(move |key| key.role == role)
+    }
+
+    /// From now on instances drop what they have cached.
+    pub fn drop_caches(&self) {
+        self.dropped.lock().unwrap().push(Instant::now());
+    }
+
+    /// When they last did so before then.
+    pub fn last_drop(&self, before: Instant) -> Option<Instant> {
+        self.dropped.lock().unwrap().iter().copied().filter(|dropped| *dropped < before).max()
     }
 
     /// From now on nothing is known of any key: rows may be lost.

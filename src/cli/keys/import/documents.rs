@@ -24,8 +24,14 @@ pub(super) fn json(text: &str) -> anyhow::Result<Vec<Value>> {
     values.map_err(|error| anyhow!("line {}, column {}: it is no JSON", error.line(), error.column()))
 }
 
+/// The bounds of a document follow from its length, since an export may have many thousands of keys. Those of aliases stay as
+/// they are.
 fn yaml(text: &str) -> anyhow::Result<Vec<Value>> {
-    serde_saphyr::from_multiple(text).map_err(|error| match error.location() {
+    let most = text.len().saturating_add(1000);
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! { max_events: most, max_nodes: most, max_total_scalar_bytes: most },
+    };
+    serde_saphyr::from_multiple_with_options(text, options).map_err(|error| match error.location() {
         Some(place) => anyhow!("line {}, column {}: it is no YAML", place.line(), place.column()),
         None => anyhow!("it is no YAML"),
     })

@@ -124,6 +124,9 @@ impl Entities {
         for credentials in OTHER_CREDENTIALS {
             objects(file, credentials).for_each(|_| losses.note(credentials));
         }
+        for plugin in objects(file, "consumer_groups").flat_map(|group| objects(group, "plugins")) {
+            losses.restriction(format!("plugin {} of a consumer group", plugin_name(plugin)));
+        }
         for plugin in objects(file, "plugins") {
             let name = plugin_name(plugin);
             if plugin.get("consumer").is_some_and(is_set) {

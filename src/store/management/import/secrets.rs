@@ -19,6 +19,9 @@ use super::{
 };
 use crate::{clock::Timestamps, credential::Credential, store::KeyStore};
 
+/// Keys that are there already and are named. Each costs bcrypt, and the import fails with the first.
+const SHOWN_THERE: usize = 50;
+
 impl Database {
     /// Refuses keys that are in the file twice, or in the database already. A bcrypt hash differs each time, so the secret
     /// itself is compared.
@@ -37,14 +40,19 @@ impl Database {
             }
         }
         let known = self.prefixes(schema).await?;
+        let mut found_there = 0;
         for (done, row) in rows.iter().enumerate() {
             progress(ImportStep::Comparing, done + 1);
             let Some(secret) = row.secret().filter(|_| known.contains_key(row.prefix())) else { continue };
+            if found_there == SHOWN_THERE {
+                break;
+            }
             let found = self.records(secret.prefix(), Timestamps::now()).await?;
             for record in found.records.iter() {
                 let (secret, hash) = (secret.clone(), record.hash.clone());
                 if blocking(move || proves(&secret, &hash)).await? {
                     let id = record.id.0;
+                    found_there += 1;
                     errors.entry(row.line).or_insert_with(|| format!("it is there already, as key {id}"));
                 }
             }

@@ -92,6 +92,7 @@ plugins:
 - {name: rate-limiting, consumer_group: gold}
 - {name: cors}
 - {name: key-auth}
+consumer_groups: [{name: gold, plugins: [{name: rate-limiting-advanced}]}]
 ";
     let contents = read(file, OPTIONS).expect("read");
     assert!(contents.errors.is_empty() && contents.losses.restricts());
@@ -106,6 +107,7 @@ plugins:
             "  plugin ip-restriction of a consumer (1)",
             "  plugin rate-limiting of a consumer (1)",
             "  plugin rate-limiting of a consumer group (1)",
+            "  plugin rate-limiting-advanced of a consumer group (1)",
         ]
     );
     let all = contents.losses.all();
@@ -113,6 +115,20 @@ plugins:
         assert!(all.contains(other) && !contents.losses.restrictions().contains(other), "{all}");
     }
     assert!(!all.contains("secret") && !all.contains("key-auth "));
+}
+
+#[test]
+fn export_of_many_keys_is_read_and_one_of_many_aliases_is_not() {
+    let consumer = |n: usize| {
+        format!(
+            "- username: user{n}\n  tags: [a, b, c]\n  keyauth_credentials:\n  - key: key-number-{n:08}\n    ttl: ~\n"
+        )
+    };
+    let file: String = (0..30_000).map(consumer).collect();
+    assert_eq!(read(&format!("consumers:\n{file}"), OPTIONS).expect("read").rows.len(), 30_000);
+    let levels = (1..12).map(|n| format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 10].join(", ")));
+    let bomb: String = ["a0: &a0 [key, key]\n".to_owned()].into_iter().chain(levels).collect();
+    assert!(read(&bomb, OPTIONS).is_err());
 }
 
 proptest! {
