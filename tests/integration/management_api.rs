@@ -147,3 +147,57 @@ async fn pages_of_keys_have_each_key_once() {
         assert_eq!(seen, keys, "{order}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn key_is_rotated_and_both_work_until_the_end() {
+    let (setup, token) = setup();
+    let old = setup.create_key("ada", &["--rate-limit-per-minute", "60"]);
+    let api = Management::start(&setup, &[]).await;
+    let keystile = setup.start(&[]).await;
+    let channel = client::channel(keystile.setup.tcp).await;
+    let status = async |credential: &str| client::status(&client::ask(&channel, credential).await);
+    let path = format!("/v1/keys/{}/rotate", old.id);
+    let rotate = async |body: Value| {
+        let request = api.request(&token, Method::POST, &format!("{path}?wait=5s")).json(&body);
+        answered(request.header("idempotency-key", "r1").send().await.unwrap()).await
+    };
+    let (code, rotated) = rotate(json!({ "overlap": "7d", "name": "next" })).await;
+    assert_eq!(code, 201, "{rotated}");
+    let new = rotated["successor"]["credential"].as_str().unwrap();
+    assert_eq!(
+        (&rotated["successor"]["name"], &rotated["successor"]["rate_limit_per_minute"]),
+        (&json!("next"), &json!(60))
+    );
+    assert_eq!((status(&old.credential).await, status(new).await), (200, 200));
+    let (code, again) = rotate(json!({ "overlap": "7d", "name": "next" })).await;
+    assert_eq!((code, again["successor"].get("credential")), (201, None));
+    assert_eq!(again["successor"]["id"], rotated["successor"]["id"]);
+    keystile.setup.execute("UPDATE keystile_idempotency SET status = NULL, answer = NULL");
+    assert_eq!(
+        rotate(json!({ "overlap": "7d", "name": "next" })).await.1["successor"]["id"],
+        rotated["successor"]["id"]
+    );
+    problem(&api.post(&token, &path, &json!({})).await, 409, "refused");
+    problem(&api.post(&token, &path, &json!({ "overlap": "soon" })).await, 422, "invalid");
+    let read = api.get(&token, &format!("/v1/keys/{}", old.id)).await.1;
+    assert_eq!(read["rotated_to"], rotated["successor"]["id"]);
+
+    let revoke = format!("/v1/keys/{}/revoke?wait=5s", old.id);
+    let (code, revoked) = answered(api.request(&token, Method::POST, &revoke).send().await.unwrap()).await;
+    assert_eq!((code, &revoked["also_revoked"]), (200, &json!([rotated["successor"]["id"]])), "{revoked}");
+    assert_eq!((status(&old.credential).await, status(new).await), (401, 401));
+}
+
+#[tokio::test]
+async fn explanation_is_the_one_of_the_command_line() {
+    let (setup, token) = setup();
+    let key = setup.create_key("ada", &["--allowed-model", "gpt-4*"]);
+    let api = Management::start(&setup, &[]).await;
+    let id = key.id.to_string();
+    let asked = json!({ "method": "POST", "path": "/v1/chat/completions", "model": "o1", "at": "2026-01-02T03:04:05Z" });
+    let (status, explained) = api.post(&token, &format!("/v1/keys/{id}/explain"), &asked).await;
+    let arguments = ["explain", &id, "--method", "POST", "--path", "/v1/chat/completions", "--model", "o1"];
+    let printed = setup.json(&[&arguments[..], &["--at", "2026-01-02T03:04:05Z"]].concat());
+    assert_eq!((status, &explained), (200, &printed));
+    assert_eq!(explained["code"], "model_not_allowed");
+}

@@ -15,7 +15,7 @@ use super::{
 pub struct Management {
     pub process: Process,
     pub listen: SocketAddr,
-    pub admin: SocketAddr,
+
     log: std::path::PathBuf,
 }
 
@@ -59,7 +59,7 @@ impl Management {
             .stderr(std::fs::File::create(&log).unwrap())
             .spawn()
             .unwrap();
-        let management = Self { process: Process(child), listen, admin, log };
+        let management = Self { process: Process(child), listen, log };
         until("the API is ready", Duration::from_secs(20), async || {
             let answer = reqwest::get(format!("http://{admin}/readyz")).await;
             answer.is_ok_and(|answer| answer.status() == 200)

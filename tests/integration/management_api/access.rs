@@ -38,7 +38,9 @@ enum What {
     GetKey,
     CreateKey,
     PatchKey,
+    RotateKey,
     RevokeKey,
+    Explain,
     Identify,
     ListUsers,
     GetUser,
@@ -46,12 +48,14 @@ enum What {
     PatchUser,
 }
 
-const OPERATIONS: [What; 10] = [
+const OPERATIONS: [What; 12] = [
     What::ListKeys,
     What::GetKey,
     What::CreateKey,
     What::PatchKey,
+    What::RotateKey,
     What::RevokeKey,
+    What::Explain,
     What::Identify,
     What::ListUsers,
     What::GetUser,
@@ -63,9 +67,14 @@ const OPERATIONS: [What; 10] = [
 fn expected(who: Who, what: What, is_own: bool) -> u16 {
     let is_write = matches!(
         what,
-        What::CreateKey | What::PatchKey | What::RevokeKey | What::CreateUser | What::PatchUser
+        What::CreateKey
+            | What::PatchKey
+            | What::RotateKey
+            | What::RevokeKey
+            | What::CreateUser
+            | What::PatchUser
     );
-    let good = if matches!(what, What::CreateKey | What::CreateUser) { 201 } else { 200 };
+    let good = if matches!(what, What::CreateKey | What::RotateKey | What::CreateUser) { 201 } else { 200 };
     match who {
         Who::Nobody | Who::Nonsense | Who::Revoked | Who::Expired | Who::OwnDisabled => 401,
         Who::Read if is_write => 403,
@@ -75,13 +84,8 @@ fn expected(who: Who, what: What, is_own: bool) -> u16 {
             What::CreateKey if who == Who::OwnBare => 403,
             What::ListKeys | What::CreateKey => good,
             // Another user's key does not exist.
-            What::GetKey | What::RevokeKey => {
-                if is_own {
-                    200
-                } else {
-                    404
-                }
-            }
+            What::GetKey | What::RotateKey | What::RevokeKey if !is_own => 404,
+            What::GetKey | What::RotateKey | What::RevokeKey => good,
             _ => 403,
         },
     }
@@ -143,6 +147,10 @@ impl World {
                 let request = self.api.request(token, Method::POST, &format!("{path}/revoke"));
                 answered(request.send().await.unwrap()).await
             }
+            What::RotateKey => {
+                self.api.post(token, &format!("{path}/rotate"), &json!({ "overlap": "1d" })).await
+            }
+            What::Explain => self.api.post(token, &format!("{path}/explain"), &json!({})).await,
             What::Identify => {
                 self.api.post(token, "/v1/keys/identify", &json!({ "credential": key.credential })).await
             }
@@ -232,6 +240,13 @@ async fn user_creates_keys_by_the_template_and_no_others() {
     for patch in [json!({ "tags": ["keystile:shadow"] }), json!({ "is_active": true }), json!({})] {
         problem(&api.patch(&token, &path, &patch).await, 403, "forbidden");
     }
+    let rotate = format!("{path}/rotate");
+    problem(&api.post(&token, &rotate, &json!({ "overlap": "31d" })).await, 403, "forbidden");
+    problem(
+        &api.post(&token, &rotate, &json!({ "expires_at": "9000-01-01T00:00:00Z" })).await,
+        403,
+        "forbidden",
+    );
     // Three at most, also when they are created at once.
     let api = Arc::new(api);
     let creations: Vec<_> = (0..6)
