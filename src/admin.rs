@@ -15,20 +15,37 @@ use crate::{
     health::Health,
     metrics::Metrics,
     revocation::FeedState,
+    tls::Tls,
 };
 
 mod stats;
 
 pub use stats::Stats;
 
+/// The listeners with TLS, whose certificates `/readyz` shows.
+#[derive(Clone)]
+pub struct TlsStates {
+    /// The gRPC listeners on TCP.
+    pub grpc: Option<Tls>,
+    /// The admin listener.
+    pub admin: Option<Tls>,
+}
+
 /// The routes.
-pub fn router(health: Health, metrics: Metrics, stats: Stats, feed: watch::Receiver<FeedState>) -> Router {
+pub fn router(
+    health: Health,
+    metrics: Metrics,
+    stats: Stats,
+    feed: watch::Receiver<FeedState>,
+    tls: TlsStates,
+) -> Router {
     let (has_redis, states) = (stats.has_redis(), metrics.clone());
     Router::new()
         .route("/livez", get(live))
         .route(
             "/readyz",
-            get(move |health| ready(health, has_redis, feed.clone(), states.clone())).with_state(health),
+            get(move |health| ready(health, has_redis, feed.clone(), states.clone(), tls.clone()))
+                .with_state(health),
         )
         .route("/metrics", get(metrics_text).with_state(metrics))
         .route("/stats", get(stats_json).with_state(stats))
@@ -45,6 +62,7 @@ async fn ready(
     has_redis: bool,
     feed: watch::Receiver<FeedState>,
     metrics: Metrics,
+    tls: TlsStates,
 ) -> impl IntoResponse {
     let (phase, states) = (health.phase(), metrics.states().snapshot());
     let status = if phase.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -66,6 +84,11 @@ async fn ready(
     });
     if has_redis {
         readiness["redis"] = summary(problem(&[Dependency::RedisCache]), true);
+    }
+    for (listener, tls) in [("grpc", tls.grpc), ("admin", tls.admin)] {
+        if let Some(tls) = tls {
+            readiness["tls"][listener] = json!(tls.state());
+        }
     }
     (status, Json(readiness))
 }

@@ -11,11 +11,9 @@ use rustix::{
 };
 
 mod connections;
-mod http;
 mod in_flight;
 
-pub use connections::{Connection, Connections, Slot, State};
-pub use http::serve_http;
+pub use connections::{Connection, Connections, RunningCall, Slot, State};
 pub use in_flight::{InFlight, NoRoom, Phase, answered, hold, wait};
 
 /// Time between two inspections of connections and calls.

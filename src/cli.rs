@@ -10,7 +10,7 @@ use clap::{
 use tracing::info;
 
 use crate::{
-    config::{InjectOptions, LogFormat, ServeOptions, redacted},
+    config::{InjectOptions, LogFormat, ManagementOptions, ServeOptions, redacted},
     credential::{brands::KeyBrand, generate},
     serve,
     store::StoreError,
@@ -27,6 +27,8 @@ mod explain;
 mod inject;
 mod invalidate;
 mod keys;
+mod management;
+mod management_tokens;
 mod migrate;
 mod output;
 mod patch_args;
@@ -80,6 +82,13 @@ enum Command {
     /// Create, list, change and disable the users that keys belong to.
     #[command(subcommand)]
     Users(users::Command),
+
+    /// Serve the management API: keys and users over HTTP, for portals and other programs.
+    Management(Box<ManagementOptions>),
+
+    /// Create, list and revoke tokens of the management API.
+    #[command(subcommand)]
+    ManagementTokens(management_tokens::Command),
 
     /// Add Keystile to Kubernetes pods with its label or in an enabled namespace (admission webhook).
     Inject(Box<InjectOptions>),
@@ -230,6 +239,8 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Invalidate(args) => invalidate::run(args).await,
         Command::Keys(command) => keys::run(command).await,
         Command::Users(command) => users::run(command).await,
+        Command::Management(options) => management::run(*options, &cli.startup).await,
+        Command::ManagementTokens(command) => management_tokens::run(command).await,
         Command::Inject(options) => inject::run(*options, &cli.startup).await,
         Command::Probe(probe) => probe::run(probe).await,
         Command::Completions(args) => completions::completions(args, Cli::command()),

@@ -11,6 +11,7 @@ use crate::credential::brands::KeyBrand;
 mod durable;
 mod inject;
 mod libpq;
+mod management;
 mod password_file;
 mod postgres_url;
 mod proofs;
@@ -18,17 +19,20 @@ mod quantity;
 mod redacted;
 mod rotation_link;
 mod secret;
+mod tls;
 mod values;
 
 pub use durable::DurableProofs;
 pub use inject::InjectOptions;
 pub use libpq::is_unread_libpq_variable;
+pub use management::{ClientScope, ManagementClient, ManagementOptions, ManagementTlsOptions, TokenKind};
 pub use postgres_url::PostgresUrl;
 pub use proofs::{BcryptCost, DEFAULT_COST, FailedAttempts, FailedAttemptsLimit};
 pub use quantity::Quantity;
 pub use redacted::redacted;
 pub use rotation_link::RotationLink;
 pub use secret::{Secret, Secrets};
+pub use tls::{AdminTlsOptions, ClientFiles, ClientName, NamedFile, TlsFiles, TlsOptions};
 pub use values::{CredentialSource, DatabaseUrl, Listen, RedisUrl};
 
 /// The database of the keys. Every command that needs it has these flags.
@@ -97,6 +101,14 @@ pub struct ServeOptions {
     /// Maximum time that running calls may take after SIGTERM.
     #[arg(long, env = "KEYSTILE_DRAIN_TIMEOUT", default_value = "10s", value_parser = duration, help_heading = "Listeners")]
     pub drain_timeout: Duration,
+
+    /// TLS of the gRPC listeners on TCP.
+    #[command(flatten)]
+    pub tls: TlsOptions,
+
+    /// TLS of the admin listener.
+    #[command(flatten)]
+    pub admin_tls: AdminTlsOptions,
 
     /// Where requests carry API keys: `bearer`, `header:NAME`, `query:NAME`, `cookie:NAME`, separated by comma.
     #[arg(

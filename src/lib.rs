@@ -6,12 +6,13 @@
 //!   no network, no clock, no metrics;
 //! - logic: [`authorizer`] is the five steps of a check, [`verifier`] proves credentials, [`revocation`] follows
 //!   the log of changes and drops what changed, [`usage`] counts what was used, [`proof_writer`] stores proofs for the
-//!   next start, [`resilience`] guards calls to dependencies, [`bounds`] keeps peers from holding too much, [`clock`]
+//!   next start, [`resilience`] guards calls to dependencies, [`bounds`] keeps peers from holding too much, [`tls`]
+//!   knows peers by their certificates, [`http_server`] serves HTTP, [`clock`]
 //!   is the time that is passed in, [`dependencies`] what does not work and why, [`health`] the state of the process, [`findings`] what
-//!   `keystile doctor` reports;
+//!   `keystile doctor` reports, [`explanation`] what `keystile explain` says;
 //! - adapters: [`store`] (memory, Redis, SQLite, Postgres), [`limiter`] (memory, Redis), [`redis`], [`addresses`] of
 //!   hosts, [`ext_authz`] (gRPC), [`admin`] (HTTP), [`injector`] (Kubernetes'
-//!   admission webhook), [`envoy_config`] (what `keystile doctor` reads of Envoy);
+//!   admission webhook), [`management_api`] (HTTP), [`envoy_config`] (what `keystile doctor` reads of Envoy);
 //! - the house: [`serve`] wires it and drains it, [`cli`] has every command, [`config`] every setting,
 //!   [`metrics`] every metric, [`telemetry`] the log.
 
@@ -34,11 +35,14 @@ pub mod bounds;
 mod cache;
 pub mod clock;
 pub mod dependencies;
+pub mod explanation;
 pub mod findings;
 pub mod health;
+pub mod http_server;
 pub mod proof_writer;
 pub mod resilience;
 pub mod revocation;
+pub mod tls;
 pub mod usage;
 pub mod verifier;
 
@@ -47,6 +51,7 @@ pub mod envoy_config;
 pub mod ext_authz;
 pub mod injector;
 pub mod limiter;
+pub mod management_api;
 pub mod redis;
 pub mod store;
 

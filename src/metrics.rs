@@ -14,8 +14,8 @@ mod registry;
 mod table;
 
 pub use handles::{
-    CacheLookups, ConnectionMetrics, DatabaseConnections, DurableProofCounts, FirstProofs,
-    InjectorCertificate, InjectorReviews, RateLimits, RefusedMessages,
+    CacheLookups, ConnectionMetrics, DatabaseConnections, DurableProofCounts, FirstProofs, InjectorReviews,
+    RateLimits, RefusedMessages, TlsHandshakes, TlsMetrics,
 };
 pub use table::{Kind, Metric, TABLE};
 
@@ -308,11 +308,42 @@ impl Metrics {
         }
     }
 
-    /// The injector's certificate.
-    pub fn injector_certificate(&self) -> InjectorCertificate {
-        InjectorCertificate {
+    /// `keystile_management_requests_total` for one operation and class of status.
+    pub fn management_requests(&self, operation: &'static str, status: &'static str) -> Counter {
+        self.registry.counter(MANAGEMENT_REQUESTS, &[("operation", operation), ("status", status)])
+    }
+
+    /// The TLS of one listener.
+    pub fn tls(&self, listener: &'static str, has_revocation_lists: bool) -> TlsMetrics {
+        let labels = [("listener", listener)];
+        let next_update = || self.registry.gauge(TLS_CRL_NEXT_UPDATE, &labels);
+        TlsMetrics {
+            not_after: self.registry.gauge(TLS_CERTIFICATE_NOT_AFTER, &labels),
+            next_update: has_revocation_lists.then(next_update),
+            errors: self.registry.counter(TLS_RELOAD_ERRORS, &labels),
+            handshakes: self.tls_handshakes(listener),
+        }
+    }
+
+    /// The TLS of the injector's webhook.
+    pub fn webhook_tls(&self) -> TlsMetrics {
+        TlsMetrics {
             not_after: self.registry.gauge(INJECTOR_CERTIFICATE_NOT_AFTER, &[]),
+            next_update: None,
             errors: self.registry.counter(INJECTOR_CERTIFICATE_ERRORS, &[]),
+            handshakes: self.tls_handshakes("webhook"),
+        }
+    }
+
+    fn tls_handshakes(&self, listener: &'static str) -> TlsHandshakes {
+        let handshakes = |result: &'static str| {
+            self.registry.counter(TLS_HANDSHAKES, &[("listener", listener), ("result", result)])
+        };
+        TlsHandshakes {
+            completed: handshakes("completed"),
+            failed: handshakes("failed"),
+            late: handshakes("late"),
+            no_room: handshakes("no_room"),
         }
     }
 }

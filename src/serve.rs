@@ -11,14 +11,15 @@ use tonic_health::ServingStatus;
 use tracing::{info, warn};
 
 use crate::{
-    admin::{self, Stats},
+    admin::{self, Stats, TlsStates},
     authorizer::Authorizer,
     bounds::{self, Connections, InFlight},
     clock::{self, Timestamps},
-    config::{DurableProofs, RateLimit, RedisOptions, ServeOptions},
+    config::{ClientName, DurableProofs, Listen, RateLimit, RedisOptions, ServeOptions, TlsFiles},
     credential::{Credential, brands::KeyBrands},
     ext_authz::{self, ExtAuthz, ExtAuthzConfig, FieldFilter, RequestConfig, headers, metadata},
     health::Health,
+    http_server::HttpServer,
     limiter::{self, Limiter},
     metrics::Metrics,
     proof::{MAX_AGE, ProofKey},
@@ -28,6 +29,7 @@ use crate::{
     store::{
         Database, DatabaseWithProofs, LowerTier, Memory, MemoryConfig, RedisTier, RedisTierConfig, UsageTable,
     },
+    tls::{self, Tls, TlsListener, TlsSource},
     usage::{Usage, UsageWriter},
     verifier::{self, Verifier, VerifierConfig},
 };
@@ -63,6 +65,8 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
     let metrics = Metrics::new()?;
     let LastingSecrets { secrets, is_lasting } = cache_secrets(&options)?;
     let descriptors = bounds::raise_descriptor_limit();
+    let tls = grpc_tls(&options, &metrics)?;
+    let admin_tls = tls_of(options.admin_tls.files(ClientName::clone), TlsListener::Admin, &metrics)?;
     let admin_listener = bind_admin(options.admin_listen).await?;
     let listeners = bind_all(&options).await?;
 
@@ -115,14 +119,25 @@ pub async fn run(options: ServeOptions, shutdown: impl Future<Output = ()>) -> a
     for listener in listeners {
         info!(address = %listener.address(), "answering checks");
         let (connections, in_flight) = (connections.clone(), in_flight.clone());
-        let (service, routes, stop) = (service.clone(), routes.clone(), stop.clone());
-        servers.spawn(listener.serve(service, routes, connections, in_flight, stop));
+        let (service, routes, tls, stop) = (service.clone(), routes.clone(), tls.clone(), stop.clone());
+        servers.spawn(listener.serve(service, routes, connections, in_flight, tls, stop));
     }
     info!(address = %admin_listener.local_addr()?, "admin");
     // These tasks are not drained: they report the state of the servers during the drain.
     let mut attendants = JoinSet::new();
-    let admin_routes = admin::router(health.clone(), metrics.clone(), stats, feed_state);
-    attendants.spawn(bounds::serve_http(admin_listener, admin_routes, admin_connections));
+    let tls_states = TlsStates { grpc: tls.clone(), admin: admin_tls.clone() };
+    let admin_routes = admin::router(health.clone(), metrics.clone(), stats, feed_state, tls_states);
+    let admin_server = HttpServer {
+        listener: admin_listener,
+        routes: admin_routes,
+        connections: admin_connections,
+        tls: admin_tls.clone(),
+        keep_alive: bounds::REQUEST_DEADLINE,
+    };
+    attendants.spawn(admin_server.run(CancellationToken::new()));
+    for tls in [tls, admin_tls].into_iter().flatten() {
+        attendants.spawn(tls.watch(tls::INTERVAL));
+    }
     attendants.spawn(connections.watch());
     attendants.spawn(in_flight.clone().watch());
     attendants.spawn(watch_database(database.clone(), feed.state(), health.clone(), metrics.clone()));
@@ -202,6 +217,20 @@ fn beside_checks(health: &Health) -> anyhow::Result<Routes> {
         tonic_reflection::server::Builder::register_encoded_file_descriptor_set,
     );
     Ok(Routes::new(health_service).add_service(reflection.build_v1()?))
+}
+
+fn grpc_tls(options: &ServeOptions, metrics: &Metrics) -> anyhow::Result<Option<Tls>> {
+    let files = options.tls.files(ClientName::clone);
+    if files.is_some() && options.listen.iter().all(|address| matches!(address, Listen::Unix(_))) {
+        warn!(
+            "--tls-cert-file has no effect: TLS is for listeners on TCP, and --listen has only Unix sockets"
+        );
+    }
+    tls_of(files, TlsListener::Grpc, metrics)
+}
+
+fn tls_of(files: Option<TlsFiles>, listener: TlsListener, metrics: &Metrics) -> anyhow::Result<Option<Tls>> {
+    files.map(|files| Tls::new(TlsSource::Files(files), listener, metrics)).transpose()
 }
 
 async fn bind_all(options: &ServeOptions) -> anyhow::Result<Vec<Listener>> {

@@ -52,9 +52,10 @@ pub use inspection::{FindingKind, Inspection, InspectionProgress};
 pub use lower_tier::LowerTier;
 pub use management::{
     AuditFilter, AuditPage, AuditPosition, BulkRevocation, Change, Difference, DisplayRow, ExportedUser,
-    ImportError, ImportOptions, ImportProgress, ImportRow, ImportStep, Imported, KeyFilter, KeyPage,
-    KeyRotation, KeySort, KeyState, ManagementError, NewKey, NewUser, OwnerRule, PageCursor, PageRequest,
-    Patch, PatchError, Resource, RevokedKeys, RotatedKey, RowVersion, UnreadBudget,
+    IDEMPOTENCY_LIFETIME, IdempotencyClaim, IdempotencyRecord, ImportError, ImportOptions, ImportProgress,
+    ImportRow, ImportStep, Imported, KeyFilter, KeyPage, KeyRotation, KeySort, KeyState, KeyTemplate,
+    ManagementError, ManagementToken, NewKey, NewUser, OwnerRule, PageCursor, PageRequest, Patch, PatchError,
+    Resource, RevokedKeys, RotatedKey, RowVersion, TokenScope, TokenSecret, UnreadBudget, json_object,
 };
 pub use memory::{Memory, MemoryConfig};
 pub use migrate::{LogInstallation, Migration};

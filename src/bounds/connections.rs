@@ -79,6 +79,9 @@ pub struct Slot {
     connections: Connections,
 }
 
+/// A call that is being decided.
+pub struct RunningCall(Arc<Connection>);
+
 /// Time in units of [`TICK`].
 type Ticks = u64;
 
@@ -223,10 +226,33 @@ impl Connection {
         self.last_call.store(self.clock.load(Relaxed), Relaxed);
     }
 
+    /// Whether it has had a call.
+    pub fn has_called(&self) -> bool {
+        self.last_call.load(Relaxed) != 0
+    }
+
     /// Records whether writes are blocked because the peer does not read.
     pub fn is_blocked(&self, blocked: bool) {
         let now = self.clock.load(Relaxed);
         self.blocked_since.store(if blocked { now } else { 0 }, Relaxed);
+    }
+
+    /// Accepts no more calls. Ends after the last one.
+    pub fn close(&self) {
+        self.turn(State::Closing);
+    }
+
+    /// Ends immediately.
+    pub fn cut(&self) {
+        self.turn(State::Cut);
+    }
+
+    /// Counts a call that is being decided, until the guard is dropped.
+    pub fn begin_call(self: &Arc<Self>) -> RunningCall {
+        self.called();
+        self.calls.fetch_add(1, SeqCst);
+        self.deciding.fetch_add(1, SeqCst);
+        RunningCall(Arc::clone(self))
     }
 
     /// Registers the task to wake when the state changes.
@@ -268,6 +294,14 @@ impl Slot {
     /// Counts a connection that did not send its preface.
     pub fn without_preface(&self) {
         self.connections.0.metrics.no_preface.increment(1);
+    }
+}
+
+impl Drop for RunningCall {
+    fn drop(&mut self) {
+        self.0.called();
+        self.0.calls.fetch_sub(1, SeqCst);
+        self.0.deciding.fetch_sub(1, SeqCst);
     }
 }
 

@@ -44,8 +44,9 @@ pub(super) fn with_database_name(options: &DatabaseOptions, error: ManagementErr
         ManagementError::Store(error) => {
             anyhow::Error::new(error).context(format!("--database-url {}", options.database_url))
         }
-        ManagementError::Patch(_) | ManagementError::VersionMismatch { .. } | ManagementError::Refused(_) => {
-            anyhow::Error::msg(error.to_string())
-        }
+        ManagementError::Patch(_)
+        | ManagementError::VersionMismatch { .. }
+        | ManagementError::AlreadyDone
+        | ManagementError::Refused(_) => anyhow::Error::msg(error.to_string()),
     }
 }

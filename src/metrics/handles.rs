@@ -105,10 +105,26 @@ pub struct RefusedMessages {
     pub late: Counter,
 }
 
-/// The metrics of the injector's certificate.
-pub struct InjectorCertificate {
+/// The metrics of the TLS of one listener.
+pub struct TlsMetrics {
     /// Expiry of the certificate, in seconds since 1970.
     pub not_after: Gauge,
-    /// Reads of the certificate's files that failed.
+    /// The earliest next update of the revocation lists, in seconds since 1970. `None` without such lists.
+    pub next_update: Option<Gauge>,
+    /// Reads of the files that failed.
     pub errors: Counter,
+    /// Handshakes.
+    pub handshakes: TlsHandshakes,
+}
+
+/// `keystile_tls_handshakes_total` of one listener.
+pub struct TlsHandshakes {
+    /// Handshakes that were completed.
+    pub completed: Counter,
+    /// Handshakes that failed, for example for the client's certificate.
+    pub failed: Counter,
+    /// Handshakes that took too long.
+    pub late: Counter,
+    /// Handshakes that made room for others.
+    pub no_room: Counter,
 }

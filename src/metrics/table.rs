@@ -66,6 +66,11 @@ pub(crate) const INJECTOR_REVIEWS: &str = "keystile_injector_reviews_total";
 pub(crate) const INJECTOR_REVIEW_DURATION: &str = "keystile_injector_review_duration_seconds";
 pub(crate) const INJECTOR_CERTIFICATE_NOT_AFTER: &str = "keystile_injector_certificate_not_after_seconds";
 pub(crate) const INJECTOR_CERTIFICATE_ERRORS: &str = "keystile_injector_certificate_errors_total";
+pub(crate) const TLS_CERTIFICATE_NOT_AFTER: &str = "keystile_tls_certificate_not_after_seconds";
+pub(crate) const TLS_CRL_NEXT_UPDATE: &str = "keystile_tls_crl_next_update_seconds";
+pub(crate) const TLS_RELOAD_ERRORS: &str = "keystile_tls_reload_errors_total";
+pub(crate) const TLS_HANDSHAKES: &str = "keystile_tls_handshakes_total";
+pub(crate) const MANAGEMENT_REQUESTS: &str = "keystile_management_requests_total";
 pub(crate) const CONNECTIONS: &str = "keystile_connections";
 pub(crate) const CONNECTIONS_CLOSED: &str = "keystile_connections_closed_total";
 pub(crate) const IN_FLIGHT_BYTES: &str = "keystile_in_flight_bytes";
@@ -236,7 +241,7 @@ pub const TABLE: &[Metric] = &[
     Metric {
         name: CONNECTIONS,
         kind: Kind::Gauge,
-        help: "Open connections, by listener (grpc, admin, webhook).",
+        help: "Open connections, by listener (grpc, admin, webhook, management; with _handshakes: unfinished TLS handshakes).",
     },
     Metric {
         name: CONNECTIONS_CLOSED,
@@ -277,6 +282,31 @@ pub const TABLE: &[Metric] = &[
         name: INJECTOR_CERTIFICATE_ERRORS,
         kind: Kind::Counter,
         help: "Failed reads of the certificate files of keystile inject. The certificate in use stays.",
+    },
+    Metric {
+        name: TLS_CERTIFICATE_NOT_AFTER,
+        kind: Kind::Gauge,
+        help: "Expiry of the certificate in use, in seconds since 1970, by listener (grpc, admin, management).",
+    },
+    Metric {
+        name: TLS_CRL_NEXT_UPDATE,
+        kind: Kind::Gauge,
+        help: "Earliest next update of the revocation lists in use, in seconds since 1970, by listener. After it, clients are refused.",
+    },
+    Metric {
+        name: TLS_RELOAD_ERRORS,
+        kind: Kind::Counter,
+        help: "Failed reads of TLS files, by listener. The files in use stay in use.",
+    },
+    Metric {
+        name: TLS_HANDSHAKES,
+        kind: Kind::Counter,
+        help: "TLS handshakes, by listener and result (completed; failed: for example a client without a valid certificate; late: over 5 s; no_room: made room for newer ones).",
+    },
+    Metric {
+        name: MANAGEMENT_REQUESTS,
+        kind: Kind::Counter,
+        help: "Requests to keystile management, by operation (such as create_key; none: no operation was reached) and class of the status (2xx, 4xx, 5xx).",
     },
     Metric {
         name: "process_cpu_seconds_total",

@@ -16,6 +16,7 @@ use super::connection::{self, CheckService};
 use crate::{
     bounds::{self, Connections, InFlight},
     config::Listen,
+    tls::Tls,
 };
 
 /// A bound address.
@@ -59,6 +60,7 @@ impl Listener {
         routes: Routes,
         connections: Connections,
         in_flight: InFlight,
+        tls: Option<Tls>,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
         let slot = || (connections.open(), in_flight.clone());
@@ -66,7 +68,16 @@ impl Listener {
             match accepted {
                 Ok(IncomingStream::Tcp(stream)) => {
                     let (slot, in_flight) = slot();
-                    tokio::spawn(connection::serve(stream, checks.clone(), routes.clone(), slot, in_flight));
+                    let (checks, routes) = (checks.clone(), routes.clone());
+                    let Some(tls) = tls.clone() else {
+                        tokio::spawn(connection::serve(stream, checks, routes, slot, in_flight));
+                        continue;
+                    };
+                    tokio::spawn(async move {
+                        if let Some(stream) = tls.accept(stream, &slot).await {
+                            connection::serve(stream, checks, routes, slot, in_flight).await;
+                        }
+                    });
                 }
                 Ok(IncomingStream::Unix(stream)) => {
                     let (slot, in_flight) = slot();

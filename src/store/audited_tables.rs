@@ -43,10 +43,8 @@ const MANAGED: &[(&str, &str)] = &[("api_keys", "description"), ("api_keys", "de
 const UNAUDITED: &[&str] = &["id", "key_hash", "created_at", "total_cost", "current_usage_cents"];
 
 /// The tokens of the management API, and the columns that are recorded, as far as the table has them.
-const TOKENS: (&str, &[&str]) = (
-    "keystile_management_tokens",
-    &["name", "scopes", "user_id", "template", "is_active", "expires_at", "revoked_at"],
-);
+const TOKENS: (&str, &[&str]) =
+    ("keystile_management_tokens", &["name", "scope", "user_id", "template", "expires_at", "revoked_at"]);
 
 /// The tables of this database that are audited.
 pub(crate) fn audited_tables(schema: &Schema) -> Vec<AuditedTable> {

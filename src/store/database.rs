@@ -13,6 +13,7 @@ use super::{
     backend::Backend,
     decode::{self, DecodeError},
     look_up,
+    management::IdempotencyClaim,
     schema::Schema,
     statement::{Access, Deadline, Rows, Statement},
     statements::Statements,
@@ -38,7 +39,7 @@ use unmatchable_entries::UnmatchableEntries;
 
 /// The database of the keys. Cheap to clone.
 #[derive(Clone)]
-pub struct Database(Arc<Inner>, AccountLock, Arc<Actor>);
+pub struct Database(Arc<Inner>, AccountLock, Arc<Actor>, Option<Arc<IdempotencyClaim>>);
 
 struct Inner {
     backend: Backend,
@@ -102,19 +103,29 @@ impl Database {
             reporter: metrics.reporter(Dependency::Database),
             connections: metrics.database_connections(),
         };
-        Ok(Self(Arc::new(inner), AccountLock::default(), Arc::default()))
+        Ok(Self(Arc::new(inner), AccountLock::default(), Arc::default(), None))
     }
 
     /// The same database, whose records follow this setting.
     #[must_use]
     pub fn with_account_lock(self, locks: AccountLock) -> Self {
-        Self(self.0, locks, self.2)
+        Self(self.0, locks, self.2, self.3)
     }
 
     /// The same database, which is changed by this actor.
     #[must_use]
     pub fn acting_as(&self, actor: Actor) -> Self {
-        Self(Arc::clone(&self.0), self.1, Arc::new(actor))
+        Self(Arc::clone(&self.0), self.1, Arc::new(actor), self.3.clone())
+    }
+
+    /// The same database, whose next change is the one of this request.
+    pub(super) fn with_claim(&self, claim: Option<Arc<IdempotencyClaim>>) -> Self {
+        Self(Arc::clone(&self.0), self.1, Arc::clone(&self.2), claim)
+    }
+
+    /// The request whose change comes next.
+    pub(super) fn claim(&self) -> Option<Arc<IdempotencyClaim>> {
+        self.3.clone()
     }
 
     /// Who changes it.

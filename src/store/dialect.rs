@@ -56,6 +56,9 @@ pub(crate) trait Dialect: Send + Sync {
     /// A timestamp as it is written, from the form of [`write_timestamp`](super::decode::timestamp::write_timestamp).
     fn timestamp(&self, written: String) -> String;
 
+    /// Whether the type of a column bounds its integers.
+    fn has_narrow_integers(&self) -> bool;
+
     /// An aggregate: all rows as a JSON array, with an array of these columns for each.
     fn json_rows(&self, columns: &str) -> String;
 }

@@ -20,6 +20,7 @@ mod chain;
 mod change;
 mod columns;
 mod display_row;
+mod idempotency;
 mod import;
 mod key_filter;
 mod key_page;
@@ -29,6 +30,7 @@ mod rotation;
 mod row_update;
 mod row_version;
 mod strict_json;
+mod tokens;
 mod users;
 
 pub use audit::{AuditFilter, AuditPage, AuditPosition};
@@ -36,6 +38,7 @@ pub use budgets::UnreadBudget;
 pub use bulk_revocation::BulkRevocation;
 pub use change::{Change, Difference};
 pub use display_row::DisplayRow;
+pub use idempotency::{IDEMPOTENCY_LIFETIME, IdempotencyClaim, IdempotencyRecord};
 pub use import::{
     ExportedUser, ImportError, ImportOptions, ImportProgress, ImportRow, ImportStep, Imported, OwnerRule,
 };
@@ -45,6 +48,7 @@ pub use keys::{NewKey, RevokedKeys};
 pub use patch::{Patch, PatchError, Resource};
 pub use rotation::{KeyRotation, RotatedKey};
 pub use row_version::RowVersion;
+pub use tokens::{KeyTemplate, ManagementToken, TokenScope, TokenSecret};
 pub use users::NewUser;
 
 /// Whether operators manage this column.
@@ -105,9 +109,20 @@ pub enum ManagementError {
         /// Its version now.
         current: RowVersion,
     },
+    /// A request with the same idempotency key was carried out before.
+    #[error("a request with the same idempotency key was carried out before")]
+    AlreadyDone,
     /// It is not possible. The text says why, and what to do.
     #[error("{0}")]
     Refused(String),
+}
+
+/// The members of a JSON object, none of which is there twice.
+///
+/// # Errors
+/// [`PatchError`] when the text is none.
+pub fn json_object(text: &[u8]) -> Result<serde_json::Map<String, serde_json::Value>, PatchError> {
+    strict_json::object(text).map_err(|problem| PatchError { field: None, problem })
 }
 
 type Result<T, E = ManagementError> = std::result::Result<T, E>;
@@ -144,12 +159,18 @@ impl Database {
         // The tables may have been migrated since they were read.
         self.forget_tables();
         let schema = self.operator_schema().await?;
-        let mut queued = VecDeque::from(self.statements().begin_change(&schema, self.actor(), action));
+        let claim = self.claim().map(|claim| claim.insert(self.statements()));
+        let mut is_claim = claim.is_some();
+        let mut queued: VecDeque<_> = claim.into_iter().collect();
+        queued.extend(self.statements().begin_change(&schema, self.actor(), action));
         queued.push_back(first.clone());
         let mut end = self.statements().end_change(&schema);
         let first = queued.pop_front().unwrap_or(first);
         let (mut is_required, mut result) = (first.is_required, None);
         let step = move |rows: Rows| {
+            if std::mem::take(&mut is_claim) && rows.is_empty() {
+                return Err(ManagementError::AlreadyDone);
+            }
             if is_required && rows.is_empty() {
                 return Err(audit_failed("its triggers are missing or of another version"));
             }
@@ -168,6 +189,7 @@ impl Database {
                         statement
                     }
                     (Step::Commit(value), None) => return Ok(Step::Commit(value)),
+                    (Step::Abandon(value), _) => return Ok(Step::Abandon(value)),
                 },
             };
             is_required = statement.is_required;
@@ -188,7 +210,11 @@ impl Database {
         // The tables may have been migrated since they were read.
         self.forget_tables();
         let schema = self.operator_schema().await?;
-        let before = self.statements().begin_change(&schema, self.actor(), action);
+        let claim =
+            self.claim().map(|claim| Statement { is_required: true, ..claim.insert(self.statements()) });
+        let has_claim = claim.is_some();
+        let mut before: Vec<_> = claim.into_iter().collect();
+        before.extend(self.statements().begin_change(&schema, self.actor(), action));
         let (offset, count) = (before.len(), statements.len());
         for statement in &mut statements {
             statement.is_required |= needs_rows;
@@ -205,6 +231,9 @@ impl Database {
             TransactionOutcome::Failed(at, error) if is_change(at) => {
                 Ok(TransactionOutcome::Failed(at - offset, error))
             }
+            TransactionOutcome::RolledBack(places) if has_claim && places.contains(&0) => {
+                Err(ManagementError::AlreadyDone)
+            }
             TransactionOutcome::RolledBack(places) if places.iter().any(|at| is_change(*at)) => {
                 let places = places.into_iter().filter(|at| is_change(*at)).map(|at| at - offset);
                 Ok(TransactionOutcome::RolledBack(places.collect()))
@@ -217,13 +246,26 @@ impl Database {
         }
     }
 
-    /// The same for one statement, which need not return a row.
+    /// The same for one statement. If it returns no row, nothing is changed.
     async fn change_by(&self, action: Action, statement: Statement) -> Result<Rows> {
-        match self.change(action, vec![statement], false, Box::new(|_| ())).await? {
-            TransactionOutcome::Committed(rows) => Ok(rows.into_iter().next().unwrap_or_default()),
-            TransactionOutcome::RolledBack(_) => Ok(Rows::new()),
-            TransactionOutcome::Failed(_, error) => Err(error.into()),
-        }
+        let (mut subject, mut made) = (self.subject(action), None);
+        self.decide_change(action, statement, move |rows| {
+            if let Some(made) = made.take() {
+                return Ok(Step::Commit(made));
+            }
+            let Some(id) = id(&rows) else { return Ok(Step::Abandon(rows)) };
+            let Some(subject) = subject.take() else { return Ok(Step::Commit(rows)) };
+            made = Some(rows);
+            Ok(Step::Run(subject(id)))
+        })
+        .await
+    }
+
+    /// What records the row that this change creates, if it is a request with an idempotency key.
+    fn subject(&self, action: Action) -> Option<impl FnOnce(i64) -> Statement + Send + use<>> {
+        let claim = self.claim().filter(|_| action == Action::Create)?;
+        let statements = self.statements();
+        Some(move |id| claim.with_subject(statements, id))
     }
 
     async fn operator_schema(&self) -> Result<Arc<Schema>> {

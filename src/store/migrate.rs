@@ -61,6 +61,7 @@ impl Database {
         let log = self.install_log(notify).await?;
         let has_proofs = schema.has_table(PROOFS);
         let refusal = if has_proofs { None } else { self.create(self.statements().create_proofs()).await? };
+        let management = self.create(self.statements().create_management()).await?;
         let audit = self.install_audit().await?;
         self.forget_tables();
         let mut warnings = self.log_problems().await?;
@@ -68,6 +69,12 @@ impl Database {
             warnings.push(format!(
                 "no table of proofs: {reason}; until it exists, a restart without Redis costs one bcrypt for each \
                  key. To create it, run `keystile migrate` as the owner of the tables"
+            ));
+        }
+        if let Some(reason) = &management {
+            warnings.push(format!(
+                "no tables of the management API: {reason}; `keystile management` needs them. To create them, run \
+                 `keystile migrate` as the owner of the tables"
             ));
         }
         if let Some(reason) = &rotations {

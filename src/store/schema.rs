@@ -129,6 +129,16 @@ impl Schema {
         self.kind(table, column).is_some()
     }
 
+    /// Whether a column of integers can hold this one: a comparison with one that is too large fails in Postgres.
+    pub(crate) fn holds_integer(&self, table: &str, column: &str, number: i64) -> bool {
+        match self.kind(table, column) {
+            Some("smallint" | "int2") => i16::try_from(number).is_ok(),
+            // In SQLite, each integer has 64 bits, so a larger one is found or not.
+            Some("integer" | "int4") => i32::try_from(number).is_ok() || !self.dialect.has_narrow_integers(),
+            _ => true,
+        }
+    }
+
     pub(crate) fn has_all(&self, table: &str, columns: &[&str]) -> bool {
         columns.iter().all(|column| self.has(table, column))
     }

@@ -51,6 +51,8 @@ pub(crate) enum Step<T> {
     Run(Statement),
     /// Commit. The transaction then returns this.
     Commit(T),
+    /// Roll back, because there is nothing to change. The transaction then returns this.
+    Abandon(T),
 }
 
 /// Receives the number of statements of a transaction that are done.

@@ -61,6 +61,9 @@ pub(crate) trait Statements: Dialect {
     /// Creates the tables of rotated keys where they are missing.
     fn create_rotations(&self) -> Vec<Statement>;
 
+    /// Creates the tables of the management API where they are missing.
+    fn create_management(&self) -> Vec<Statement>;
+
     /// Selects a row if an index begins with this column and covers all rows. A view is taken to have one.
     fn index_on(&self, schema: &Schema, table: &str, column: &str) -> Statement;
 

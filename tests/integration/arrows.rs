@@ -14,11 +14,11 @@ use syn::{
 const LAYERS: &[&[&str]] = &[
     &["attributes", "credential", "decision", "limits", "policy", "proof", "record"],
     &["clock", "config", "dependencies", "metrics", "telemetry"],
-    &["addresses", "bounds", "cache", "findings", "health", "resilience"],
+    &["addresses", "bounds", "cache", "findings", "health", "http_server", "resilience", "tls"],
     &["redis", "revocation", "usage"],
     &["limiter", "store", "verifier"],
-    &["authorizer", "proof_writer"],
-    &["admin", "envoy_config", "ext_authz", "injector"],
+    &["authorizer", "explanation", "proof_writer"],
+    &["admin", "envoy_config", "ext_authz", "injector", "management_api"],
     &["serve"],
     &["cli"],
 ];

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Arg, Args, Command};
 use keystile::{
-    config::{InjectOptions, ServeOptions},
+    config::{InjectOptions, ManagementOptions, ServeOptions},
     decision::Reason,
     envoy_config::rules,
     ext_authz::{headers, metadata},
@@ -30,6 +30,12 @@ fn every_setting_is_listed() {
 fn every_setting_of_the_injector_is_listed() {
     let command = InjectOptions::augment_args(Command::new("inject"));
     compare("docs/reference/injector.md", &settings("###", &command));
+}
+
+#[test]
+fn every_setting_of_the_management_api_is_listed() {
+    let command = ManagementOptions::augment_args(Command::new("management"));
+    compare("docs/reference/management.md", &settings("###", &command));
 }
 
 #[test]

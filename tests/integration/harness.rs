@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+pub mod authority;
 pub mod client;
 pub mod cluster;
 pub mod envoy;
@@ -9,6 +10,7 @@ pub mod failover;
 pub mod fleet;
 pub mod keystile;
 pub mod limits;
+pub mod management;
 pub mod names;
 pub mod peer;
 pub mod place;

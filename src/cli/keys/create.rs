@@ -103,6 +103,7 @@ impl Create {
             },
             budget_limit_cents: self.budget_limit_cents,
             budget_type: self.budget_type.clone(),
+            max_keys: None,
         }
     }
 }

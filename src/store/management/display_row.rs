@@ -22,6 +22,11 @@ impl DisplayRow {
         Self(pairs.map(|(column, value)| (column.name, show(column.kind, value))).collect())
     }
 
+    /// Names and values, as they are.
+    pub(super) fn of<const N: usize>(values: [(&'static str, Value); N]) -> Self {
+        Self(values.into())
+    }
+
     /// The value in this column. `Null` where there is no such column.
     pub fn get(&self, column: &str) -> &Value {
         self.0.iter().find(|(name, _)| *name == column).map_or(&Value::Null, |(_, value)| value)

@@ -1,6 +1,6 @@
 //! Keys: create, list, find, revoke.
 
-use std::num::NonZeroUsize;
+use std::{collections::VecDeque, num::NonZeroUsize};
 
 use time::OffsetDateTime;
 
@@ -21,8 +21,12 @@ use crate::{
         Credential, Prefix,
         generate::{self, Brand},
     },
-    record::{HashKind, KeyHash, KeyId, Limits, Sha256Hash},
-    store::{KeyStore, Row, decode::value},
+    record::{HashKind, KeyHash, KeyId, Limits, Sha256Hash, UserId},
+    store::{
+        KeyStore, Row,
+        decode::value,
+        statement::{Rows, Step},
+    },
 };
 
 /// A key to create. Empty fields are not set.
@@ -58,6 +62,8 @@ pub struct NewKey {
     pub budget_limit_cents: Option<i64>,
     /// The period of the budget.
     pub budget_type: Option<String>,
+    /// Maximum number of the user's keys that are not revoked, with the new one.
+    pub max_keys: Option<u32>,
 }
 
 /// What was revoked.
@@ -102,7 +108,10 @@ impl Database {
             values.push(("key_hash", Some(hash(credential.clone(), cost).await?)));
             // Another process may have created the same prefix in between.
             let insert = insert(schema, "api_keys", values, &[&["key_prefix"]]);
-            let rows = self.change_by(Action::Create, insert).await?;
+            let rows = match new.max_keys {
+                Some(max) => self.insert_below(schema, user, max, insert).await?,
+                None => self.change_by(Action::Create, insert).await?,
+            };
             if let Some(id) = id(&rows) {
                 return Ok((self.find_key(&id.to_string()).await?, credential));
             }
@@ -110,6 +119,43 @@ impl Database {
         Err(ManagementError::Refused(format!(
             "--brand {brand}: {DRAWS} keys in a row began like one that exists; choose a shorter brand"
         )))
+    }
+
+    /// Inserts a key if its user has fewer than `max` keys. The user's row is locked meanwhile, so that no other insert
+    /// passes the limit with it.
+    async fn insert_below(&self, schema: &Schema, user: UserId, max: u32, insert: Statement) -> Result<Rows> {
+        let lock = format!(
+            "SELECT CAST(u.{id} AS text) FROM {} u WHERE u.{id} = {}{}",
+            schema.relation("users"),
+            schema.param(1, "users", "id"),
+            self.statements().lock_rows("u"),
+            id = schema.name("users", "id"),
+        );
+        let lock = Statement::new(lock, [Some(user.0.to_string())]);
+        let filter = KeyFilter { user: Some(user.0.to_string()), ..KeyFilter::default() };
+        let conditions = self.key_conditions(schema, &filter, Vec::new()).await?;
+        let keys = schema.relation("api_keys");
+        let count = format!("SELECT CAST(count(*) AS text) FROM {keys} k {}", conditions.clause());
+        let mut steps = VecDeque::from([Statement::new(count, conditions.params), insert]);
+        let (mut subject, mut made) = (self.subject(Action::Create), None);
+        self.decide_change(Action::Create, lock, move |rows| {
+            if let Some(made) = made.take() {
+                return Ok(Step::Commit(made));
+            }
+            if steps.len() == 1 && id(&rows).is_none_or(|count| count >= i64::from(max)) {
+                return Err(ManagementError::Refused(format!(
+                    "the user has {max} keys already, as many as allowed; revoke one first"
+                )));
+            }
+            if let Some(step) = steps.pop_front() {
+                return Ok(Step::Run(step));
+            }
+            let Some(id) = id(&rows) else { return Ok(Step::Abandon(rows)) };
+            let Some(subject) = subject.take() else { return Ok(Step::Commit(rows)) };
+            made = Some(rows);
+            Ok(Step::Run(subject(id)))
+        })
+        .await
     }
 
     /// One page of the keys that the filter selects.
@@ -186,7 +232,7 @@ impl Database {
     pub async fn find_keys(&self, id_or_prefix: &str) -> Result<Vec<DisplayRow>> {
         let schema = &self.operator_schema().await?;
         let (mut either, mut params) = (Vec::new(), Vec::new());
-        let by_id = id_or_prefix.parse::<i64>().is_ok();
+        let by_id = id_or_prefix.parse::<i64>().is_ok_and(|id| schema.holds_integer("api_keys", "id", id));
         for (column, fits) in [("id", by_id), ("key_prefix", id_or_prefix.len() == Prefix::LEN)] {
             if fits {
                 params.push(Some(id_or_prefix.to_owned()));

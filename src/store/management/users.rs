@@ -76,20 +76,47 @@ impl Database {
         self.users("", None).await
     }
 
+    /// Users with an id above this one, by id, at most `limit`.
+    ///
+    /// # Errors
+    /// [`ManagementError`] when the database does not answer.
+    pub async fn users_after(&self, after: Option<i64>, limit: usize) -> Result<Vec<DisplayRow>> {
+        let schema = &self.operator_schema().await?;
+        let id = schema.name("users", "id");
+        let condition = match after {
+            Some(after) if schema.holds_integer("users", "id", after) => {
+                format!("WHERE u.{id} > {}", schema.param(1, "users", "id"))
+            }
+            Some(after) if after > 0 => return Ok(Vec::new()),
+            _ => String::new(),
+        };
+        let params =
+            if condition.is_empty() { Vec::new() } else { vec![after.map(|after| after.to_string())] };
+        let sql = select_users(schema, &format!("{condition} ORDER BY u.{id} LIMIT {limit}"));
+        let rows = self.query(Statement::new(sql, params)).await?;
+        Ok(rows.into_iter().map(user_row).collect())
+    }
+
+    /// The users with this id or email. There are several only with an email.
+    ///
+    /// # Errors
+    /// [`ManagementError`] when the database does not answer.
+    pub async fn find_users(&self, id_or_email: &str) -> Result<Vec<DisplayRow>> {
+        let schema = &self.operator_schema().await?;
+        let Ok(id) = id_or_email.parse::<i64>() else { return self.users_with_email(id_or_email).await };
+        if !schema.holds_integer("users", "id", id) {
+            return Ok(Vec::new());
+        }
+        let by = format!("WHERE u.{} = {}", schema.name("users", "id"), schema.param(1, "users", "id"));
+        self.users(&by, Some(id_or_email)).await
+    }
+
     /// The user with this id or email.
     ///
     /// # Errors
     /// [`ManagementError::Refused`] when there is none, or more than one.
     pub async fn find_user(&self, id_or_email: &str) -> Result<DisplayRow> {
-        let schema = &self.operator_schema().await?;
-        let by = match id_or_email.parse::<i64>() {
-            Ok(_) => format!("WHERE u.id = {}", schema.param(1, "users", "id")),
-            Err(_) => {
-                needs_column(schema, "users", "email")?;
-                format!("WHERE lower(u.email) = lower({})", schema.param(1, "users", "email"))
-            }
-        };
-        let mut users = self.users(&by, Some(id_or_email)).await?;
+        let mut users = self.find_users(id_or_email).await?;
         match users.len() {
             1 => Ok(users.remove(0)),
             0 => Err(ManagementError::Refused(format!(

@@ -176,6 +176,7 @@ impl PostgresPool {
             match next(within(limit, rows).await?) {
                 Ok(Step::Run(other)) => statement = other,
                 Ok(Step::Commit(value)) => break ("COMMIT", Ok(value)),
+                Ok(Step::Abandon(value)) => break ("ROLLBACK", Ok(value)),
                 Err(error) => break ("ROLLBACK", Err(error)),
             }
         };

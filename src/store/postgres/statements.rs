@@ -39,6 +39,7 @@ const SCHEMA: &str = "SELECT 'column', t.name, a.attname::text, format_type(b.oi
     WHERE a.attgenerated <> '' AND NOT a.attisdropped";
 
 const TABLES: &str = include_str!("../migrations/postgres.sql");
+const MANAGEMENT: &str = include_str!("../migrations/management.postgres.sql");
 const CREATE_PROOFS: &str = include_str!("../migrations/proofs.postgres.sql");
 const CREATE_ROTATIONS: &str = include_str!("../migrations/rotations.postgres.sql");
 
@@ -169,6 +170,10 @@ impl Dialect for PostgresStatements {
         written
     }
 
+    fn has_narrow_integers(&self) -> bool {
+        true
+    }
+
     fn json_rows(&self, columns: &str) -> String {
         format!("CAST(json_agg(json_build_array({columns})) AS text)")
     }
@@ -261,6 +266,10 @@ impl Statements for PostgresStatements {
 
     fn create_rotations(&self) -> Vec<Statement> {
         [Statement::plain(MIGRATION_LOCK)].into_iter().chain(script(CREATE_ROTATIONS)).collect()
+    }
+
+    fn create_management(&self) -> Vec<Statement> {
+        [Statement::plain(MIGRATION_LOCK)].into_iter().chain(script(MANAGEMENT)).collect()
     }
 
     fn index_on(&self, schema: &Schema, table: &str, column: &str) -> Statement {

@@ -137,6 +137,7 @@ impl SqliteFile {
                         transaction.commit()?;
                         return Ok(Ok(value));
                     }
+                    Ok(Step::Abandon(value)) => return Ok(Ok(value)),
                     Err(error) => return Ok(Err(error)),
                 }
             }

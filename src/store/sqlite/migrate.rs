@@ -21,6 +21,7 @@ impl SqliteFile {
         }
         self.execute_all(SqliteStatements.create_tables(&TABLES)).await?;
         unless_refused(self.execute_all(SqliteStatements.create_rotations()).await)?;
+        unless_refused(self.execute_all(SqliteStatements.create_management()).await)?;
         let rows = self.query(Deadline::Operator, SqliteStatements.read_schema()).await?;
         let schema = Schema::new(&SqliteStatements, rows).fit()?;
         unless_refused(self.install_log(&schema).await)?;

@@ -32,6 +32,7 @@ const SCHEMA: &str = "WITH t (name) AS (SELECT name FROM sqlite_schema WHERE typ
 const INSTANT: &str = "'%Y-%m-%d %H:%M:%f'";
 
 const TABLES: &str = include_str!("../migrations/sqlite.sql");
+const MANAGEMENT: &str = include_str!("../migrations/management.sqlite.sql");
 const CREATE_PROOFS: &str = include_str!("../migrations/proofs.sqlite.sql");
 const CREATE_ROTATIONS: &str = include_str!("../migrations/rotations.sqlite.sql");
 
@@ -138,6 +139,10 @@ impl Dialect for SqliteStatements {
         written
     }
 
+    fn has_narrow_integers(&self) -> bool {
+        false
+    }
+
     fn json_rows(&self, columns: &str) -> String {
         format!("json_group_array(json_array({columns}))")
     }
@@ -227,6 +232,10 @@ impl Statements for SqliteStatements {
 
     fn create_rotations(&self) -> Vec<Statement> {
         script(CREATE_ROTATIONS)
+    }
+
+    fn create_management(&self) -> Vec<Statement> {
+        script(MANAGEMENT)
     }
 
     fn index_on(&self, _: &Schema, table: &str, column: &str) -> Statement {

@@ -6,7 +6,8 @@ use keystile::cli::Cli;
 use super::{compare, default, help, table, variable};
 
 /// Commands with pages of their own for their settings.
-const OWN_PAGES: [(&str, &str); 2] = [("serve", "settings.md"), ("inject", "injector.md")];
+const OWN_PAGES: [(&str, &str); 3] =
+    [("serve", "settings.md"), ("inject", "injector.md"), ("management", "management.md")];
 
 #[test]
 fn every_command_is_listed() {

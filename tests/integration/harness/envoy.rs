@@ -1,13 +1,15 @@
 //! Real Envoy, with a configuration from `envoy/` put on free ports.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use reqwest::{Client, Method, RequestBuilder};
 
 use super::{
     process::{Guarded, free_port, scratch},
     service::{Keystile, Setup},
-    until,
     upstream::Upstream,
 };
 
@@ -90,7 +92,11 @@ sys.exit(envoy.wait())
         let envoy = Guarded::spawn(folder.clone(), "TERM", &[&command[..], &options, &flush].concat());
         let url = |port| format!("http://127.0.0.1:{port}");
         let gateway = Self { keystile, envoy, url: url(ingress), admin: url(admin), upstream };
-        until("Envoy sees Keystile", Duration::from_secs(30), async || gateway.is_ready().await).await;
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !gateway.is_ready().await {
+            assert!(Instant::now() < deadline, "Envoy does not see Keystile:\n{}", gateway.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         gateway
     }
 
