@@ -17,6 +17,7 @@ use crate::harness::{
 mod access;
 mod document;
 mod once;
+mod programs;
 mod requests;
 mod start;
 
