@@ -79,6 +79,7 @@ tools: ## install the programs that the tests run
 	tools/need-redis
 	tools/fetch-envoy $(ENVOY_VERSIONS)
 	tools/fetch-backend
+	tools/fetch-api-checks
 	tools/fetch-model-clients
 	tools/fetch-kubernetes
 

@@ -67,7 +67,6 @@ impl Session {
                 CallerId::Client(_) => "client",
             },
             address = %self.address,
-            request_id = self.request_id.text(),
             "changed"
         );
     }

@@ -83,6 +83,12 @@ impl Session {
         again: impl AsyncFnOnce(Database, Option<i64>) -> Answer<Made>,
     ) -> Answer<Response> {
         let database = self.database();
+        let change = async |database: Database| {
+            change(database).await.map_err(|problem| match problem.code() {
+                "internal" => Problem::refused_by_database(),
+                _ => problem,
+            })
+        };
         let Some(key) = &request.key else {
             let made = change(database).await?;
             self.log_change(request.operation, subject(&made.body));

@@ -107,6 +107,13 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail).with(RETRY_AFTER, 5.into())
     }
 
+    /// The database refused a change. Its text may name what the caller may not see.
+    pub(crate) fn refused_by_database() -> Self {
+        let detail = "the database refuses the change, for example because a value is taken; the log has the reason \
+                      under the id of the request";
+        Self::new(StatusCode::CONFLICT, "refused", detail)
+    }
+
     fn internal() -> Self {
         let detail = "the request failed; the log has the reason under the id of the request";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
@@ -175,7 +182,7 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Unfit(_) => {
-                error!(%error, "the database does not fit");
+                error!(%error, "the database refuses a statement");
                 Self::internal()
             }
             StoreError::Unavailable(_)

@@ -14,6 +14,8 @@ use axum::{
     routing::get,
 };
 
+use tracing::{Instrument, info_span};
+
 use super::{
     api::Api,
     openapi,
@@ -35,7 +37,8 @@ pub(super) fn router(api: Api) -> Router {
 async fn with_headers(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let id = RequestId::of(request.headers());
     request.extensions_mut().insert(id.clone());
-    let mut answer = next.run(request).await;
+    let span = info_span!("request", request_id = id.text());
+    let mut answer = next.run(request).instrument(span).await;
     if answer.extensions().get::<Problem>().is_none()
         && let Some(problem) = Problem::of_router(&answer)
     {

@@ -17,6 +17,7 @@ use crate::harness::{
 mod access;
 mod document;
 mod once;
+mod programs;
 mod requests;
 mod start;
 
@@ -120,6 +121,16 @@ async fn user_is_created_changed_and_listed() {
     let (code, changed) = api.patch(&token, &path, &json!({ "is_active": false, "role": null })).await;
     assert_eq!((code, &changed["is_active"], &changed["role"]), (200, &json!(false), &Value::Null));
     assert_eq!(api.get(&token, &path).await.1, changed);
+    let taken = api.patch(&token, &path, &json!({ "username": "ada" })).await;
+    problem(&taken, 409, "refused");
+    assert!(taken.1["detail"].as_str().unwrap().contains("username"), "{taken:?}");
+    // What only the database knows is a refusal too, and its reason is in the log under the id of the request.
+    setup.execute("CREATE TRIGGER odd BEFORE UPDATE ON users BEGIN SELECT RAISE(ABORT, 'no such day'); END");
+    let refused = api.patch(&token, &path, &json!({ "username": "robert" })).await;
+    problem(&refused, 409, "refused");
+    let id = refused.1["request_id"].as_str().unwrap();
+    assert!(api.log().lines().any(|line| line.contains(id) && line.contains("no such day")), "{}", api.log());
+    setup.execute("DROP TRIGGER odd");
     let (_, page) = api.get(&token, "/v1/users?limit=1").await;
     assert_eq!(page["users"].as_array().unwrap().len(), 1);
     let next = format!("/v1/users?limit=1&after={}", page["next"].as_str().unwrap());

@@ -108,7 +108,13 @@ fn check_conditional(config: &Config) -> Vec<Fault> {
 }
 
 fn check_missing(config: &Config) -> Vec<Fault> {
-    if config.calls().any(|call| call.service.is_grpc()) { Vec::new() } else { vec![Fault::new(Error, "")] }
+    // What is elsewhere may have one. That is a finding of its own.
+    let may_have_one = !config.missing.is_empty();
+    if may_have_one || config.calls().any(|call| call.service.is_grpc()) {
+        Vec::new()
+    } else {
+        vec![Fault::new(Error, "")]
+    }
 }
 
 fn service_missing(config: &Config) -> Vec<Fault> {

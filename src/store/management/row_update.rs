@@ -132,6 +132,9 @@ impl Database {
         if let Some(email) = patch.get("email").and_then(|email| email.as_str()) {
             self.refuse_taken_email(email, id).await?;
         }
+        if let Some(name) = patch.get("username").and_then(|name| name.as_str()) {
+            self.refuse_taken_username(name, id).await?;
+        }
         let (patch, statements) = (patch.clone(), self.statements());
         let updated_at = ("updated_at", self.now());
         Ok(UpdatePlan {
@@ -153,6 +156,16 @@ impl Database {
         if others.iter().any(|user| user.get("id").as_i64() != Some(id)) {
             return Err(ManagementError::Refused(format!(
                 "email: another user has {email}; see `keystile users list`"
+            )));
+        }
+        Ok(())
+    }
+
+    async fn refuse_taken_username(&self, name: &str, id: i64) -> Result<()> {
+        let others = self.users_with_username(name).await?;
+        if others.iter().any(|user| user.get("id").as_i64() != Some(id)) {
+            return Err(ManagementError::Refused(format!(
+                "username: another user has {name}; see `keystile users list`"
             )));
         }
         Ok(())

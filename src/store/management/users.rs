@@ -137,6 +137,14 @@ impl Database {
         self.users(&format!("WHERE lower(u.{column}) = lower({param})"), Some(email)).await
     }
 
+    /// The users with this name. Names are compared as the database compares them.
+    pub(super) async fn users_with_username(&self, name: &str) -> Result<Vec<DisplayRow>> {
+        let schema = &self.operator_schema().await?;
+        needs_column(schema, "users", "username")?;
+        let (column, param) = (schema.name("users", "username"), schema.param(1, "users", "username"));
+        self.users(&format!("WHERE u.{column} = {param}"), Some(name)).await
+    }
+
     /// Disables a user, and thereby every key of the user.
     ///
     /// # Errors

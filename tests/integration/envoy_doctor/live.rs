@@ -1,6 +1,6 @@
 //! The configuration of a running Envoy.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::{
@@ -9,9 +9,12 @@ use tokio::{
 };
 
 use crate::harness::{
-    envoy::{Gateway, VERSIONS},
+    envoy::{Gateway, VERSIONS, binary},
     keystile::{Run, keystile},
+    process::{Guarded, free_port, scratch},
     service::Setup,
+    tools::read,
+    until,
 };
 
 async fn doctor(arguments: Vec<String>) -> Run {
@@ -100,4 +103,64 @@ async fn answer_that_is_not_envoys_is_named() {
         let said = run.failed(1);
         assert!(said.contains(words) && said.contains(&url), "{words} in {said}");
     }
+}
+
+/// Writes resources of one type, as Envoy reads them from a file.
+fn write_resources(path: &Path, kind: &str, resources: Vec<Value>) {
+    let typed = resources.into_iter().map(|mut resource| {
+        resource["@type"] = format!("type.googleapis.com/{kind}").into();
+        resource
+    });
+    std::fs::write(path, json!({ "resources": typed.collect::<Vec<_>>() }).to_string()).unwrap();
+}
+
+/// The parts of `envoy/uds.yaml` as dynamic resources of a real Envoy, with a fault. Its admin URL.
+async fn start_with_dynamic_resources(folder: &Path) -> (Guarded, String) {
+    let (ingress, admin) = (free_port(), free_port());
+    let text = read("envoy/uds.yaml").replace("failure_mode_allow: false", "failure_mode_allow: true");
+    let text = text.replace("0.0.0.0, port_value: 8080", &format!("127.0.0.1, port_value: {ingress}"));
+    let text = text.replace("port_value: 9901", &format!("port_value: {admin}"));
+    let mut config: Value = serde_saphyr::from_str(&text).unwrap();
+    let file = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let source =
+        |name: &str| json!({ "path_config_source": { "path": file(name) }, "resource_api_version": "V3" });
+    let mut listener = config["static_resources"]["listeners"][0].take();
+    let manager = &mut listener["filter_chains"][0]["filters"][0]["typed_config"];
+    let routes = manager.as_object_mut().unwrap().remove("route_config").unwrap();
+    manager["rds"] = json!({ "route_config_name": "local", "config_source": source("rds.json") });
+    let clusters = config["static_resources"]["clusters"].as_array().unwrap().clone();
+    write_resources(&folder.join("rds.json"), "envoy.config.route.v3.RouteConfiguration", vec![routes]);
+    write_resources(&folder.join("cds.json"), "envoy.config.cluster.v3.Cluster", clusters);
+    write_resources(&folder.join("lds.json"), "envoy.config.listener.v3.Listener", vec![listener]);
+    let object = config.as_object_mut().unwrap();
+    object.remove("static_resources");
+    object.insert("node".into(), json!({ "id": "test", "cluster": "test" }));
+    let dynamic = json!({ "lds_config": source("lds.json"), "cds_config": source("cds.json") });
+    object.insert("dynamic_resources".into(), dynamic);
+    std::fs::write(folder.join("envoy.json"), config.to_string()).unwrap();
+    let command =
+        [&binary(VERSIONS[1]), "-c", &file("envoy.json"), "--use-dynamic-base-id", "--concurrency", "1"];
+    let envoy = Guarded::spawn(folder.to_owned(), "TERM", &command);
+    let url = format!("http://127.0.0.1:{admin}");
+    until("Envoy has its resources", Duration::from_secs(30), async || {
+        let Ok(answer) = reqwest::get(format!("{url}/listeners")).await else { return false };
+        answer.text().await.is_ok_and(|listeners| listeners.contains("ingress"))
+    })
+    .await;
+    (envoy, url)
+}
+
+#[tokio::test]
+async fn dynamic_listeners_routes_and_clusters_are_examined() {
+    let folder = scratch("envoy-dynamic");
+    let (_envoy, url) = start_with_dynamic_resources(&folder).await;
+    let run = doctor(vec![url]).await;
+    let report: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(codes(&report), ["fail_open", "route_unchecked"], "{report:#}");
+    let path = report["findings"][0]["path"].as_str().unwrap();
+    assert!(path.contains("dynamic_listeners[ingress].active_state.listener"), "{path}");
+    // The file has only a part, and says so.
+    let run = doctor(vec![folder.join("envoy.json").to_str().unwrap().to_owned()]).await;
+    let report: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(codes(&report), ["not_in_document"; 2], "{report:#}");
 }
