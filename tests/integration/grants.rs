@@ -3,10 +3,13 @@
 use crate::harness::{
     client::{Asked, ask_about, channel, code},
     keystile::keystile,
+    management::{Management, answered},
     place::{BUDGETS, Place},
     service::{Keystile, Setup},
     until,
 };
+use reqwest::Method;
+use serde_json::json;
 use std::time::Duration;
 
 /// A database with every table, and roles with the printed rights only.
@@ -112,6 +115,40 @@ async fn instances_and_commands_work_with_the_printed_rights() {
     keystile(&["users", "disable", "ada@example.com"], &admin, "").done();
     let log = setup.log();
     assert!(!log.contains("permission denied"), "{log}");
+    granted.drop_roles().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn management_api_works_with_the_printed_rights() {
+    let granted = Granted::new(BUDGETS).await;
+    let setup = Setup::with_database(&granted.url("_admin"));
+    setup.create_user("ada");
+    let token = setup.create_token("ops", &["--scope", "write"]);
+    let own = ["--scope", "own", "--user", "ada@example.com", "--template", r#"{"scopes": ["chat"]}"#];
+    let portal = setup.create_token("portal", &own);
+    let api = Management::start(&setup, &[]).await;
+    let (status, key) = api.post(&portal, "/v1/keys", &json!({ "name": "mine" })).await;
+    assert_eq!(status, 201, "{key}");
+    let path = format!("/v1/keys/{}", key["id"]);
+    let request = api.request(&token, Method::POST, &format!("{path}/rotate")).header("idempotency-key", "r");
+    let (status, rotated) = answered(request.json(&json!({ "overlap": "1d" })).send().await.unwrap()).await;
+    assert_eq!(status, 201, "{rotated}");
+    let (status, changed) =
+        api.patch(&token, &path, &json!({ "tags": ["a"], "budget_limit_cents": 5 })).await;
+    assert_eq!(status, 200, "{changed}");
+    for path in [format!("{path}/explain"), format!("{path}/revoke?wait=1s")] {
+        let (status, answer) = api.post(&portal, &path, &json!({})).await;
+        assert!(status == 403 || status == 202, "{path}: {answer}");
+    }
+    let user = api.post(&token, "/v1/users", &json!({ "email": "bob@example.com", "username": "bob" })).await;
+    assert_eq!(user.0, 201, "{user:?}");
+    setup.json(&["management-tokens", "revoke", "ops"]);
+    assert_eq!(api.get(&token, "/v1/keys").await.0, 401);
+    assert!(!api.log().contains("permission denied"), "{}", api.log());
+    for table in ["keystile_management_tokens", "keystile_idempotency"] {
+        assert!(!granted.may("", &format!("SELECT * FROM {table}")).await, "instances read no {table}");
+    }
+    drop(api);
     granted.drop_roles().await;
 }
 

@@ -23,8 +23,20 @@ struct Relation {
 
 /// Selects the tables: name, schema, name in SQL, and the sequence of its ids.
 pub(super) fn relations(schema: &Schema) -> String {
-    let tables =
-        ["api_keys", "users", "roles", "budgets", CHANGES, PROOFS, ROTATIONS, ROTATED_BUDGETS, AUDIT, LOST];
+    let tables = [
+        "api_keys",
+        "users",
+        "roles",
+        "budgets",
+        CHANGES,
+        PROOFS,
+        ROTATIONS,
+        ROTATED_BUDGETS,
+        AUDIT,
+        TOKENS,
+        REQUESTS,
+        LOST,
+    ];
     let values = tables.map(|table| {
         let has_ids = matches!(table, "api_keys" | "users" | "budgets");
         let id = schema.spelling(table, "id").filter(|_| has_ids);
@@ -42,6 +54,10 @@ pub(super) fn relations(schema: &Schema) -> String {
 
 /// The sequence that counts the changes that could not be logged.
 const LOST: &str = "keystile_changes_lost";
+
+/// The tables of the management API.
+const TOKENS: &str = "keystile_management_tokens";
+const REQUESTS: &str = "keystile_idempotency";
 
 /// The script.
 pub(super) fn script(schema: &Schema, used: &[UsedColumns], rows: Rows, role: &str) -> String {
@@ -73,6 +89,7 @@ pub(super) fn script(schema: &Schema, used: &[UsedColumns], rows: Rows, role: &s
         }
     }
     lines.extend(script.rotation(&admin));
+    lines.extend(script.management(&admin));
     if script.relation(CHANGES).is_none() {
         lines.push(
             "-- There is no log of changes: run `keystile migrate`, then print the statements again.".into(),
@@ -117,6 +134,22 @@ impl Script<'_> {
             .into_iter()
             .chain(copied)
             .collect()
+    }
+
+    /// The rights of the management API, and of the command that makes its tokens.
+    fn management(&self, role: &str) -> Vec<String> {
+        let rights = [(TOKENS, "SELECT, INSERT, UPDATE"), (REQUESTS, "SELECT, INSERT, UPDATE, DELETE")];
+        let granted: Vec<_> = rights
+            .into_iter()
+            .filter_map(|(table, rights)| {
+                Some(format!("GRANT {rights} ON {} TO {role};", self.relation(table)?.sql))
+            })
+            .collect();
+        if granted.is_empty() {
+            return granted;
+        }
+        let comment = "-- For `keystile management` and `keystile management-tokens`.".to_owned();
+        [comment].into_iter().chain(granted).collect()
     }
 
     fn log(&self, role: &str, rights: &str) -> Vec<String> {
