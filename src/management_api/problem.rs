@@ -20,24 +20,24 @@ use crate::store::{ManagementError, PatchError, StoreError};
 pub(crate) struct Problem {
     /// `urn:keystile:management:` and the code.
     #[serde(rename = "type")]
-    kind: String,
+    kind: Box<str>,
     /// The name of the status.
     title: &'static str,
     /// The HTTP status.
     status: u16,
     /// What is wrong, and how to correct it.
-    detail: String,
+    detail: Box<str>,
     /// The error, for programs.
     code: &'static str,
     /// The field of the request that is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
-    field: Option<String>,
+    field: Option<Box<str>>,
     /// The id of the request, as in the log.
     #[serde(skip_serializing_if = "Option::is_none")]
-    request_id: Option<String>,
+    request_id: Option<Box<str>>,
     #[serde(skip)]
     #[schema(ignore)]
-    header: Option<(HeaderName, HeaderValue)>,
+    header: Option<Box<(HeaderName, HeaderValue)>>,
 }
 
 /// A result of the API.
@@ -46,10 +46,10 @@ pub(crate) type Answer<T> = Result<T, Problem>;
 impl Problem {
     pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
         Self {
-            kind: format!("urn:keystile:management:{code}"),
+            kind: format!("urn:keystile:management:{code}").into(),
             title: status.canonical_reason().unwrap_or_default(),
             status: status.as_u16(),
-            detail: detail.into(),
+            detail: detail.into().into(),
             code,
             field: None,
             request_id: None,
@@ -74,12 +74,12 @@ impl Problem {
 
     pub(crate) fn invalid(field: &str, detail: impl Into<String>) -> Self {
         let problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail);
-        Self { field: Some(field.to_owned()), ..problem }
+        Self { field: Some(field.into()), ..problem }
     }
 
     /// Of this field or parameter.
     pub(crate) fn of_field(self, field: &str) -> Self {
-        Self { field: Some(field.to_owned()), ..self }
+        Self { field: Some(field.into()), ..self }
     }
 
     pub(crate) fn malformed(detail: impl Into<String>) -> Self {
@@ -121,7 +121,7 @@ impl Problem {
 
     /// With a header.
     pub(crate) fn with(self, name: HeaderName, value: HeaderValue) -> Self {
-        Self { header: Some((name, value)), ..self }
+        Self { header: Some(Box::new((name, value))), ..self }
     }
 
     /// The problem of an answer of axum's own: a path or method that there is not.
@@ -136,7 +136,7 @@ impl Problem {
                 let detail = "the path has no such method; see /openapi.json";
                 let problem = Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail);
                 let allow = answer.headers().get(ALLOW).cloned();
-                Some(Self { header: allow.map(|allow| (ALLOW, allow)), ..problem })
+                Some(Self { header: allow.map(|allow| Box::new((ALLOW, allow))), ..problem })
             }
             _ => None,
         }
@@ -205,7 +205,7 @@ impl IntoResponse for Problem {
         let mut answer = (status, Json(self.clone())).into_response();
         let headers = answer.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some((name, value)) = header {
+        if let Some((name, value)) = header.map(|header| *header) {
             headers.insert(name, value);
         }
         answer.extensions_mut().insert(self);
@@ -216,5 +216,5 @@ impl IntoResponse for Problem {
 /// Writes the id of the request into a problem.
 pub(crate) fn with_request_id(answer: Response, id: &str) -> Response {
     let Some(problem) = answer.extensions().get::<Problem>().cloned() else { return answer };
-    Problem { request_id: Some(id.to_owned()), ..problem }.into_response()
+    Problem { request_id: Some(id.into()), ..problem }.into_response()
 }

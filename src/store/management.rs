@@ -1,6 +1,12 @@
 //! How operators manage users and keys.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use time::OffsetDateTime;
 
@@ -167,12 +173,15 @@ impl Database {
         let mut end = self.statements().end_change(&schema);
         let first = queued.pop_front().unwrap_or(first);
         let (mut is_required, mut result) = (first.is_required, None);
+        let is_incomplete = Arc::new(AtomicBool::new(false));
+        let found_incomplete = Arc::clone(&is_incomplete);
         let step = move |rows: Rows| {
             if std::mem::take(&mut is_claim) && rows.is_empty() {
                 return Err(ManagementError::AlreadyDone);
             }
             if is_required && rows.is_empty() {
-                return Err(audit_failed("its triggers are missing or of another version"));
+                found_incomplete.store(true, Ordering::Relaxed);
+                return Err(audit_failed(CHANGED_MEANWHILE));
             }
             if let Some(value) = result.take() {
                 return Ok(Step::Commit(value));
@@ -195,7 +204,19 @@ impl Database {
             is_required = statement.is_required;
             Ok(Step::Run(statement))
         };
-        self.backend().transact(first, step).await
+        let outcome = self.backend().transact(first, step).await;
+        if is_incomplete.load(Ordering::Relaxed) {
+            return Err(self.audit_problem(&schema).await);
+        }
+        outcome
+    }
+
+    /// Why the audit log cannot record a change.
+    async fn audit_problem(&self, schema: &Schema) -> ManagementError {
+        match self.audit_state(schema).await {
+            Ok(state) => audit_failed(state.problems.first().map_or(CHANGED_MEANWHILE, String::as_str)),
+            Err(error) => error.into(),
+        }
     }
 
     /// Makes a change: runs these statements in one transaction, all or nothing, in which the audit log knows who makes
@@ -239,10 +260,7 @@ impl Database {
                 Ok(TransactionOutcome::RolledBack(places.collect()))
             }
             TransactionOutcome::Failed(_, error) => Err(audit_failed(&error.to_string())),
-            TransactionOutcome::RolledBack(_) => {
-                let problems = self.audit_state(&schema).await?.problems;
-                Err(audit_failed(problems.first().map_or("its triggers changed meanwhile", String::as_str)))
-            }
+            TransactionOutcome::RolledBack(_) => Err(self.audit_problem(&schema).await),
         }
     }
 
@@ -348,6 +366,9 @@ fn holds_time(schema: &Schema, table: &str, column: &str) -> bool {
     let is_time = |kind: &String| ["time", "date", "text", "char"].iter().any(|part| kind.contains(part));
     kind.as_ref().is_some_and(is_time) && !schema.is_generated(table, column)
 }
+
+/// What is said where the reason is gone when it is looked for.
+const CHANGED_MEANWHILE: &str = "its triggers changed meanwhile";
 
 fn audit_failed(why: &str) -> ManagementError {
     ManagementError::Refused(format!(

@@ -45,10 +45,11 @@ fn codes(examined: &Examination) -> BTreeSet<&'static str> {
     examined.findings.iter().map(|finding| finding.code).collect()
 }
 
-/// The configurations that people copy.
+/// The configurations that people copy, without the files of secrets that one of them names.
 fn shipped() -> Vec<PathBuf> {
     let entries = std::fs::read_dir(repository("envoy")).unwrap().map(|entry| entry.unwrap().path());
-    entries.filter(|path| path.extension().is_some_and(|extension| extension == "yaml")).collect()
+    let documents = entries.filter(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+    documents.filter(|path| std::fs::read_to_string(path).unwrap().contains("static_resources:")).collect()
 }
 
 #[test]

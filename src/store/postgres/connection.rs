@@ -142,6 +142,17 @@ impl PostgresConnection {
         self.command(begin).await
     }
 
+    /// Begins a transaction that locks rows and decides from them. Once it has a lock it sees the newest row, whatever the
+    /// database's default isolation is. It waits for a locked row less long than its timeout, so that the error says why.
+    pub(super) async fn begin_change(&self) -> Result<(), StoreError> {
+        let access = match self.access {
+            Access::ReadWrite => "",
+            Access::ReadOnly => ", READ ONLY",
+        };
+        let begin = format!("BEGIN ISOLATION LEVEL READ COMMITTED{access}; SET LOCAL lock_timeout = '20s'");
+        self.command(&begin).await
+    }
+
     pub(super) async fn command(&self, sql: &str) -> Result<(), StoreError> {
         self.client.batch_execute(sql).await.map_err(|error| explain(&error))
     }

@@ -57,10 +57,6 @@ const LISTENER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Begins a write in the background. It waits for a locked row less long than its timeout.
 const BEGIN_WRITE: &str = "BEGIN; SET LOCAL lock_timeout = '200ms'";
 
-/// Begins a transaction that locks rows and decides from them. Once it has a lock it sees the newest row, whatever the
-/// database's default isolation is. It waits for a locked row less long than its timeout, so that the error says why.
-const BEGIN_CHANGE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '20s'";
-
 impl PostgresPool {
     /// Reads the settings in the URL. Connects at the first statement. `resolver` resolves host names.
     pub(crate) fn new(
@@ -169,7 +165,7 @@ impl PostgresPool {
         let mut connection = self.connection().await?;
         // Each early return leaves it busy: the connection is closed, and the server rolls back.
         connection.state = ConnectionState::Busy;
-        within(limit, connection.command(BEGIN_CHANGE)).await?;
+        within(limit, connection.begin_change()).await?;
         let mut statement = first;
         let (end, result) = loop {
             let rows = async { query(&connection.client, &statement).await.map_err(|error| explain(&error)) };
