@@ -54,20 +54,17 @@ impl<S, L: RateLimiter> Authorizer<S, L> {
             presented => presented.as_ref().map_err(|reason| *reason)?,
         };
         // 2 records: all records that the credential might belong to.
-        let records = self.store.records(credential.prefix(), now);
-        let late = || {
+        let Ok(found) = before(deadline, self.store.records(credential.prefix(), now)).await else {
             self.store.report_late();
-            self.late::<R>()
+            return Err(self.late::<R>().into());
         };
-        let found = within(deadline, records, late).await?;
         // 3 proof: the whole credential is proven before any other property of the key matters.
         let caller = Caller { client: attributes.vouched_client, now, deadline };
-        let proof = self.prove(credential, found, &caller);
-        let late = || {
+        let Ok(proven) = before(deadline, self.prove(credential, found?, &caller)).await else {
             self.verifier.report_late();
-            self.late::<R>()
+            return Err(self.late::<R>().into());
         };
-        let proven = within(deadline, proof, late).await?;
+        let proven = proven?;
         // 4 policy: the key's own policy, on every request.
         let facts = Facts { record: proven.record(), attributes, route, now: now.wall };
         if let Err(reason) = policy::check(&facts) {
@@ -132,18 +129,6 @@ impl<S, L: RateLimiter> Authorizer<S, L> {
         S: KeyStore<R>,
     {
         if self.store.is_lost() { Reason::Unavailable } else { Reason::Overloaded }
-    }
-}
-
-/// Waits until the deadline and no longer. `late` returns the reason after it.
-async fn within<T, E: Into<Denial<R>>, R>(
-    deadline: Instant,
-    step: impl Future<Output = Result<T, E>>,
-    late: impl FnOnce() -> Reason,
-) -> Result<T, Denial<R>> {
-    match before(deadline, step).await {
-        Ok(answer) => answer.map_err(Into::into),
-        Err(_) => Err(late().into()),
     }
 }
 

@@ -18,6 +18,7 @@ use crate::{
 };
 
 mod argument;
+mod audit;
 mod backup;
 mod completions;
 mod database;
@@ -64,6 +65,9 @@ enum Command {
 
     /// Create missing tables, and install the log of changes in the database.
     Migrate(migrate::Migrate),
+
+    /// List who changed which key or user, and how; or follow the changes.
+    Audit(Box<audit::Audit>),
 
     /// Copy a SQLite database that is in use into a new file.
     Backup(backup::Backup),
@@ -230,6 +234,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Explain(explain) => explain::run(*explain).await,
         Command::Doctor(args) => doctor::run(args).await,
         Command::Migrate(args) => migrate::run(args).await,
+        Command::Audit(args) => audit::run(*args).await,
         Command::Backup(args) => backup::run(args).await,
         Command::Invalidate(args) => invalidate::run(args).await,
         Command::Keys(command) => keys::run(command).await,

@@ -20,6 +20,8 @@ use crate::{
 };
 
 mod actor;
+mod audit;
+mod audited_tables;
 mod backend;
 mod change_log;
 mod database;
@@ -49,11 +51,11 @@ pub use decode::value::allow_list;
 pub use inspection::{FindingKind, Inspection, InspectionProgress};
 pub use lower_tier::LowerTier;
 pub use management::{
-    BulkRevocation, Change, Difference, DisplayRow, ExportedUser, IDEMPOTENCY_LIFETIME, IdempotencyClaim,
-    IdempotencyRecord, ImportError, ImportOptions, ImportProgress, ImportRow, ImportStep, Imported,
-    KeyFilter, KeyPage, KeyRotation, KeySort, KeyState, KeyTemplate, ManagementError, ManagementToken,
-    NewKey, NewUser, OwnerRule, PageCursor, PageRequest, Patch, PatchError, Resource, RevokedKeys,
-    RotatedKey, RowVersion, TokenScope, TokenSecret, UnreadBudget, json_object,
+    AuditFilter, AuditPage, AuditPosition, BulkRevocation, Change, Difference, DisplayRow, ExportedUser,
+    IDEMPOTENCY_LIFETIME, IdempotencyClaim, IdempotencyRecord, ImportError, ImportOptions, ImportProgress,
+    ImportRow, ImportStep, Imported, KeyFilter, KeyPage, KeyRotation, KeySort, KeyState, KeyTemplate,
+    ManagementError, ManagementToken, NewKey, NewUser, OwnerRule, PageCursor, PageRequest, Patch, PatchError,
+    Resource, RevokedKeys, RotatedKey, RowVersion, TokenScope, TokenSecret, UnreadBudget, json_object,
 };
 pub use memory::{Memory, MemoryConfig};
 pub use migrate::{LogInstallation, Migration};

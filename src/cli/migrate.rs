@@ -61,6 +61,11 @@ pub(super) async fn run(args: Migrate) -> anyhow::Result<()> {
         LogInstallation::Kept => print("changes of keys and users are logged, as before\n")?,
         LogInstallation::Refused(_) => {}
     }
+    match migrated.audit {
+        LogInstallation::Installed => print("changes of keys and users are audited now\n")?,
+        LogInstallation::Kept => print("changes of keys and users are audited, as before\n")?,
+        LogInstallation::Refused(_) => {}
+    }
     for warning in migrated.warnings {
         eprintln!("warning: {warning}");
     }

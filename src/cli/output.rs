@@ -16,6 +16,7 @@ mod style;
 mod table;
 mod words;
 
+use style::printable;
 use table::{Overflow, TextTable, terminal_width};
 pub(super) use words::count;
 use words::{relative, whole_seconds};
@@ -172,6 +173,17 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
 
 pub(super) fn json(value: &(impl Serialize + ?Sized)) -> anyhow::Result<()> {
     let text = serde_json::to_string_pretty(value).context("writing JSON")?;
+    print(&format!("{text}\n"))
+}
+
+/// Prints one line for people.
+pub(super) fn print_line(text: &str) -> anyhow::Result<()> {
+    print(&format!("{}\n", printable(text)))
+}
+
+/// Prints one JSON value in one line.
+pub(super) fn json_line(value: &(impl Serialize + ?Sized)) -> anyhow::Result<()> {
+    let text = serde_json::to_string(value).context("writing JSON")?;
     print(&format!("{text}\n"))
 }
 

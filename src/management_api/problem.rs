@@ -8,7 +8,7 @@ use axum::{
     },
     response::{IntoResponse, Response},
 };
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tracing::{error, warn};
 use utoipa::ToSchema;
 
@@ -20,7 +20,8 @@ use crate::store::{ManagementError, PatchError, StoreError};
 pub(crate) struct Problem {
     /// `urn:keystile:management:` and the code.
     #[serde(rename = "type")]
-    kind: String,
+    #[schema(value_type = String)]
+    kind: ProblemType,
     /// The name of the status.
     title: &'static str,
     /// The HTTP status.
@@ -31,13 +32,25 @@ pub(crate) struct Problem {
     code: &'static str,
     /// The field of the request that is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
-    field: Option<String>,
+    #[schema(value_type = Option<String>)]
+    field: Option<Box<str>>,
     /// The id of the request, as in the log.
     #[serde(skip_serializing_if = "Option::is_none")]
-    request_id: Option<String>,
+    #[schema(value_type = Option<String>)]
+    request_id: Option<Box<str>>,
     #[serde(skip)]
     #[schema(ignore)]
-    header: Option<(HeaderName, HeaderValue)>,
+    header: Option<Box<(HeaderName, HeaderValue)>>,
+}
+
+/// The URN of an error's code.
+#[derive(Debug, Clone)]
+struct ProblemType(&'static str);
+
+impl Serialize for ProblemType {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("urn:keystile:management:{}", self.0))
+    }
 }
 
 /// A result of the API.
@@ -46,7 +59,7 @@ pub(crate) type Answer<T> = Result<T, Problem>;
 impl Problem {
     pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
         Self {
-            kind: format!("urn:keystile:management:{code}"),
+            kind: ProblemType(code),
             title: status.canonical_reason().unwrap_or_default(),
             status: status.as_u16(),
             detail: detail.into(),
@@ -74,12 +87,12 @@ impl Problem {
 
     pub(crate) fn invalid(field: &str, detail: impl Into<String>) -> Self {
         let problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail);
-        Self { field: Some(field.to_owned()), ..problem }
+        Self { field: Some(field.into()), ..problem }
     }
 
     /// Of this field or parameter.
     pub(crate) fn of_field(self, field: &str) -> Self {
-        Self { field: Some(field.to_owned()), ..self }
+        Self { field: Some(field.into()), ..self }
     }
 
     pub(crate) fn malformed(detail: impl Into<String>) -> Self {
@@ -121,7 +134,7 @@ impl Problem {
 
     /// With a header.
     pub(crate) fn with(self, name: HeaderName, value: HeaderValue) -> Self {
-        Self { header: Some((name, value)), ..self }
+        Self { header: Some(Box::new((name, value))), ..self }
     }
 
     /// The problem of an answer of axum's own: a path or method that there is not.
@@ -136,7 +149,7 @@ impl Problem {
                 let detail = "the path has no such method; see /openapi.json";
                 let problem = Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail);
                 let allow = answer.headers().get(ALLOW).cloned();
-                Some(Self { header: allow.map(|allow| (ALLOW, allow)), ..problem })
+                Some(Self { header: allow.map(|allow| Box::new((ALLOW, allow))), ..problem })
             }
             _ => None,
         }
@@ -205,7 +218,8 @@ impl IntoResponse for Problem {
         let mut answer = (status, Json(self.clone())).into_response();
         let headers = answer.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some((name, value)) = header {
+        if let Some(header) = header {
+            let (name, value) = *header;
             headers.insert(name, value);
         }
         answer.extensions_mut().insert(self);
@@ -216,5 +230,5 @@ impl IntoResponse for Problem {
 /// Writes the id of the request into a problem.
 pub(crate) fn with_request_id(answer: Response, id: &str) -> Response {
     let Some(problem) = answer.extensions().get::<Problem>().cloned() else { return answer };
-    Problem { request_id: Some(id.to_owned()), ..problem }.into_response()
+    Problem { request_id: Some(id.into()), ..problem }.into_response()
 }

@@ -64,10 +64,17 @@ impl Actor {
         Self { kind, name: printable(name), origin: printable(origin) }
     }
 
-    /// The actor and the action, for the triggers of the audit log.
+    /// What it is, its name, and where it is.
+    pub(crate) fn describe(&self) -> [&str; 3] {
+        [self.kind.name(), &self.name, &self.origin]
+    }
+
+    /// The actor and the action, for the triggers of the audit log, which must not omit the change.
     pub(crate) fn to_json(&self, action: Action) -> String {
         let Self { kind, name, origin } = self;
-        json!({ "kind": kind.name(), "name": name, "origin": origin, "action": action.name() }).to_string()
+        let (kind, action) = (kind.name(), action.name());
+        json!({ "kind": kind, "name": name, "origin": origin, "action": action, "required": true })
+            .to_string()
     }
 }
 

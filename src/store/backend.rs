@@ -188,6 +188,14 @@ impl Backend {
         }
     }
 
+    /// Creates the audit log and the triggers that write it, or replaces those of an earlier version.
+    pub(crate) async fn install_audit(&self, schema: &Schema) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(pool) => pool.install_audit(schema).await,
+            Self::Sqlite(file) => file.install_audit(schema).await,
+        }
+    }
+
     /// How often the change log is read where the database does not notify.
     pub(crate) fn poll_interval(&self) -> Duration {
         match self {

@@ -4,6 +4,7 @@ use time::OffsetDateTime;
 
 use super::{
     Database, StoreError,
+    audited_tables::AUDIT,
     schema::{ROTATIONS, Schema},
     statement::{Deadline, Rows, Statement, first_value},
 };
@@ -68,6 +69,8 @@ impl Database {
 impl Inspector<'_> {
     async fn examine(&mut self) -> Result<(), StoreError> {
         self.examine_feed().await?;
+        let examined = self.examine_audit().await;
+        self.tolerate(Location::table(AUDIT), examined)?;
         let examined = self.examine_access().await;
         self.tolerate(Location::default(), examined)?;
         self.examine_tables().await?;

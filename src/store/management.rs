@@ -13,6 +13,7 @@ use super::{
 };
 use crate::clock;
 
+mod audit;
 mod budgets;
 mod bulk_revocation;
 mod chain;
@@ -32,6 +33,7 @@ mod strict_json;
 mod tokens;
 mod users;
 
+pub use audit::{AuditFilter, AuditPage, AuditPosition};
 pub use budgets::UnreadBudget;
 pub use bulk_revocation::BulkRevocation;
 pub use change::{Change, Difference};
@@ -154,6 +156,8 @@ impl Database {
         first: Statement,
         mut next: impl FnMut(Rows) -> Result<Step<T>> + Send + 'static,
     ) -> Result<T> {
+        // The tables may have been migrated since they were read.
+        self.forget_tables();
         let schema = self.operator_schema().await?;
         let claim = self.claim().map(|claim| claim.insert(self.statements()));
         let mut is_claim = claim.is_some();
@@ -203,6 +207,8 @@ impl Database {
         needs_rows: bool,
         progress: Progress,
     ) -> Result<TransactionOutcome> {
+        // The tables may have been migrated since they were read.
+        self.forget_tables();
         let schema = self.operator_schema().await?;
         let claim =
             self.claim().map(|claim| Statement { is_required: true, ..claim.insert(self.statements()) });
@@ -210,10 +216,13 @@ impl Database {
         let mut before: Vec<_> = claim.into_iter().collect();
         before.extend(self.statements().begin_change(&schema, self.actor(), action));
         let (offset, count) = (before.len(), statements.len());
+        for statement in &mut statements {
+            statement.is_required |= needs_rows;
+        }
         statements.splice(0..0, before);
         statements.extend(self.statements().end_change(&schema));
         let progress = move |done: usize| progress(done.saturating_sub(offset).min(count));
-        let outcome = self.backend().transaction(statements, needs_rows, Box::new(progress)).await?;
+        let outcome = self.backend().transaction(statements, false, Box::new(progress)).await?;
         let is_change = |at: usize| (offset..offset + count).contains(&at);
         match outcome {
             TransactionOutcome::Committed(mut rows) => {
@@ -231,7 +240,8 @@ impl Database {
             }
             TransactionOutcome::Failed(_, error) => Err(audit_failed(&error.to_string())),
             TransactionOutcome::RolledBack(_) => {
-                Err(audit_failed("its triggers are missing or of another version"))
+                let problems = self.audit_state(&schema).await?.problems;
+                Err(audit_failed(problems.first().map_or("its triggers changed meanwhile", String::as_str)))
             }
         }
     }

@@ -3,6 +3,7 @@
 
 use super::{
     Database, StoreError,
+    audited_tables::AUDIT,
     schema::{PROOFS, TABLES},
     statement::{Deadline, Statement},
 };
@@ -20,6 +21,8 @@ pub struct Migration {
     pub kept: Vec<&'static str>,
     /// Whether the database logs its changes now.
     pub log: LogInstallation,
+    /// Whether the database audits its changes now.
+    pub audit: LogInstallation,
     /// Whether the table of proofs was created.
     pub proofs_created: bool,
     /// Whether the tables of rotated keys were created.
@@ -28,7 +31,7 @@ pub struct Migration {
     pub warnings: Vec<String>,
 }
 
-/// The outcome of installing the change log.
+/// The outcome of installing the change log, or the audit log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogInstallation {
     /// It was created, or updated.
@@ -59,6 +62,7 @@ impl Database {
         let has_proofs = schema.has_table(PROOFS);
         let refusal = if has_proofs { None } else { self.create(self.statements().create_proofs()).await? };
         let management = self.create(self.statements().create_management()).await?;
+        let audit = self.install_audit().await?;
         self.forget_tables();
         let mut warnings = self.log_problems().await?;
         if let Some(reason) = &refusal {
@@ -85,6 +89,12 @@ impl Database {
                  To create it, run `keystile migrate` as the owner of the tables"
             ));
         }
+        if let LogInstallation::Refused(reason) = &audit {
+            warnings.push(format!(
+                "no audit log: {reason}; changes of keys and users are not recorded. To create it, run `keystile \
+                 migrate` as the owner of the tables"
+            ));
+        }
         if !self.prefix_is_indexed().await? {
             warnings.push(
                 "api_keys has no index on key_prefix, so every look-up reads the whole table; \
@@ -94,7 +104,7 @@ impl Database {
         }
         let proofs_created = !has_proofs && refusal.is_none();
         let rotations_created = !has_rotations && rotations.is_none();
-        Ok(Migration { created, kept, log, proofs_created, rotations_created, warnings })
+        Ok(Migration { created, kept, log, audit, proofs_created, rotations_created, warnings })
     }
 
     /// Installs the change log. A refusal is no failure: there are other ways to notice changes.
@@ -113,6 +123,19 @@ impl Database {
             return Ok(LogInstallation::Kept);
         }
         match self.backend().install_log(&schema, notifies).await {
+            Ok(()) => Ok(LogInstallation::Installed),
+            Err(StoreError::Unfit(reason)) => Ok(LogInstallation::Refused(reason.to_string())),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Installs the audit log. A refusal is no failure: Keystile works without it.
+    async fn install_audit(&self) -> Result<LogInstallation, StoreError> {
+        let schema = self.backend().read_schema(Deadline::Operator).await?.fit()?;
+        if schema.has_table(AUDIT) && self.audit_state(&schema).await?.is_complete() {
+            return Ok(LogInstallation::Kept);
+        }
+        match self.backend().install_audit(&schema).await {
             Ok(()) => Ok(LogInstallation::Installed),
             Err(StoreError::Unfit(reason)) => Ok(LogInstallation::Refused(reason.to_string())),
             Err(error) => Err(error),

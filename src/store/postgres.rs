@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 mod access;
+mod audit;
+mod audit_check;
 mod change_log;
 mod connection;
 mod connector;

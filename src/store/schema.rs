@@ -292,6 +292,11 @@ impl Schema {
             ("users", _) => ("u", table, column),
             _ => ("k", table, column),
         };
+        self.text_of(table, alias, column)
+    }
+
+    /// An expression for a column of a table under this alias, as text; NULL where there is no such column.
+    pub(crate) fn text_of(&self, table: &str, alias: &str, column: &str) -> String {
         match self.kind(table, column) {
             Some(kind) => self.dialect.as_text(&format!("{alias}.{}", self.name(table, column)), kind),
             None => "NULL".to_owned(),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+mod audit;
 mod backup;
 mod change_log;
 mod file;

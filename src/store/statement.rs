@@ -72,6 +72,11 @@ impl Statement {
     pub(crate) fn final_in_transaction(self) -> Self {
         Self { is_final: true, ..self }
     }
+
+    /// The same, without whose row its transaction fails.
+    pub(crate) fn required(self) -> Self {
+        Self { is_required: true, ..self }
+    }
 }
 
 impl TransactionOutcome {

@@ -82,6 +82,16 @@ pub(crate) trait Statements: Dialect {
     /// Inserts one budget by this statement, which has no RETURNING, and notes it as a copy of the budget `first`.
     fn copy_budget(&self, schema: &Schema, insert: Statement, first: i64) -> Vec<Statement>;
 
+    /// Selects what is wrong with the audit log, as rows of a kind and a text: `problem` keeps it from recording a change,
+    /// `stale` makes it slow, `lost` is the number of changes that it could not record.
+    fn audit_state(&self, schema: &Schema) -> Statement;
+
+    /// An expression for the entries of the audit log that a statement saw.
+    fn audit_position(&self) -> &'static str;
+
+    /// A condition: an entry `a` of the audit log was committed since the position in the parameter of this number.
+    fn audit_since(&self, param: usize) -> String;
+
     /// Tells the audit log, at the start of a transaction, who makes which change in it. A required statement among them
     /// returns no row if the audit log cannot record the change.
     fn begin_change(&self, schema: &Schema, actor: &Actor, action: Action) -> Vec<Statement>;

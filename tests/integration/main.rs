@@ -7,6 +7,7 @@ mod harness;
 
 mod answers;
 mod arrows;
+mod audit;
 mod backup;
 mod bounds;
 mod bulk_revocation;

@@ -12,7 +12,6 @@ use crate::harness::{
     postgres::{self, Schema},
     proxy::{Proxy, Wire},
     service::{Key, Keystile, Setup},
-    tools::read,
     until,
 };
 
@@ -248,25 +247,29 @@ async fn nothing_is_written_where_it_is_not_wanted() {
     assert_eq!(total(&fleet).await, 0);
 }
 
-/// Makes the role of that name in docs/guides/database.md, with the rights that it has there; its URL.
-async fn documented_role(schema: &Schema, name: &str) -> (String, String) {
-    let document = read("docs/guides/database.md");
-    let mut blocks = document.split("```sql\n").filter_map(|rest| rest.split("```").next());
-    let block = blocks.find(|block| block.starts_with(&format!("CREATE ROLE {name} "))).unwrap();
-    let role = format!("{name}_{}", schema.name());
-    let lines = block.lines().filter(|line| !line.contains("ON roles") && !line.contains("ON budgets"));
-    let sql: String = lines.map(|line| format!("{line}\n")).collect();
-    let sql = sql.replace("SCHEMA public", &format!("SCHEMA {}", schema.name()));
-    let sql = sql.replace(&format!("ROLE {name} "), &format!("ROLE {role} "));
-    schema.execute(&sql.replace(&format!("TO {name};"), &format!("TO {role};"))).await;
-    let url = schema.url().replace("keystile@", &format!("{role}@"));
-    (role, url)
+/// Makes a role with the rights that `keystile migrate --print-grants` prints for it; its URL.
+async fn documented_role(schema: &Schema, suffix: &str) -> String {
+    let name = format!("keystile_{}", schema.name());
+    for role in [name.clone(), format!("{name}_admin")] {
+        schema.execute(&format!("CREATE ROLE {role} LOGIN")).await;
+    }
+    let setup = Setup::with_database(&schema.url());
+    let grants = setup.run(&["migrate", "--print-grants", "--role", &name]);
+    assert!(grants.status.success(), "{}", String::from_utf8_lossy(&grants.stderr));
+    schema.execute(&String::from_utf8(grants.stdout).unwrap()).await;
+    schema.url().replace("keystile@", &format!("{name}{suffix}@"))
+}
+
+/// Removes what [`documented_role`] has made.
+async fn drop_roles(schema: &Schema) {
+    let name = format!("keystile_{}", schema.name());
+    schema.execute(&format!("DROP OWNED BY {name}, {name}_admin; DROP ROLE {name}, {name}_admin")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn role_with_the_documented_rights_manages_keys() {
     let fleet = Fleet::start(1, &[]).await;
-    let (role, url) = documented_role(&fleet.schema, "keystile_admin").await;
+    let url = documented_role(&fleet.schema, "_admin").await;
     let setup = Setup::with_database(&url);
     setup.create_user("bob");
     let key = setup.json(&["keys", "create", "--user", "bob@example.com"]);
@@ -284,14 +287,14 @@ async fn role_with_the_documented_rights_manages_keys() {
         let output = setup.run(command);
         assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
-    fleet.schema.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+    drop_roles(&fleet.schema).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn role_with_the_documented_rights_serves_counts_and_prunes() {
     let fleet = Fleet::start(0, &[]).await;
     let key = fleet.key(&[]);
-    let (role, url) = documented_role(&fleet.schema, "keystile").await;
+    let url = documented_role(&fleet.schema, "").await;
     let setup = Setup::with_database(&url);
     let secret = ("KEYSTILE_CACHE_SECRET", "the cache secret of this test and of no other");
     let Keystile { setup, process } = setup.start(&[("KEYSTILE_USAGE_INTERVAL", "1s"), secret]).await;
@@ -309,5 +312,5 @@ async fn role_with_the_documented_rights_serves_counts_and_prunes() {
     database.prune_proofs(later).await.expect("allowed");
     assert_eq!(proofs().await, "0");
     drop((process, database));
-    fleet.schema.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+    drop_roles(&fleet.schema).await;
 }

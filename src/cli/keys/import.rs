@@ -250,5 +250,5 @@ fn report(imported: &Imported, losses: &Losses, is_dry_run: bool) -> anyhow::Res
     let created =
         if *users == 0 { String::new() } else { format!(" and create {}", count(*users as u64, "user")) };
     let created = if is_dry_run { created } else { created.replace("create", "created") };
-    print(&format!("{verb} {keys} keys{created}\n"))
+    print(&format!("{verb} {}{created}\n", count(*keys as u64, "key")))
 }

@@ -31,6 +31,10 @@ pub enum FindingKind {
     FeedDroppedColumns,
     /// The database does not notify instances.
     FeedNotNotified,
+    /// There is no audit log.
+    AuditMissing,
+    /// The audit log does not have every change.
+    AuditIncomplete,
     /// A role lacks a right.
     RightMissing,
     /// Row-level security applies.
@@ -89,7 +93,7 @@ struct Description {
 
 impl FindingKind {
     /// All kinds, in the order of the documentation.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 42] = [
         Self::TableMissing,
         Self::ColumnMissing,
         Self::BudgetsIgnored,
@@ -107,6 +111,8 @@ impl FindingKind {
         Self::Feed(Cause::WritesLost),
         Self::FeedDroppedColumns,
         Self::FeedNotNotified,
+        Self::AuditMissing,
+        Self::AuditIncomplete,
         Self::RightMissing,
         Self::RowsHidden,
         Self::RoleUnlimited,
@@ -237,6 +243,18 @@ impl FindingKind {
                 &[Note],
                 "the database does not notify instances of changes, so they read the log every 400 ms",
                 "none, if two-phase commit needs it; otherwise run `keystile migrate --notify=on` as the owner of the tables",
+            ),
+            Self::AuditMissing => description(
+                "audit_missing",
+                &[Note],
+                "there is no audit log, so changes of keys and users are not recorded",
+                "run `keystile migrate` as the owner of the tables",
+            ),
+            Self::AuditIncomplete => description(
+                "audit_incomplete",
+                &[Warning],
+                "the audit log does not record every change, and Keystile's own commands may refuse to make one",
+                "run `keystile migrate` as the owner of the tables",
             ),
             Self::RightMissing => description(
                 "right_missing",

@@ -1,6 +1,6 @@
 //! The statements with which Postgres reads its log of changes, and the evidence that the log is complete.
 
-use super::triggers::TRIGGERS;
+use super::triggers::{TRIGGERS, TriggerDefinition, literal};
 use crate::store::{schema::Schema, watched_tables::WatchedTable};
 
 /// The tables by name, their partitions and the tables that inherit from them, and the log.
@@ -38,7 +38,8 @@ pub(super) fn tables(columns: &str) -> String {
         {columns}
         UNION ALL SELECT 'relation', '', {FINGERPRINT}, ''
         UNION ALL SELECT 'relation', r.name, quote_ident(n.nspname) || '.' || quote_ident(c.relname), ''
-            FROM (SELECT name, oid FROM roots UNION ALL SELECT 'keystile_changes', oid FROM log) r
+            FROM (SELECT name, oid FROM roots UNION ALL SELECT 'keystile_changes', oid FROM log
+                UNION ALL SELECT 'keystile_audit', CAST(to_regclass('keystile_audit') AS oid)) r
             JOIN pg_class c ON c.oid = r.oid JOIN pg_namespace n ON n.oid = c.relnamespace"
     )
 }
@@ -69,24 +70,8 @@ pub(super) const LAG: &str = "CASE WHEN pg_is_in_recovery() THEN
         ELSE COALESCE(extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()), 1000000000) END
     AS text) END";
 
-/// Selects the evidence, as JSON, and the entries since a snapshot (`$1`); `$2` is the newest entry of the previous read.
-///
-/// An entry whose number no transaction of this cluster had yet is from a dump of another cluster, and no change here.
-pub(super) fn read(schema: &Schema, watched: &[WatchedTable], limit: usize) -> String {
-    let log = schema.relation("keystile_changes");
-    let needed = watched.iter().map(|table| {
-        let columns = table.columns.iter().map(|column| format!("'{}'", column.spelling.replace('\'', "''")));
-        let columns = columns.collect::<Vec<_>>().join(", ");
-        format!("('{}', CAST(ARRAY[{columns}] AS text[]))", table.name)
-    });
-    let needed = needed.collect::<Vec<_>>().join(", ");
-    let triggers = TRIGGERS.iter().map(|trigger| format!("('{}', {})", trigger.name, trigger.kind));
-    let triggers = triggers.collect::<Vec<_>>().join(", ");
-    let newest = newest(log);
-    let [update, ..] = &TRIGGERS;
-    let update = update.name;
-    format!(
-        "WITH RECURSIVE {TABLES}, needed (name, columns) AS (VALUES {needed}), installed AS (
+/// The triggers that are enabled, and whose functions have the text and the rights with which they were made.
+pub(super) const INSTALLED: &str = "installed AS (
             SELECT t.tgrelid, t.tgname, t.tgtype,
                 string_to_array(encode(t.tgargs, 'escape'), E'\\\\000') AS arguments
             FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid CROSS JOIN log l
@@ -95,7 +80,23 @@ pub(super) fn read(schema: &Schema, watched: &[WatchedTable], limit: usize) -> S
             AND (string_to_array(encode(t.tgargs, 'escape'), E'\\\\000'))[1:2] = ARRAY[
                 encode(sha256(convert_to(p.prosrc, 'UTF8')), 'hex'),
                 encode(convert_to(CAST(l.nspname AS text), getdatabaseencoding()), 'escape')]
-        ), untriggered (problem) AS (
+        )";
+
+/// Selects the evidence, as JSON, and the entries since a snapshot (`$1`); `$2` is the newest entry of the previous read.
+///
+/// An entry whose number no transaction of this cluster had yet is from a dump of another cluster, and no change here.
+pub(super) fn read(schema: &Schema, watched: &[WatchedTable], limit: usize) -> String {
+    let log = schema.relation("keystile_changes");
+    let needed = watched
+        .iter()
+        .map(|table| needed(table.name, table.columns.iter().map(|column| column.spelling.as_str())));
+    let needed = needed.collect::<Vec<_>>().join(", ");
+    let triggers = trigger_values(&TRIGGERS);
+    let newest = newest(log);
+    let [update, ..] = &TRIGGERS;
+    let update = update.name;
+    format!(
+        "WITH RECURSIVE {TABLES}, needed (name, columns) AS (VALUES {needed}), {INSTALLED}, untriggered (problem) AS (
             SELECT format('%s on %s', g.name, CAST(m.oid AS regclass))
             FROM members m JOIN needed USING (name) JOIN pg_class c ON c.oid = m.oid
             CROSS JOIN (VALUES {triggers}) AS g (name, kind)
@@ -149,6 +150,18 @@ pub(super) fn read(schema: &Schema, watched: &[WatchedTable], limit: usize) -> S
             AND c.xid < pg_snapshot_xmax(pg_current_snapshot())
             LIMIT {limit})"
     )
+}
+
+/// A table and its columns that must be watched, as values in SQL.
+pub(super) fn needed<'a>(table: &str, columns: impl Iterator<Item = &'a str>) -> String {
+    let columns = columns.map(literal).collect::<Vec<_>>().join(", ");
+    format!("('{table}', CAST(ARRAY[{columns}] AS text[]))")
+}
+
+/// The triggers that there must be, as values in SQL.
+pub(super) fn trigger_values(triggers: &[TriggerDefinition]) -> String {
+    let triggers = triggers.iter().map(|trigger| format!("('{}', {})", trigger.name, trigger.kind));
+    triggers.collect::<Vec<_>>().join(", ")
 }
 
 /// The number of the newest entry of this cluster, or of another cluster's where there is none.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::access::{WRITTEN, literal};
 use crate::store::{
+    audited_tables::AUDIT,
     schema::{CHANGES, PROOFS, ROTATED_BUDGETS, ROTATIONS, Schema},
     statement::Rows,
     statements::UsedColumns,
@@ -31,6 +32,7 @@ pub(super) fn relations(schema: &Schema) -> String {
         PROOFS,
         ROTATIONS,
         ROTATED_BUDGETS,
+        AUDIT,
         TOKENS,
         REQUESTS,
         LOST,
@@ -75,6 +77,10 @@ pub(super) fn script(schema: &Schema, used: &[UsedColumns], rows: Rows, role: &s
     lines.push(format!("-- For commands that write keys and users. First: CREATE ROLE {admin} LOGIN;"));
     lines.extend(script.reading(&admin));
     lines.extend(script.log(&admin, "SELECT, INSERT"));
+    // Its triggers write it.
+    if let Some(audit) = script.relation(AUDIT) {
+        lines.push(format!("GRANT SELECT ON {} TO {admin};", audit.sql));
+    }
     for UsedColumns { table, inserted, updated, .. } in used {
         lines.extend(script.columns("INSERT", table, inserted, &admin));
         lines.extend(script.columns("UPDATE", table, updated, &admin));

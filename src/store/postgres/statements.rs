@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use super::{access, change_log, expressions, grants};
+use super::{access, audit_check, change_log, expressions, grants};
 use crate::{
     revocation::{Since, Snapshot},
     store::{
         actor::{Action, Actor},
+        audited_tables::audited_tables,
         dialect::Dialect,
         schema::{PROOFS, ROTATED_BUDGETS, Schema},
         statement::{Rows, Statement},
@@ -22,7 +23,8 @@ pub(crate) struct PostgresStatements;
 /// twice.
 const SCHEMA: &str = "SELECT 'column', t.name, a.attname::text, format_type(b.oid, -1)
     FROM (VALUES ('api_keys'), ('users'), ('roles'), ('budgets'), ('keystile_changes'), ('keystile_proofs'),
-        ('keystile_rotations'), ('keystile_rotated_budgets')) AS t (name)
+        ('keystile_rotations'), ('keystile_rotated_budgets'), ('keystile_audit'),
+        ('keystile_management_tokens')) AS t (name)
     JOIN pg_attribute a ON a.attrelid = to_regclass(t.name)
     CROSS JOIN LATERAL (
         WITH RECURSIVE domains AS (
@@ -292,17 +294,34 @@ impl Statements for PostgresStatements {
         vec![Statement::new(sql, insert.params)]
     }
 
+    fn audit_state(&self, schema: &Schema) -> Statement {
+        Statement::plain(audit_check::state(&audited_tables(schema)))
+    }
+
+    fn audit_position(&self) -> &'static str {
+        "CAST(pg_current_snapshot() AS text)"
+    }
+
+    /// An entry whose number no transaction of this cluster had yet is from a dump of another cluster.
+    fn audit_since(&self, param: usize) -> String {
+        format!(
+            "a.xid >= pg_snapshot_xmin(CAST(${param}::text AS pg_snapshot))
+            AND NOT pg_visible_in_snapshot(a.xid, CAST(${param}::text AS pg_snapshot))
+            AND a.xid < pg_snapshot_xmax(pg_current_snapshot())"
+        )
+    }
+
     /// The setting ends with the transaction.
+    fn begin_change(&self, schema: &Schema, actor: &Actor, action: Action) -> Vec<Statement> {
+        let begin = audit_check::begin(&audited_tables(schema));
+        vec![Statement::new(begin, [Some(actor.to_json(action))]).required()]
+    }
+
     fn may_update(&self, schema: &Schema, table: &str, column: &str) -> Option<Statement> {
         const SQL: &str =
             "SELECT 'yes' WHERE has_column_privilege(CAST(to_regclass($1::text) AS oid), $2::text, 'UPDATE')";
         let column = schema.spelling(table, column).unwrap_or(column).to_owned();
         Some(Statement::new(SQL, [Some(schema.relation(table).to_owned()), Some(column)]))
-    }
-
-    fn begin_change(&self, _: &Schema, actor: &Actor, action: Action) -> Vec<Statement> {
-        const TELL: &str = "SELECT set_config('keystile.actor', $1::text, true)";
-        vec![Statement::new(TELL, [Some(actor.to_json(action))])]
     }
 
     fn end_change(&self, _: &Schema) -> Option<Statement> {

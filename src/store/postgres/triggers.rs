@@ -14,7 +14,7 @@ pub(super) struct TriggerDefinition {
     pub(super) name: &'static str,
     /// `pg_trigger.tgtype`: when it fires.
     pub(super) kind: u16,
-    event: &'static str,
+    pub(super) event: &'static str,
 }
 
 /// An update of a row, its insertion or deletion, and the truncation of a table.
@@ -81,55 +81,86 @@ pub(super) fn table_triggers(
     relation: &str,
     is_partition: bool,
 ) -> Vec<String> {
-    let LogLocation { schema, replaces_triggers } = location;
     let create = |trigger: &TriggerDefinition| {
-        let TriggerDefinition { name, event, .. } = trigger;
-        let (level, function, body) = if *name == TRUNCATE {
-            ("STATEMENT", "everything", truncated(location))
+        let (function, body) = if trigger.name == TRUNCATE {
+            ("keystile_log_everything".to_owned(), truncated(location))
         } else {
-            ("ROW", table.name, row_changed(location, table))
+            (format!("keystile_log_{}", table.name), row_changed(location, table))
         };
-        // Readers verify these: the function's text, the schema of its log, and the columns that it compares.
-        let arguments = [digest(&body), unquoted(schema)].into_iter();
-        let arguments = arguments.chain(table.columns.iter().map(|column| column.spelling.clone()));
-        let arguments: Vec<_> = arguments.map(|argument| literal(&argument)).collect();
-        let replace = if *replaces_triggers { "OR REPLACE " } else { "" };
-        let drop = format!("DROP TRIGGER IF EXISTS {name} ON {relation}");
-        let create = format!(
-            "CREATE {replace}TRIGGER {name} AFTER {event} ON {relation} FOR EACH {level}
-            EXECUTE FUNCTION {schema}.keystile_log_{function}({})",
-            arguments.join(", ")
-        );
-        // Also for rows that logical replication applies, and for sessions in the role of a replica.
-        let always = format!("ALTER TABLE {relation} ENABLE ALWAYS TRIGGER {name}");
-        let is_inherited = is_partition && *name != TRUNCATE;
-        let drop = (!replaces_triggers && !is_inherited).then_some(drop);
-        drop.into_iter().chain((!is_inherited).then_some(create)).chain([always])
+        let columns = table.columns.iter().map(|column| column.spelling.as_str());
+        create_trigger(location, trigger, relation, is_partition, (&function, &body), columns)
     };
     TRIGGERS.iter().flat_map(create).collect()
 }
 
-/// A trigger function. It writes the log with the rights of its owner, not of the role that changes the table. Other
-/// roles cannot use it: a trigger on one of their own tables could otherwise write the log.
+/// The statements that make one trigger with this function and its text. `columns` are those that the function compares.
+pub(super) fn create_trigger<'a>(
+    location: &LogLocation<'_>,
+    trigger: &TriggerDefinition,
+    relation: &str,
+    is_partition: bool,
+    (function, body): (&str, &str),
+    columns: impl Iterator<Item = &'a str>,
+) -> Vec<String> {
+    let LogLocation { schema, replaces_triggers } = location;
+    let TriggerDefinition { name, event, .. } = trigger;
+    let is_of_rows = *event != "TRUNCATE";
+    let level = if is_of_rows { "ROW" } else { "STATEMENT" };
+    // Readers verify these: the function's text, the schema of its log, and the columns that it compares.
+    let arguments = [digest(body), unquoted(schema)].into_iter().chain(columns.map(str::to_owned));
+    let arguments: Vec<_> = arguments.map(|argument| literal(&argument)).collect();
+    let replace = if *replaces_triggers { "OR REPLACE " } else { "" };
+    let drop = format!("DROP TRIGGER IF EXISTS {name} ON {relation}");
+    let create = format!(
+        "CREATE {replace}TRIGGER {name} AFTER {event} ON {relation} FOR EACH {level}
+        EXECUTE FUNCTION {schema}.{function}({})",
+        arguments.join(", ")
+    );
+    // Also for rows that logical replication applies, and for sessions in the role of a replica.
+    let always = format!("ALTER TABLE {relation} ENABLE ALWAYS TRIGGER {name}");
+    let is_inherited = is_partition && is_of_rows;
+    let drop = (!replaces_triggers && !is_inherited).then_some(drop);
+    drop.into_iter().chain((!is_inherited).then_some(create)).chain([always]).collect()
+}
+
 fn function(location: &LogLocation<'_>, name: &str, body: &str) -> [String; 3] {
+    trigger_function(location, &format!("keystile_log_{name}"), "keystile_changes", body)
+}
+
+/// A trigger function. It writes the table with the rights of its owner, not of the role that changes the row. Other
+/// roles cannot use it: a trigger on one of their own tables could otherwise write there.
+pub(super) fn trigger_function(
+    location: &LogLocation<'_>,
+    name: &str,
+    written: &str,
+    body: &str,
+) -> [String; 3] {
     let LogLocation { schema, .. } = location;
-    // A function that is replaced keeps its owner, who may have no right to the log.
+    // A function that is replaced keeps its owner, who may have no right to the table.
     let give_to_owner_of_log = format!(
         "DO $give$ DECLARE log_owner name; BEGIN
             SELECT r.rolname INTO log_owner FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner,
-                pg_proc p WHERE c.oid = '{schema}.keystile_changes'::regclass
-                AND p.oid = '{schema}.keystile_log_{name}()'::regprocedure AND p.proowner <> c.relowner;
+                pg_proc p WHERE c.oid = '{schema}.{written}'::regclass
+                AND p.oid = '{schema}.{name}()'::regprocedure AND p.proowner <> c.relowner;
             IF log_owner IS NOT NULL THEN
-                EXECUTE format('ALTER FUNCTION {schema}.keystile_log_{name}() OWNER TO %I', log_owner);
+                EXECUTE format('ALTER FUNCTION {schema}.{name}() OWNER TO %I', log_owner);
             END IF; END $give$"
     );
     [
         format!(
-            "CREATE OR REPLACE FUNCTION {schema}.keystile_log_{name}() RETURNS trigger LANGUAGE plpgsql
+            "CREATE OR REPLACE FUNCTION {schema}.{name}() RETURNS trigger LANGUAGE plpgsql
             SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body${body}$body$"
         ),
         give_to_owner_of_log,
-        format!("REVOKE ALL ON FUNCTION {schema}.keystile_log_{name}() FROM PUBLIC"),
+        // Default privileges may have given it to roles by name.
+        format!(
+            "DO $revoke$ DECLARE grantee text; BEGIN
+            FOR grantee IN SELECT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END
+                FROM pg_proc p CROSS JOIN aclexplode(COALESCE(p.proacl, acldefault('f', p.proowner))) a
+                WHERE p.oid = '{schema}.{name}()'::regprocedure AND a.grantee <> p.proowner LOOP
+                EXECUTE format('REVOKE ALL ON FUNCTION {schema}.{name}() FROM %s', grantee);
+            END LOOP; END $revoke$"
+        ),
     ]
 }
 
@@ -285,7 +316,7 @@ fn digest(body: &str) -> String {
     HEXLOWER.encode(&Sha256::digest(body))
 }
 
-fn literal(text: &str) -> String {
+pub(super) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 

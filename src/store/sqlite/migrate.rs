@@ -1,6 +1,6 @@
 //! Creates the tables, the change log and the triggers of a SQLite file.
 
-use super::{SqliteFile, SqliteStatements, triggers};
+use super::{SqliteFile, SqliteStatements, audit, triggers};
 use crate::store::{
     StoreError,
     schema::{Schema, TABLES},
@@ -25,7 +25,8 @@ impl SqliteFile {
         let schema = Schema::new(&SqliteStatements, rows).fit()?;
         unless_refused(self.install_log(&schema).await)?;
         unless_refused(self.execute_all(SqliteStatements.create_proofs()).await)?;
-        unless_refused(self.execute_all(SqliteStatements.create_management()).await)
+        unless_refused(self.execute_all(SqliteStatements.create_management()).await)?;
+        unless_refused(self.install_audit(&schema).await)
     }
 
     /// Creates the change log and the triggers that write it, in place of those of an earlier version.
@@ -38,6 +39,21 @@ impl SqliteFile {
         let notice = "INSERT INTO keystile_changes (prefix) VALUES (NULL)".to_owned();
         let create = triggers::log(schema).into_iter().chain(triggers.map(|trigger| trigger.sql));
         self.execute_all(drop.chain(create).chain([notice]).map(Statement::plain).collect()).await
+    }
+
+    /// Creates the audit log and the triggers that write it, in place of those of an earlier version.
+    pub(crate) async fn install_audit(&self, schema: &Schema) -> Result<(), StoreError> {
+        let old = "SELECT name FROM sqlite_schema WHERE type = 'trigger' AND name LIKE 'keystile_audited%'";
+        let old = self.query(Deadline::Operator, Statement::plain(old)).await?;
+        let triggers = audit::triggers(schema);
+        // Another migration may create or drop them at the same time.
+        let names =
+            old.into_iter().flatten().flatten().chain(triggers.iter().map(|trigger| trigger.name.clone()));
+        let drop = names.map(|name| format!("DROP TRIGGER IF EXISTS \"{name}\""));
+        let drop: Vec<_> = drop.collect();
+        let triggers = triggers.into_iter().map(|trigger| trigger.sql);
+        let create = audit::TABLES.iter().map(|&table| table.to_owned()).chain(triggers);
+        self.execute_all(drop.into_iter().chain(create).map(Statement::plain).collect()).await
     }
 
     async fn execute_all(&self, statements: Vec<Statement>) -> Result<(), StoreError> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{change_log, triggers};
+use super::{audit, change_log, triggers};
 use crate::{
     revocation::{Since, Snapshot},
     store::{
@@ -21,7 +21,7 @@ pub(crate) struct SqliteStatements;
 /// Generated columns (`hidden` is 2 or 3) are included, hidden columns of virtual tables (1) are not.
 const SCHEMA: &str = "WITH t (name) AS (SELECT name FROM sqlite_schema WHERE type IN ('table', 'view')
         AND lower(name) IN ('api_keys', 'users', 'roles', 'budgets', 'keystile_changes', 'keystile_proofs',
-            'keystile_rotations', 'keystile_rotated_budgets'))
+        'keystile_rotations', 'keystile_rotated_budgets', 'keystile_audit', 'keystile_management_tokens'))
     SELECT 'column', lower(t.name), c.name, c.type FROM t JOIN pragma_table_xinfo(t.name) c WHERE c.hidden <> 1
     UNION ALL SELECT 'generated', lower(t.name), lower(c.name), ''
         FROM t JOIN pragma_table_xinfo(t.name) c WHERE c.hidden IN (2, 3)
@@ -262,12 +262,25 @@ impl Statements for SqliteStatements {
         vec![insert, Statement::plain(note)]
     }
 
-    fn begin_change(&self, _: &Schema, _: &Actor, _: Action) -> Vec<Statement> {
-        Vec::new()
+    fn audit_state(&self, schema: &Schema) -> Statement {
+        audit::state(schema)
     }
 
-    fn end_change(&self, _: &Schema) -> Option<Statement> {
-        None
+    fn audit_position(&self) -> &'static str {
+        "(SELECT CAST(COALESCE(MAX(id), 0) AS TEXT) FROM keystile_audit)"
+    }
+
+    /// Only one transaction writes at a time, so entries are committed in the order of their ids.
+    fn audit_since(&self, param: usize) -> String {
+        format!("a.id > CAST(?{param} AS INTEGER)")
+    }
+
+    fn begin_change(&self, schema: &Schema, actor: &Actor, action: Action) -> Vec<Statement> {
+        audit::begin(schema, &actor.to_json(action))
+    }
+
+    fn end_change(&self, schema: &Schema) -> Option<Statement> {
+        audit::end(schema)
     }
 
     fn granted_relations(&self, _: &Schema) -> Option<Statement> {

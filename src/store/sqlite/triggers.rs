@@ -80,7 +80,7 @@ fn of_table(schema: &Schema, table: &WatchedTable) -> Vec<TriggerStatement> {
     }
     if let Some(replaced) = replaced(schema, table) {
         // `OR REPLACE` deletes rows without firing the trigger of a deletion.
-        let unique = unique(schema, table).concat();
+        let unique = unique(schema, table.name).concat();
         let unique = unique.iter().map(|column| format!("\"{column}\"")).collect::<Vec<_>>().join(", ");
         triggers.push(trigger("replace", "BEFORE INSERT", "", std::slice::from_ref(&replaced)));
         triggers.push(trigger("replace_by_update", &format!("BEFORE UPDATE OF {unique}"), "", &[replaced]));
@@ -145,7 +145,7 @@ fn entry(table: &WatchedTable, row: &str) -> EntryInsert {
 
 /// The entries for rows that `OR REPLACE` deletes: those with the new row's value in a unique index.
 fn replaced(schema: &Schema, table: &WatchedTable) -> Option<EntryInsert> {
-    let conflicts = unique(schema, table).into_iter().map(|columns| {
+    let conflicts = unique(schema, table.name).into_iter().map(|columns| {
         let equal = columns.iter().map(|column| format!("\"{column}\" = NEW.\"{column}\""));
         format!("({})", equal.collect::<Vec<_>>().join(" AND "))
     });
@@ -173,8 +173,8 @@ fn replaced(schema: &Schema, table: &WatchedTable) -> Option<EntryInsert> {
 }
 
 /// The unique keys of a table. The row number is one of them, and has no index.
-fn unique(schema: &Schema, table: &WatchedTable) -> Vec<Vec<String>> {
-    let indexes = schema.unique(table.name).map(<[String]>::to_vec);
-    let row_number = schema.has(table.name, "id").then(|| vec!["id".to_owned()]);
+pub(super) fn unique(schema: &Schema, table: &str) -> Vec<Vec<String>> {
+    let indexes = schema.unique(table).map(<[String]>::to_vec);
+    let row_number = schema.has(table, "id").then(|| vec!["id".to_owned()]);
     indexes.chain(row_number).collect()
 }

@@ -27,6 +27,26 @@ async fn missing_log_is_found() {
 }
 
 #[tokio::test]
+async fn missing_or_incomplete_audit_log_is_found() {
+    for place in [Place::sqlite_older().await, Place::postgres_older().await] {
+        Examined::of(&place.url()).expect("audit_missing", "note", "");
+        keystile(&["migrate"], &place.url(), "").done();
+        let codes = Examined::of(&place.url());
+        assert!(!codes.codes().iter().any(|code| code.starts_with("audit")), "{:?}", codes.codes());
+        let trigger = if place.file().is_some() {
+            "keystile_audited_users_update"
+        } else {
+            "keystile_audited ON users"
+        };
+        place.execute(&format!("DROP TRIGGER {trigger}")).await;
+        let examined = Examined::of(&place.url());
+        let finding = examined.expect("audit_incomplete", "warning", "keystile_audit");
+        assert!(finding["message"].as_str().unwrap().contains("keystile_audited"), "{finding}");
+        assert!(finding["fix"].as_str().unwrap().contains("keystile migrate"), "{finding}");
+    }
+}
+
+#[tokio::test]
 async fn missing_trigger_is_found() {
     let [sqlite, postgres] = sound().await;
     sqlite.execute("DROP TRIGGER keystile_changed_api_keys_update").await;
