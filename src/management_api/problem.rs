@@ -8,7 +8,7 @@ use axum::{
     },
     response::{IntoResponse, Response},
 };
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tracing::{error, warn};
 use utoipa::ToSchema;
 
@@ -20,24 +20,37 @@ use crate::store::{ManagementError, PatchError, StoreError};
 pub(crate) struct Problem {
     /// `urn:keystile:management:` and the code.
     #[serde(rename = "type")]
-    kind: Box<str>,
+    #[schema(value_type = String)]
+    kind: ProblemType,
     /// The name of the status.
     title: &'static str,
     /// The HTTP status.
     status: u16,
     /// What is wrong, and how to correct it.
-    detail: Box<str>,
+    detail: String,
     /// The error, for programs.
     code: &'static str,
     /// The field of the request that is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     field: Option<Box<str>>,
     /// The id of the request, as in the log.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     request_id: Option<Box<str>>,
     #[serde(skip)]
     #[schema(ignore)]
     header: Option<Box<(HeaderName, HeaderValue)>>,
+}
+
+/// The URN of an error's code.
+#[derive(Debug, Clone)]
+struct ProblemType(&'static str);
+
+impl Serialize for ProblemType {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("urn:keystile:management:{}", self.0))
+    }
 }
 
 /// A result of the API.
@@ -46,10 +59,10 @@ pub(crate) type Answer<T> = Result<T, Problem>;
 impl Problem {
     pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
         Self {
-            kind: format!("urn:keystile:management:{code}").into(),
+            kind: ProblemType(code),
             title: status.canonical_reason().unwrap_or_default(),
             status: status.as_u16(),
-            detail: detail.into().into(),
+            detail: detail.into(),
             code,
             field: None,
             request_id: None,
@@ -205,7 +218,8 @@ impl IntoResponse for Problem {
         let mut answer = (status, Json(self.clone())).into_response();
         let headers = answer.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some((name, value)) = header.map(|header| *header) {
+        if let Some(header) = header {
+            let (name, value) = *header;
             headers.insert(name, value);
         }
         answer.extensions_mut().insert(self);
