@@ -42,10 +42,8 @@ const MANAGED: &[(&str, &str)] = &[("api_keys", "description"), ("api_keys", "de
 const UNAUDITED: &[&str] = &["id", "key_hash", "created_at", "total_cost", "current_usage_cents"];
 
 /// The tokens of the management API, and the columns that are recorded, as far as the table has them.
-const TOKENS: (&str, &[&str]) = (
-    "keystile_management_tokens",
-    &["name", "scopes", "user_id", "template", "is_active", "expires_at", "revoked_at"],
-);
+const TOKENS: (&str, &[&str]) =
+    ("keystile_management_tokens", &["name", "scope", "user_id", "template", "expires_at", "revoked_at"]);
 
 /// The tables of this database that are audited.
 pub(crate) fn audited_tables(schema: &Schema) -> Vec<AuditedTable> {
@@ -76,7 +74,9 @@ pub(crate) fn audited_tables(schema: &Schema) -> Vec<AuditedTable> {
     };
     let (tokens, columns) = TOKENS;
     let tokens = schema.has(tokens, "id").then(|| (tokens, columns.to_vec()));
-    let tables = read_columns(schema).into_iter().chain(tokens).map(audited);
+    // A rotation is recorded by the rows of its keys. Its own tables have no id to name a row by.
+    let with_id = |(table, _): &(&str, Vec<&str>)| schema.has(table, "id");
+    let tables = read_columns(schema).into_iter().chain(tokens).filter(with_id).map(audited);
     tables.filter(|table| table.spellings().next().is_some()).collect()
 }
 

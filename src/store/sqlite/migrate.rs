@@ -21,11 +21,11 @@ impl SqliteFile {
         }
         self.execute_all(SqliteStatements.create_tables(&TABLES)).await?;
         unless_refused(self.execute_all(SqliteStatements.create_rotations()).await)?;
+        unless_refused(self.execute_all(SqliteStatements.create_management()).await)?;
         let rows = self.query(Deadline::Operator, SqliteStatements.read_schema()).await?;
         let schema = Schema::new(&SqliteStatements, rows).fit()?;
         unless_refused(self.install_log(&schema).await)?;
         unless_refused(self.execute_all(SqliteStatements.create_proofs()).await)?;
-        unless_refused(self.execute_all(SqliteStatements.create_management()).await)?;
         unless_refused(self.install_audit(&schema).await)
     }
 
