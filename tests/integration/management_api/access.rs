@@ -1,6 +1,7 @@
 //! Who may do what, to which object: each operation, by each kind of caller, for an object of its own and of another user.
 
 use super::*;
+use crate::harness::keystile;
 
 /// A caller of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -311,11 +312,14 @@ async fn revoked_token_ends_at_once_and_secrets_are_nowhere() {
         !setup.run(&["management-tokens", "create", "--name", "ops", "--scope", "read"]).status.success()
     );
 
+    let audit = keystile::keystile(&["audit", "--output", "json"], &setup.database_url, "").done();
+    let by_token: Vec<_> = audit.lines().filter(|line| line.contains("\"ops\"")).collect();
+    assert!(by_token.iter().any(|line| line.contains("api_keys") && line.contains("127.0.0.1")), "{audit}");
     let file = std::fs::read(setup.path("keystile.db")).unwrap();
     let log = api.log();
     assert!(log.contains("create_key") && log.contains("caller=\"ops\""), "{log}");
     for secret in [token.as_str(), credential] {
-        assert!(!log.contains(secret), "{log}");
+        assert!(!log.contains(secret) && !audit.contains(secret), "{log}{audit}");
         assert!(!file.windows(secret.len()).any(|part| part == secret.as_bytes()));
     }
 }
