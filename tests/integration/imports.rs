@@ -409,12 +409,14 @@ async fn column_that_restricts_nothing_may_be_missing_and_others_may_not() {
     let place = Place::sqlite().await;
     place.user().await;
     place.execute("ALTER TABLE api_keys DROP COLUMN tags").await;
+    keystile(&["migrate"], &place.url(), "").done();
     let run = import(&place.url(), KONG_DECK, &["--format", "kong", "--user", "1"]);
     assert!(run.stderr.contains("tags: this database has no such column (2)"), "{run:?}");
     run.done();
     let place = Place::sqlite().await;
     place.user().await;
     place.execute("ALTER TABLE api_keys DROP COLUMN expires_at").await;
+    keystile(&["migrate"], &place.url(), "").done();
     let error = import(&place.url(), KONG_DB_EXPORT, &["--format", "kong"]).failed(1);
     assert!(error.contains("key 2 of consumer ada") && error.contains("expires_at"), "{error}");
 }
