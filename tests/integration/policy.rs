@@ -96,6 +96,7 @@ async fn each_limit_lets_its_own_through_and_nothing_else() {
 async fn expired_revoked_and_deleted_keys_and_those_of_inactive_users_are_denied() {
     let setup = setup();
     setup.execute("ALTER TABLE api_keys ADD COLUMN deleted_at timestamp");
+    assert!(setup.run(&["migrate"]).status.success());
     let gateway = Gateway::start(NEWEST, "routes.yaml", setup, &[]).await;
     let setup = &gateway.keystile.setup;
     let expiring = setup.create_key("ada", &["--expires-at", "3s", "--tag", "keystile:shadow"]);

@@ -61,12 +61,15 @@ impl Move {
         started
     }
 
-    /// The statements that make Keystile's role, as the guides have them.
+    /// The statements that make Keystile's roles, as the guides have them.
     fn role_statements(&self) -> String {
-        let schema = self.schema.name();
-        let statements = self.guide.role_statements().replace("SCHEMA public", &format!("SCHEMA {schema}"));
-        let statements = statements.replace("ROLE keystile ", &format!("ROLE keystile_{schema} "));
-        statements.replace("TO keystile;", &format!("TO keystile_{schema};"))
+        let role = format!("keystile_{}", self.schema.name());
+        let setup = Setup::with_database(&self.schema.url());
+        let printed = setup.run(&["migrate", "--print-grants", "--role", &role]);
+        assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
+        let grants = self.guide.grants(&String::from_utf8(printed.stdout).unwrap());
+        let grants = grants.replace("TO keystile;", &format!("TO {role};"));
+        format!("CREATE ROLE {role} LOGIN; CREATE ROLE {role}_admin LOGIN; {grants}")
     }
 
     /// The database for that role.

@@ -288,4 +288,5 @@ async fn database_without_the_tables_works_and_is_told_to_migrate() {
 async fn create_budgets(place: &Place) {
     let serial = if place.file().is_some() { "integer PRIMARY KEY" } else { "serial PRIMARY KEY" };
     place.execute(&BUDGETS.replacen("integer PRIMARY KEY", serial, 1)).await;
+    run(place, &["migrate"]).done();
 }

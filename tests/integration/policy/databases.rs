@@ -128,6 +128,7 @@ async fn extract_templates_are_forwarded_and_an_unreadable_list_denies() {
 async fn table_without_extract_templates_restricts_none() {
     for application in applications().await {
         application.place.execute("ALTER TABLE api_keys DROP COLUMN allowed_extract_templates").await;
+        assert!(application.setup.run(&["migrate"]).status.success());
         let key = application.key("").await;
         let (_place, gateway) = application.start(&[]).await;
         let outcome = outcome(&gateway, gateway.get("/v1/x").bearer_auth(&key.credential)).await;
@@ -219,7 +220,7 @@ async fn explanation_names_the_budgets_that_bind_and_why_the_others_do_not() {
         let why = |id: i64| {
             let budget = budgets.iter().find(|budget| budget["budget_id"] == id);
             let budget = budget.unwrap_or_else(|| panic!("budget {id} in {explained}"));
-            (budget["binds"] == true, budget["why"].as_str().unwrap().to_owned())
+            (budget["binds"] == true, budget["detail"].as_str().unwrap().to_owned())
         };
         for (id, binds, expected) in [
             (1, true, "it is for every path; it is for every model"),

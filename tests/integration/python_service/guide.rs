@@ -30,14 +30,12 @@ impl Guide {
         self.settings(step, |name| !name.starts_with("KEYSTILE_"))
     }
 
-    /// The statements that make Keystile's role: those of the guide to Postgres, with the rights that differ here.
-    pub fn role_statements(&self) -> String {
-        let guide = read("docs/guides/database.md");
-        let all = blocks(&guide, "sql").find(|block| block.starts_with("CREATE ROLE keystile ")).unwrap();
+    /// The statements that `keystile migrate --print-grants` prints, with the right that differs here.
+    pub fn grants(&self, printed: &str) -> String {
         let [usage] = blocks(&self.text, "sql").collect::<Vec<_>>()[..] else { panic!("one block of SQL") };
-        let line =
-            all.lines().find(|line| line.starts_with("GRANT UPDATE (total_requests, last_used_at)")).unwrap();
-        all.replace(line, usage.trim())
+        let is_usage = |line: &&str| line.starts_with("GRANT UPDATE (last_used_at, total_requests)");
+        let line = printed.lines().find(is_usage).unwrap_or_else(|| panic!("{printed}"));
+        printed.replace(line, usage.trim())
     }
 
     fn settings(&self, step: &str, of: impl Fn(&str) -> bool) -> Environment {

@@ -19,6 +19,7 @@ async fn refuse(place: &Place, key: &Value, more: &[&str]) -> String {
 async fn key_that_does_not_work_is_not_rotated() {
     for place in places().await {
         place.execute("ALTER TABLE api_keys ADD COLUMN deleted_at timestamp").await;
+        run(&place, &["migrate"]).done();
         for (sql, why) in [
             ("UPDATE api_keys SET is_active = false", "revoked"),
             ("UPDATE api_keys SET is_active = NULL", "revoked"),
@@ -100,6 +101,7 @@ async fn unique_column_of_the_application_is_named_and_nothing_is_half_done() {
     for place in places().await {
         create_budgets(&place).await;
         place.execute("CREATE UNIQUE INDEX one_name ON api_keys (user_id, name)").await;
+        run(&place, &["migrate"]).done();
         let key = create(&place, &["--name", "ci"]);
         let refused = refuse(&place, &key, &["--overlap", "1d"]).await;
         assert!(refused.contains("nothing was changed") && refused.contains("name"), "{refused}");
