@@ -21,8 +21,8 @@ import running
 HERE = pathlib.Path(__file__).resolve().parent
 RECORD = HERE / "instructions.json"
 KEPT = running.TARGET / "instructions" / "callgrind.out"
-# Enough that the work of each second beside the checks (probes, reads of the log of changes), which starting and
-# stopping do not cancel exactly, is small against them.
+# A process also does work each second: it probes the database and reads the log of changes. The two runs do not take the
+# same time, so this work does not cancel out. With this many checks it is small compared with theirs.
 CHECKS = 16000
 # Growth above this fails.
 TOLERATED = 0.10

@@ -12,6 +12,7 @@ mod durable;
 mod inject;
 mod libpq;
 mod management;
+pub(crate) mod moment;
 mod password_file;
 mod postgres_url;
 mod proofs;

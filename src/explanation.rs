@@ -80,7 +80,7 @@ struct CheckOutcome {
 enum CheckResult {
     Pass,
     Deny,
-    /// Keystile does not check this: the upstream does, or nobody counts.
+    /// Keystile does not check this. The upstream does, or the limits of keys are not counted at all.
     Skip,
 }
 

@@ -48,7 +48,7 @@ pub enum Refusal {
 /// Who counts the limits of keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LimitCounter {
-    /// The upstream, or nobody: Keystile does not count.
+    /// Not Keystile: the upstream may count.
     Upstream,
     /// This instance alone.
     Local,

@@ -37,6 +37,7 @@ mod request_id;
 mod resource;
 mod routes;
 mod users;
+mod versions;
 mod wait;
 
 pub use openapi::document;
@@ -56,7 +57,8 @@ const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
 /// Serves the API until `shutdown` resolves, then drains.
 ///
 /// # Errors
-/// Returns an error if the API cannot start: with the flag and its value, or because nobody could use it safely.
+/// Returns an error if the API cannot start: a setting is wrong, no caller would have access, or connections from other
+/// machines would not be encrypted.
 pub async fn run(options: ManagementOptions, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     let metrics = Metrics::new()?;
     bounds::raise_descriptor_limit();

@@ -59,7 +59,7 @@ pub use management::{
 };
 pub use memory::{Memory, MemoryConfig};
 pub use migrate::{LogInstallation, Migration};
-pub use postgres::Confirmations;
+pub use postgres::{Confirmation, Confirmations};
 pub use proofs::{DatabaseWithProofs, InvalidProof, ProofSeals, StoredProof};
 pub use redis::{RedisTier, RedisTierConfig, envelope};
 pub use usage::UsageTable;

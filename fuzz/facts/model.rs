@@ -3,8 +3,8 @@
 use keystile::attributes::body::{Body, ModelFields};
 use serde_json::Value;
 
-/// Why a whole document may be refused whose model is read all the same: members that nobody
-/// here looks at are skipped, not understood.
+/// Reasons why `serde_json` may refuse a document from which Keystile reads the models: Keystile skips the members that it
+/// does not need, without checking them.
 const NOT_UNDERSTOOD: [&str; 5] = [
     "number out of range",
     "recursion limit exceeded",

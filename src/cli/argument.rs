@@ -2,9 +2,13 @@
 
 use anyhow::bail;
 use clap::error::ErrorKind;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::OffsetDateTime;
 
-use crate::{clock, credential::Prefix};
+use crate::{
+    clock,
+    config::moment::{self, MomentError},
+    credential::Prefix,
+};
 
 /// Refuses a whole key as an argument: arguments are in the shell's history and in the list of processes. The error
 /// does not repeat it.
@@ -35,7 +39,7 @@ pub(super) fn future(text: &str) -> Result<OffsetDateTime, String> {
 }
 
 fn past_at(text: &str, now: OffsetDateTime) -> Result<OffsetDateTime, String> {
-    let start = time_or(text, |duration| now.checked_sub(duration))?;
+    let start = moment::ago(text, now).map_err(unreadable)?;
     if start.year() < 0 {
         return Err("is too long ago".into());
     }
@@ -43,24 +47,18 @@ fn past_at(text: &str, now: OffsetDateTime) -> Result<OffsetDateTime, String> {
 }
 
 fn future_at(text: &str, now: OffsetDateTime) -> Result<OffsetDateTime, String> {
-    let end = time_or(text, |duration| now.checked_add(duration))?;
+    let end = moment::ahead(text, now).map_err(unreadable)?;
     if end.year() > 9999 {
         return Err("is too far away".into());
     }
     if end > now { Ok(end) } else { Err("is in the past".into()) }
 }
 
-fn time_or(
-    text: &str,
-    from_now: impl FnOnce(time::Duration) -> Option<OffsetDateTime>,
-) -> Result<OffsetDateTime, String> {
-    if let Ok(time) = OffsetDateTime::parse(text, &Rfc3339) {
-        return Ok(time.to_offset(time::UtcOffset::UTC));
+fn unreadable(error: MomentError) -> &'static str {
+    match error {
+        MomentError::Form => moment::FORM,
+        MomentError::Distance => "is too long",
     }
-    let duration = humantime::parse_duration(text)
-        .map_err(|_| "is neither a time such as 2026-12-31T23:59:59Z nor a duration such as 90d")?;
-    let time = duration.try_into().ok().and_then(from_now);
-    time.ok_or_else(|| "is too long".to_owned())
 }
 
 #[cfg(test)]
@@ -74,8 +72,10 @@ mod tests {
     fn time_is_given_itself_or_by_its_distance() {
         assert_eq!(past_at("1d", NOW), Ok(datetime!(2026-01-01 03:04:05 UTC)));
         assert_eq!(past_at("2025-01-02T04:04:05+01:00", NOW), Ok(datetime!(2025-01-02 03:04:05 UTC)));
+        assert_eq!(past_at("2026-01-02T04:04:05+02:00", NOW), Ok(datetime!(2026-01-02 02:04:05 UTC)));
+        assert_eq!(past_at("24h", NOW), Ok(datetime!(2026-01-01 03:04:05 UTC)));
         assert_eq!(future_at("30d", NOW), Ok(datetime!(2026-02-01 03:04:05 UTC)));
-        for bad in ["", "soon", "2026-01-01", "2027-01-01T00:00:00Z", "9000y"] {
+        for bad in ["", "soon", "2026-01-01", "2026-01-03T00:00:00Z", "9000y", "9999999y"] {
             assert!(past_at(bad, NOW).is_err(), "{bad}");
         }
         for bad in ["", "0s", "2025-01-01T00:00:00Z", "10000y", "99999999999999y"] {

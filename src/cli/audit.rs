@@ -7,12 +7,11 @@ use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
-    argument::refuse_whole_key,
+    argument::{past, refuse_whole_key},
     database::{open, open_read_only, with_database_name},
     output::{Output, OutputFormat, json_line, print, print_line},
 };
 use crate::{
-    clock,
     config::DatabaseOptions,
     store::{AuditFilter, AuditPage, DisplayRow, ManagementError},
 };
@@ -156,37 +155,4 @@ fn changes(entry: &DisplayRow) -> String {
         (None, None) => name.clone(),
     };
     names.into_iter().map(change).collect::<Vec<_>>().join(", ")
-}
-
-fn past(text: &str) -> Result<OffsetDateTime, String> {
-    past_at(text, clock::wall())
-}
-
-fn past_at(text: &str, now: OffsetDateTime) -> Result<OffsetDateTime, String> {
-    let time = match (OffsetDateTime::parse(text, &Rfc3339), humantime::parse_duration(text)) {
-        (Ok(time), _) => Some(time.to_offset(time::UtcOffset::UTC)),
-        (_, Ok(duration)) => duration.try_into().ok().and_then(|duration| now.checked_sub(duration)),
-        _ => return Err("is neither a time such as 2026-11-27T08:00:00Z nor a duration such as 24h".into()),
-    };
-    match time.filter(|time| time.year() >= 0) {
-        None => Err("is too far in the past".into()),
-        Some(time) if time > now => Err("is in the future".into()),
-        Some(time) => Ok(time),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use time::macros::datetime;
-
-    #[test]
-    fn time_is_in_the_past() {
-        let now = datetime!(2026-01-02 03:04:05 UTC);
-        assert_eq!(past_at("2026-01-02T04:04:05+02:00", now), Ok(datetime!(2026-01-02 02:04:05 UTC)));
-        assert_eq!(past_at("24h", now), Ok(datetime!(2026-01-01 03:04:05 UTC)));
-        for bad in ["", "yesterday", "2026-01-03T00:00:00Z", "9999999y"] {
-            assert!(past_at(bad, now).is_err(), "{bad}");
-        }
-    }
 }

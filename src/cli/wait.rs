@@ -11,7 +11,7 @@ use crate::{
     clock,
     config::duration_or_none,
     credential::Prefix,
-    store::{Confirmations, Database, DisplayRow},
+    store::{Confirmation, Confirmations, Database, DisplayRow},
 };
 
 /// Deadline of the instances' confirmation.
@@ -92,19 +92,21 @@ pub(super) async fn wait_behind_credential(
 
 /// Fails if an instance has not confirmed.
 fn require_all(database: &Database, confirmed: Confirmations, wait: WaitArgs) -> anyhow::Result<()> {
-    if confirmed.dropped.is_empty() && confirmed.silent.is_empty() && !database.is_file() {
-        bail!(
+    match confirmed.state() {
+        Confirmation::Complete => Ok(()),
+        // Instances read a file four times a second, and do not confirm.
+        Confirmation::Unknown if database.is_file() => Ok(()),
+        Confirmation::Unknown => bail!(
             "logged, but no instance listens to this database, so none confirmed; check that the instances use it, \
              and that their change feed is up"
-        );
+        ),
+        Confirmation::Incomplete => {
+            let silent: Vec<_> = confirmed.silent.into_iter().collect();
+            bail!(
+                "not confirmed within {} by {}; they drop it within 30 s unless they cannot reach the database",
+                humantime::format_duration(wait.timeout),
+                silent.join(", ")
+            );
+        }
     }
-    if !confirmed.silent.is_empty() {
-        let silent: Vec<_> = confirmed.silent.into_iter().collect();
-        bail!(
-            "not confirmed within {} by {}; they drop it within 30 s unless they cannot reach the database",
-            humantime::format_duration(wait.timeout),
-            silent.join(", ")
-        );
-    }
-    Ok(())
 }

@@ -47,6 +47,14 @@ impl PatchBody {
     }
 }
 
+/// Refuses members that are left.
+pub(super) fn nothing_else(members: &Map<String, Value>) -> Answer<()> {
+    match members.keys().next() {
+        Some(name) => Err(Problem::invalid(name, format!("{name}: is no field of this request"))),
+        None => Ok(()),
+    }
+}
+
 /// Databases refuse the character, some with an error that looks like an outage.
 fn refuse_nul(members: &Map<String, Value>) -> Answer<()> {
     for (name, value) in members {

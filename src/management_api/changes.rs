@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use axum::{
-    Json,
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header::ETAG},
-    response::{IntoResponse, Response},
+    body::Bytes,
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri},
+    response::Response,
 };
 use serde_json::Value;
 use tracing::warn;
@@ -16,6 +16,8 @@ use super::{
     api::Api,
     authentication::Session,
     problem::{Answer, Problem},
+    query::Parameters,
+    versions::with_etag,
     wait::Changed,
 };
 use crate::store::{Database, DisplayRow, IdempotencyClaim, IdempotencyRecord, ManagementError};
@@ -34,7 +36,7 @@ pub(super) struct ChangeRequest {
     pub(super) operation: Operation,
     pub(super) method: Method,
     pub(super) path: String,
-    pub(super) body: axum::body::Bytes,
+    pub(super) body: Bytes,
     pub(super) key: Option<IdempotencyKey>,
     pub(super) wait: Option<Duration>,
     /// The member of the body whose row instances must have read.
@@ -50,6 +52,27 @@ const MAX_KEY: usize = 255;
 
 /// The place of a request among those in progress.
 struct InProgress(Api, String);
+
+impl ChangeRequest {
+    pub(super) fn new(
+        operation: Operation,
+        method: Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+        parameters: &mut Parameters,
+        body: &Bytes,
+    ) -> Answer<Self> {
+        Ok(Self {
+            operation,
+            method,
+            path: uri.path().to_owned(),
+            body: body.clone(),
+            key: IdempotencyKey::of(headers)?,
+            wait: parameters.take_wait()?,
+            waits_for: (Changed::Key, &[]),
+        })
+    }
+}
 
 impl IdempotencyKey {
     pub(super) fn of(headers: &HeaderMap) -> Answer<Option<Self>> {
@@ -146,9 +169,7 @@ impl Session {
             let place = path.iter().fold(&mut body, |place, member| &mut place[*member]);
             *place = Value::String(secret.to_string());
         }
-        let etag = etag_of(&body);
-        let mut answer = (status, Json(body)).into_response();
-        answer.headers_mut().extend(etag.map(|etag| (ETAG, etag)));
+        let mut answer = with_etag(status, body);
         if is_replayed {
             answer.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
         }
@@ -200,11 +221,6 @@ impl Made {
 pub(super) fn to_json(row: &DisplayRow) -> Answer<Value> {
     serde_json::to_value(row)
         .map_err(|_| ManagementError::Refused("the row cannot be written as JSON".into()).into())
-}
-
-/// The version of a row as an ETag.
-pub(super) fn etag_of(row: &Value) -> Option<HeaderValue> {
-    HeaderValue::from_str(&format!("\"{}\"", row["version"].as_str()?)).ok()
 }
 
 fn subject(body: &Value) -> &Value {

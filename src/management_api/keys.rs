@@ -4,62 +4,33 @@ use axum::{
     Json,
     body::Bytes,
     extract::Path,
-    http::{HeaderMap, Method, StatusCode, Uri, header::ETAG},
+    http::{HeaderMap, Method, StatusCode, Uri},
     response::{IntoResponse, Response},
 };
-use serde_json::{Map, Value, json};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::{
-    access::{Operation, Scope},
+    access::Operation,
     authentication::Session,
-    body::{JsonBody, PatchBody},
-    changes::{ChangeRequest, IdempotencyKey, Made, etag_of, to_json},
+    body::{JsonBody, PatchBody, nothing_else},
+    changes::{ChangeRequest, Made, to_json},
     problem::{Answer, Problem},
     query::Parameters,
     resource::{
         CredentialBody, ExplainBody, ExplanationBody, Key, KeyList, KeyPatch, NewKeyBody, RotatedKeyBody,
         RotationBody,
     },
+    versions::{if_match, with_etag},
     wait::Changed,
 };
 use crate::{
-    clock,
     credential::Credential,
-    explanation::ImaginedRequest,
-    record::{Limits, UserId},
-    store::{
-        Database, DisplayRow, KeyRotation, KeyTemplate, NewKey, Patch, Resource, RevokedKeys, RotatedKey,
-        RowVersion,
-    },
+    record::UserId,
+    store::{Database, DisplayRow, Patch, Resource, RevokedKeys, RotatedKey},
 };
 
-/// Columns that are set when a key is created.
-const NEW: [&str; 16] = [
-    "name",
-    "description",
-    "expires_at",
-    "scopes",
-    "tags",
-    "allowed_models",
-    "allowed_endpoints",
-    "allowed_ips",
-    "allowed_chatbots",
-    "allowed_agents",
-    "allowed_extract_templates",
-    "rate_limit_per_minute",
-    "rate_limit_per_hour",
-    "rate_limit_per_day",
-    "budget_limit_cents",
-    "budget_type",
-];
-
-/// The longest overlap that a user may choose.
-const MAX_OWN_OVERLAP: time::Duration = time::Duration::days(30);
-
-/// Fields that a user chooses for a key of a template.
-const OWN: [&str; 3] = ["name", "description", "expires_at"];
+mod bodies;
 
 /// Lists keys, a page at a time.
 #[utoipa::path(
@@ -121,7 +92,7 @@ pub(super) async fn get(
     session.may(Operation::GetKey)?;
     parameters.finish()?;
     let key = session.key(&id).await?;
-    Ok(with_etag(to_json(&session.database().with_chain(key).await?)?))
+    Ok(with_etag(StatusCode::OK, to_json(&session.database().with_chain(key).await?)?))
 }
 
 /// Creates a key. Its credential is in this answer alone.
@@ -336,7 +307,7 @@ pub(super) async fn identify(session: Session, parameters: Parameters, body: Jso
     let _core = session.core().await?;
     let key = session.database().identify(&credential).await?;
     let key = key.ok_or_else(|| Problem::not_found("key"))?;
-    Ok(with_etag(to_json(&key)?))
+    Ok(with_etag(StatusCode::OK, to_json(&key)?))
 }
 
 impl Session {
@@ -358,247 +329,8 @@ impl Session {
             Ok(Err(_)) | Err(_) => Err(Problem::overloaded()),
         }
     }
-
-    fn rotation(&self, mut members: Map<String, Value>) -> Answer<KeyRotation> {
-        let mut text = |name: &str| match members.remove(name) {
-            Some(Value::String(text)) if !text.is_empty() => Ok(Some(text)),
-            Some(Value::Null) | None => Ok(None),
-            Some(_) => Err(Problem::invalid(name, format!("{name}: is not a text, or empty"))),
-        };
-        let (overlap, expires_at, name) = (text("overlap")?, text("expires_at")?, text("name")?);
-        nothing_else(&members)?;
-        let ends_at = match overlap.as_deref() {
-            None | Some("0" | "0s") => None,
-            Some(text) => Some(later("overlap", text)?),
-        };
-        let expires_at = expires_at.map(|text| later("expires_at", &text)).transpose()?;
-        if self.caller.scope.owner().is_some() {
-            if expires_at.is_some() {
-                // The key's own expiry may be an operator's decision.
-                return Err(beyond("expires_at", "a successor expires when the key would have"));
-            }
-            if ends_at.is_some_and(|end| end > clock::wall() + MAX_OWN_OVERLAP) {
-                return Err(beyond("overlap", "is over 30 days"));
-            }
-        }
-        Ok(KeyRotation { ends_at, expires_at, name })
-    }
-
-    fn imagined(&self, mut members: Map<String, Value>) -> Answer<ImaginedRequest> {
-        let mut text = |name: &str| match members.remove(name) {
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(Value::Null) | None => Ok(None),
-            Some(_) => Err(Problem::invalid(name, format!("{name}: is not a text"))),
-        };
-        let (method, path, model) = (text("method")?, text("path")?, text("model")?);
-        let client = text("client")?.map(|text| text.parse());
-        let client = client.transpose().map_err(|_| Problem::invalid("client", "client: is no address"))?;
-        let at = text("at")?.map(|text| OffsetDateTime::parse(&text, &Rfc3339)).transpose();
-        let at = at.map_err(|_| Problem::invalid("at", "at: is not a time such as 2030-12-31T23:59:59Z"))?;
-        let route = match members.remove("route") {
-            Some(Value::Object(route)) => route,
-            Some(Value::Null) | None => Map::new(),
-            Some(_) => return Err(Problem::invalid("route", "route: is no object")),
-        };
-        let route = route.into_iter().map(|(name, value)| match value {
-            Value::String(value) => Ok((name, value)),
-            _ => Err(Problem::invalid("route", format!("route: {name} is not a text"))),
-        });
-        let route = route.collect::<Result<_, _>>()?;
-        nothing_else(&members)?;
-        Ok(ImaginedRequest {
-            method,
-            path: path.unwrap_or_else(|| "/".to_owned()),
-            client,
-            model,
-            body: None,
-            envoy_sends_body: true,
-            route,
-            at,
-            mode: self.api.0.mode,
-            rate_limit: self.api.0.counted,
-        })
-    }
-
-    async fn new_key(&self, mut members: Map<String, Value>) -> Answer<NewKey> {
-        let user = match members.remove("user") {
-            Some(Value::String(user)) => Some(user),
-            Some(Value::Number(id)) => Some(id.to_string()),
-            Some(Value::Null) | None => None,
-            Some(_) => return Err(Problem::invalid("user", "user: is neither an id nor an email address")),
-        };
-        members.retain(|_, value| !value.is_null());
-        if let Scope::Own { user: owner, template: Some(template) } = &self.caller.scope {
-            return own_key(members, user, *owner, template);
-        }
-        let user = user.ok_or_else(|| Problem::invalid("user", "user: is missing"))?;
-        if let Some(other) = members.keys().find(|name| !NEW.contains(&name.as_str())) {
-            // Unknown fields are named by the patch.
-            Patch::new(Resource::Key, members.clone())?;
-            let detail = format!("{other}: cannot be set when a key is created; change the key afterwards");
-            return Err(Problem::invalid(other, detail));
-        }
-        if !has_user(&self.database(), &user).await? {
-            return Err(Problem::invalid("user", "user: there is no such user"));
-        }
-        fields(user, members, None)
-    }
-}
-
-/// A key of a user's own, as the template has it.
-fn own_key(
-    mut members: Map<String, Value>,
-    user: Option<String>,
-    UserId(owner): UserId,
-    template: &KeyTemplate,
-) -> Answer<NewKey> {
-    if user.is_some_and(|user| user != owner.to_string()) {
-        return Err(beyond("user", "the scope own creates keys of its own user"));
-    }
-    if let Some(other) = members.keys().find(|name| !OWN.contains(&name.as_str())) {
-        return Err(beyond(other, "is fixed by the token"));
-    }
-    let latest = template
-        .max_lifetime
-        .and_then(|seconds| clock::wall().checked_add(time::Duration::seconds(i64::try_from(seconds).ok()?)));
-    members.extend(template.fields.clone());
-    let mut new = fields(owner.to_string(), members, Some(template.max_keys))?;
-    if let Some(latest) = latest {
-        if new.expires_at.is_some_and(|end| end > latest) {
-            return Err(beyond("expires_at", "is later than the token allows"));
-        }
-        new.expires_at = new.expires_at.or(Some(latest));
-    }
-    Ok(new)
-}
-
-/// A key with these fields, whose values are checked.
-fn fields(user: String, members: Map<String, Value>, max_keys: Option<u32>) -> Answer<NewKey> {
-    let members = Patch::new(Resource::Key, members)?.into_fields();
-    let text = |name: &str| members.get(name).and_then(Value::as_str).map(str::to_owned);
-    let list = |name: &str| {
-        let entries = members.get(name).and_then(Value::as_array).into_iter().flatten();
-        let entries = entries.map(|entry| entry.as_str().map_or_else(|| entry.to_string(), str::to_owned));
-        entries.collect::<Vec<_>>()
-    };
-    let number = |name: &str| members.get(name).and_then(Value::as_u64);
-    let expires_at = match text("expires_at") {
-        Some(text) => Some(future("expires_at", &text)?),
-        None => None,
-    };
-    Ok(NewKey {
-        user,
-        name: text("name"),
-        description: text("description"),
-        expires_at,
-        scopes: list("scopes"),
-        tags: list("tags"),
-        models: list("allowed_models"),
-        endpoints: list("allowed_endpoints"),
-        ips: list("allowed_ips"),
-        chatbots: list("allowed_chatbots"),
-        agents: list("allowed_agents"),
-        extract_templates: list("allowed_extract_templates"),
-        limits: Limits {
-            minute: number("rate_limit_per_minute"),
-            hour: number("rate_limit_per_hour"),
-            day: number("rate_limit_per_day"),
-        },
-        budget_limit_cents: members.get("budget_limit_cents").and_then(Value::as_i64),
-        budget_type: text("budget_type"),
-        max_keys,
-    })
-}
-
-/// What a token of the scope `own` does not allow.
-fn beyond(field: &str, detail: &str) -> Problem {
-    Problem::new(StatusCode::FORBIDDEN, "forbidden", format!("{field}: {detail}")).of_field(field)
-}
-
-/// A time that is to come, or a duration from now.
-fn later(field: &str, text: &str) -> Answer<OffsetDateTime> {
-    if let Ok(span) = humantime::parse_duration(text) {
-        let end = time::Duration::try_from(span).ok().and_then(|span| clock::wall().checked_add(span));
-        return end
-            .filter(|end| end.year() <= 9999 && *end > clock::wall())
-            .ok_or_else(|| Problem::invalid(field, format!("{field}: is no time to come, or too far away")));
-    }
-    future(field, text)
-}
-
-/// A time that is to come.
-pub(super) fn future(field: &str, text: &str) -> Answer<OffsetDateTime> {
-    let time = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| {
-        Problem::invalid(field, format!("{field}: is not a time such as 2030-12-31T23:59:59Z"))
-    })?;
-    let time = time.to_offset(time::UtcOffset::UTC);
-    if time <= clock::wall() {
-        return Err(Problem::invalid(field, format!("{field}: is in the past")));
-    }
-    Ok(time)
-}
-
-/// Refuses members that are left.
-pub(super) fn nothing_else(members: &Map<String, Value>) -> Answer<()> {
-    match members.keys().next() {
-        Some(name) => Err(Problem::invalid(name, format!("{name}: is no field of this request"))),
-        None => Ok(()),
-    }
 }
 
 async fn has_user(database: &Database, user: &str) -> Answer<bool> {
     Ok(!database.find_users(user).await?.is_empty())
-}
-
-pub(super) fn with_etag(body: Value) -> Response {
-    let etag = etag_of(&body);
-    let mut answer = Json(body).into_response();
-    answer.headers_mut().extend(etag.map(|etag| (ETAG, etag)));
-    answer
-}
-
-/// The version that the row must have, by the header `If-Match`.
-pub(super) fn if_match(headers: &HeaderMap, row: &DisplayRow) -> Answer<Option<RowVersion>> {
-    let mut values = headers.get_all("if-match").iter().peekable();
-    if values.peek().is_none() {
-        return Ok(None);
-    }
-    let current = RowVersion::of(row);
-    for value in values {
-        let text = value.to_str().unwrap_or_default();
-        for tag in text.split(',').map(str::trim) {
-            if tag == "*" {
-                return Ok(None);
-            }
-            let version = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
-            let version = version.and_then(|version| version.parse::<RowVersion>().ok());
-            // Of several, the one that the row has now; the change verifies it again.
-            if version == Some(current) {
-                return Ok(version);
-            }
-        }
-    }
-    let detail = format!("If-Match: the version is {current} now; read it again");
-    Err(Problem::new(StatusCode::PRECONDITION_FAILED, "version_mismatch", detail).of_field("If-Match"))
-}
-
-impl ChangeRequest {
-    pub(super) fn new(
-        operation: Operation,
-        method: Method,
-        uri: &Uri,
-        headers: &HeaderMap,
-        parameters: &mut Parameters,
-        body: &Bytes,
-    ) -> Answer<Self> {
-        Ok(Self {
-            operation,
-            method,
-            path: uri.path().to_owned(),
-            body: body.clone(),
-            key: IdempotencyKey::of(headers)?,
-            wait: parameters.take_wait()?,
-            waits_for: (Changed::Key, &[]),
-        })
-    }
 }

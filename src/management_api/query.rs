@@ -6,7 +6,7 @@ use axum::{
     extract::{FromRequestParts, Query},
     http::request::Parts,
 };
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::OffsetDateTime;
 
 use super::{
     api::Api,
@@ -14,7 +14,10 @@ use super::{
 };
 use crate::{
     clock,
-    config::duration_or_none,
+    config::{
+        duration_or_none,
+        moment::{self, MomentError},
+    },
     store::{KeyFilter, KeySort, KeyState, PageRequest},
 };
 
@@ -95,8 +98,8 @@ impl Parameters {
             user: self.take("user")?,
             tags: self.take_all("tag"),
             prefix: self.take("prefix")?,
-            unused_since: self.take_time("unused_since", |now, span| now.checked_sub(span))?,
-            expiring_before: self.take_time("expiring_before", |now, span| now.checked_add(span))?,
+            unused_since: self.take_moment("unused_since", moment::ago)?,
+            expiring_before: self.take_moment("expiring_before", moment::ahead)?,
             expired,
             state,
         })
@@ -129,20 +132,14 @@ impl Parameters {
         limit.ok_or_else(|| wrong("limit", format!("is not a number from 1 to {MAX_PAGE}")))
     }
 
-    /// A time, or a duration before or after now.
-    fn take_time(
+    /// Takes a time, or its distance from now.
+    fn take_moment(
         &mut self,
         name: &str,
-        from_now: impl Fn(OffsetDateTime, time::Duration) -> Option<OffsetDateTime>,
+        read: fn(&str, OffsetDateTime) -> Result<OffsetDateTime, MomentError>,
     ) -> Answer<Option<OffsetDateTime>> {
         let Some(text) = self.take(name)? else { return Ok(None) };
-        if let Ok(time) = OffsetDateTime::parse(&text, &Rfc3339) {
-            return Ok(Some(time.to_offset(time::UtcOffset::UTC)));
-        }
-        let span = humantime::parse_duration(&text).ok().and_then(|span| time::Duration::try_from(span).ok());
-        let time = span.and_then(|span| from_now(clock::wall(), span));
-        let form = "is neither a time such as 2026-12-31T23:59:59Z nor a duration such as 90d";
-        time.map(Some).ok_or_else(|| wrong(name, form))
+        read(&text, clock::wall()).map(Some).map_err(|_| wrong(name, moment::FORM))
     }
 
     /// Refuses parameters that are left.

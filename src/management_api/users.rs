@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 use super::{
     access::Operation,
     authentication::Session,
-    body::{JsonBody, PatchBody},
+    body::{JsonBody, PatchBody, nothing_else},
     changes::{ChangeRequest, Made, to_json},
-    keys::{if_match, nothing_else, with_etag},
     problem::{Answer, Problem},
     query::Parameters,
     resource::{NewUserBody, User, UserList, UserPatch},
+    versions::{if_match, with_etag},
     wait::Changed,
 };
 use crate::store::{Database, DisplayRow, NewUser, Patch, Resource};
@@ -67,7 +67,7 @@ pub(super) async fn get(
 ) -> Answer<Response> {
     session.may(Operation::GetUser)?;
     parameters.finish()?;
-    Ok(with_etag(to_json(&session.user(&id).await?)?))
+    Ok(with_etag(StatusCode::OK, to_json(&session.user(&id).await?)?))
 }
 
 /// Creates a user, who can have keys and cannot log in.

@@ -76,8 +76,8 @@ impl KeyHash {
         }
     }
 
-    /// The form of the hash that is stored outside the process. It lets nobody without the secret try keys: bcrypt's salt
-    /// prevents a search for the key by its tag, and SHA-256 is keyed.
+    /// The form of the hash that is stored outside the process. Keys cannot be tried against it without the secret: the tag
+    /// of a bcrypt hash is made with its salt, and a SHA-256 hash is keyed.
     pub fn redacted(&self, secret: &CacheSecret) -> String {
         match &self.kind {
             HashKind::Bcrypt(hash) => format!("{:02}:{}", hash.cost(), self.tag.to_text()),

@@ -1,7 +1,7 @@
 //! The answers that Keystile itself causes: one line when they begin and one when they end, with their number.
 //!
-//! Each of them should follow from a fault that a dependency has reported. If none has, the line says so: no cause is
-//! silent, even one that nobody thought of. Checks are only counted. This reads the counters.
+//! Each of them should follow from a fault that a dependency has reported. If none has, the line says so, so that a
+//! cause without a fault of its own is logged too. Checks are only counted. This reads the counters.
 
 use std::time::{Duration, Instant};
 

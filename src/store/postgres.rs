@@ -24,7 +24,7 @@ mod tls;
 mod triggers;
 
 pub(super) use pool::PostgresPool;
-pub use readers::Confirmations;
+pub use readers::{Confirmation, Confirmations};
 pub(super) use statements::PostgresStatements;
 
 /// How often the change log is read where the database does not notify.

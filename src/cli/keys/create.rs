@@ -3,12 +3,15 @@
 use std::{fmt::Display, str::FromStr};
 
 use clap::{Args, builder::NonEmptyStringValueParser};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::OffsetDateTime;
 
 use super::credential_output::CredentialOutput;
 use crate::{
     clock,
-    config::{BcryptCost, DatabaseOptions},
+    config::{
+        BcryptCost, DatabaseOptions,
+        moment::{self, MomentError},
+    },
     credential::generate::Brand,
     record::{Limits, endpoint::Endpoint, model::ModelPattern, network::Network},
     store::NewKey,
@@ -113,16 +116,12 @@ pub(super) fn expiry(text: &str) -> Result<OffsetDateTime, String> {
 }
 
 fn expiry_at(text: &str, now: OffsetDateTime) -> Result<OffsetDateTime, String> {
-    let end = match (OffsetDateTime::parse(text, &Rfc3339), humantime::parse_duration(text)) {
-        (Ok(end), _) => Some(end.to_offset(time::UtcOffset::UTC)),
-        (_, Ok(duration)) => duration.try_into().ok().and_then(|duration| now.checked_add(duration)),
-        _ => return Err("is neither a time such as 2026-12-31T23:59:59Z nor a duration such as 90d".into()),
-    };
-    // Every database and every reader of it agrees on years of four digits.
-    match end.filter(|end| end.year() <= 9999) {
-        None => Err("is too far away; a key without it never expires".into()),
-        Some(end) if end <= now => Err("is in the past; the key would never work".into()),
-        Some(end) => Ok(end),
+    match moment::ahead(text, now) {
+        Err(MomentError::Form) => Err(moment::FORM.into()),
+        Ok(end) if end <= now => Err("is in the past; the key would never work".into()),
+        // Every database and every reader of it agrees on years of four digits.
+        Ok(end) if end.year() <= 9999 => Ok(end),
+        Ok(_) | Err(MomentError::Distance) => Err("is too far away; a key without it never expires".into()),
     }
 }
 

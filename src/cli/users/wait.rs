@@ -1,7 +1,5 @@
 //! Waits for the change of a user.
 
-use std::num::NonZeroUsize;
-
 use anyhow::Context;
 
 use crate::{
@@ -11,12 +9,11 @@ use crate::{
         wait::{WaitArgs, wait_for_instances},
     },
     config::DatabaseOptions,
-    credential::Prefix,
-    store::{Database, DisplayRow, KeyFilter, KeyState, PageRequest},
+    record::UserId,
+    store::{Database, DisplayRow},
 };
 
-/// Waits until every instance has read the change of a user: an instance that has read a later entry of the log, for one
-/// of the user's keys, has read it.
+/// Waits until every instance has read the change of a user.
 pub(super) async fn wait_for_keys(
     opened: &Database,
     user: &DisplayRow,
@@ -24,11 +21,13 @@ pub(super) async fn wait_for_keys(
     output: Output,
     database: &DatabaseOptions,
 ) -> anyhow::Result<()> {
-    let filter = KeyFilter { user: Some(user.text("id")), state: KeyState::Any, ..KeyFilter::default() };
-    let page = PageRequest { limit: NonZeroUsize::new(1), ..PageRequest::default() };
-    let keys =
-        opened.list_keys(&filter, &page).await.map_err(|error| with_database_name(database, error))?.keys;
-    let Some(prefix) = keys.first().and_then(|key| Prefix::parse(&key.text("key_prefix")).ok()) else {
+    let prefix = match user.get("id").as_i64() {
+        Some(id) => {
+            opened.prefix_of_user(UserId(id)).await.map_err(|error| with_database_name(database, error))?
+        }
+        None => None,
+    };
+    let Some(prefix) = prefix else {
         eprintln!("the user has no keys, so no instance has any in memory");
         return Ok(());
     };

@@ -383,7 +383,7 @@ impl FindingKind {
             Self::RotationEndless => description(
                 "rotation_endless",
                 &[Warning],
-                "the key was rotated, but has no expiry, so it works without end beside its successor",
+                "the key was rotated, but has no expiry, so it goes on working after its successor was made",
                 "set expires_at of the key, or revoke it with `keystile keys revoke ID --only`",
             ),
             Self::RotationChainBroken => description(

@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 
 use super::{
     Action, ColumnValue, Database, DisplayRow, KeyFilter, KeyPage, ManagementError, PageCursor, PageRequest,
-    Result, Schema, SqlValue, Statement,
+    Result, Schema, SqlValue, Statement, assignments,
     chain::is_in_chain_of,
     columns::{API_KEYS, Column, ColumnKind, write_list},
     id, insert,
@@ -116,9 +116,7 @@ impl Database {
                 return Ok((self.find_key(&id.to_string()).await?, credential));
             }
         }
-        Err(ManagementError::Refused(format!(
-            "--brand {brand}: {DRAWS} keys in a row began like one that exists; choose a shorter brand"
-        )))
+        Err(no_new_prefix(brand))
     }
 
     /// Inserts a key if its user has fewer than `max` keys. The user's row is locked meanwhile, so that no other insert
@@ -387,16 +385,21 @@ pub(super) fn key_id(key: &DisplayRow) -> Result<KeyId> {
 /// Revokes the active keys of a key's chain.
 fn revoke_chain(schema: &Schema, id: i64, mut values: Vec<ColumnValue>) -> Statement {
     values.retain(|(column, _)| schema.has("api_keys", column));
-    let set = values.iter().zip(1..);
-    let set = set.map(|((column, _), at)| format!("{column} = {}", schema.param(at, "api_keys", column)));
     let sql = format!(
         "UPDATE {} AS k SET {} WHERE k.id {} AND lower({}) NOT IN ('0', 'f', 'false')",
         schema.relation("api_keys"),
-        set.collect::<Vec<_>>().join(", "),
+        assignments(schema, "api_keys", &values, 0),
         is_in_chain_of(schema, id),
         schema.column("api_keys", "is_active"),
     );
     Statement::new(sql, values.into_iter().map(|(_, value)| value).collect::<Vec<_>>())
+}
+
+/// The error after [`DRAWS`] keys of this brand.
+pub(super) fn no_new_prefix(brand: &Brand) -> ManagementError {
+    ManagementError::Refused(format!(
+        "--brand {brand}: {DRAWS} keys in a row began like one that exists; choose a shorter brand"
+    ))
 }
 
 /// Whether the credential has this hash. bcrypt takes a part of a second.

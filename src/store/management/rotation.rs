@@ -5,12 +5,12 @@
 
 use std::sync::Arc;
 
-use time::{Duration, OffsetDateTime, format_description::well_known::Rfc3339};
+use time::OffsetDateTime;
 
 use super::{
     Action, Database, DisplayRow, ManagementError, Result, SqlValue, Statement,
-    keys::{DRAWS, hash},
-    needs_column,
+    keys::{DRAWS, hash, no_new_prefix},
+    needs_column, update,
 };
 use crate::{
     clock::{self, Timestamps},
@@ -18,7 +18,7 @@ use crate::{
         Credential, Prefix,
         generate::{self, Brand},
     },
-    record::{Expiry, KeyRecord, rfc3339},
+    record::KeyRecord,
     store::{
         KeyStore, StoreError,
         schema::{ROTATED_BUDGETS, ROTATIONS, Schema},
@@ -26,8 +26,10 @@ use crate::{
     },
 };
 
+mod refusals;
 mod row_copy;
 
+use refusals::{needs_rotations, refuse_early_clock, refuse_times, refuse_unusable};
 use row_copy::{CopiedColumn, NewValue, RowCopy};
 
 /// How to rotate a key.
@@ -51,9 +53,6 @@ pub struct RotatedKey {
     /// The credential of the successor, which cannot be shown again.
     pub credential: Credential,
 }
-
-/// A clock that is this far before the creation of a key is wrong. Some applications write local times.
-const CLOCK_TOLERANCE: Duration = Duration::DAY;
 
 /// Columns that decide whether a key works. A rotation fails if one of them changes meanwhile.
 const STATE: [&str; 3] = ["is_active", "deleted_at", "expires_at"];
@@ -118,9 +117,7 @@ impl Database {
                 TransactionOutcome::Failed(_, error) => return Err(plan.not_rotated(error)),
             }
         }
-        Err(ManagementError::Refused(format!(
-            "--brand {brand}: {DRAWS} keys in a row began like one that exists; choose a shorter brand"
-        )))
+        Err(no_new_prefix(brand))
     }
 
     /// The record of a listed key, as a check reads it.
@@ -156,7 +153,8 @@ impl<'a> Plan<'a> {
         }
         refuse_unusable(&key, now)?;
         refuse_early_clock(&listed, now)?;
-        let ends_at = end(&key, rotation, now)?;
+        let ends_at = rotation.ends_at.unwrap_or(now);
+        refuse_times(&key, ends_at, rotation.expires_at, now)?;
         let columns = database.copied_columns(&schema, "api_keys").await?;
         let budgets = budgets(database, &schema, &key).await?;
         let budget_columns =
@@ -261,23 +259,10 @@ impl<'a> Plan<'a> {
     }
 
     fn end_key(&self) -> Statement {
-        let (schema, database) = (&self.schema, self.database);
-        let mut set = vec![("expires_at", database.time(self.ends_at))];
-        if schema.has("api_keys", "updated_at") {
-            set.push(("updated_at", database.time(self.now)));
-        }
-        let columns = set.iter().zip(1..).map(|((column, _), at)| {
-            format!("{} = {}", schema.name("api_keys", column), schema.param(at, "api_keys", column))
-        });
-        let sql = format!(
-            "UPDATE {} SET {} WHERE {} = {} RETURNING '1'",
-            schema.relation("api_keys"),
-            columns.collect::<Vec<_>>().join(", "),
-            schema.name("api_keys", "id"),
-            schema.param(set.len() + 1, "api_keys", "id"),
-        );
-        let params = set.into_iter().map(|(_, value)| value).chain([Some(self.key.id.0.to_string())]);
-        Statement::new(sql, params.collect::<Vec<_>>())
+        let database = self.database;
+        let values =
+            vec![("expires_at", database.time(self.ends_at)), ("updated_at", database.time(self.now))];
+        update(&self.schema, "api_keys", self.key.id.0, values)
     }
 
     /// Returns a row if the key has as many active budgets as were read.
@@ -369,23 +354,6 @@ async fn already_rotated(database: &Database, schema: &Schema, key: &KeyRecord) 
     }
 }
 
-/// Refuses a database without the tables of rotations.
-pub(super) fn needs_rotations(schema: &Schema) -> Result<()> {
-    if schema.has_rotations() {
-        return Ok(());
-    }
-    if schema.has_rotation_tables() {
-        return Err(ManagementError::Refused(
-            "keys can be rotated only where api_keys.id and budgets.id are numbers".into(),
-        ));
-    }
-    Err(ManagementError::Refused(
-        "the database has no table keystile_rotations, which a rotation needs; run `keystile migrate` as the owner of \
-         the tables"
-            .into(),
-    ))
-}
-
 fn state_columns(schema: &Schema) -> impl Iterator<Item = &'static str> {
     STATE.into_iter().filter(|column| schema.has("api_keys", column))
 }
@@ -436,67 +404,4 @@ async fn budgets(database: &Database, schema: &Schema, key: &KeyRecord) -> Resul
     budgets.collect::<Option<Vec<_>>>().ok_or_else(|| {
         ManagementError::Refused(format!("a budget of key {} has an id that is no whole number", key.id.0))
     })
-}
-
-/// Refuses a key that does not work: nobody may continue with a new secret.
-fn refuse_unusable(key: &KeyRecord, now: OffsetDateTime) -> Result<()> {
-    let id = key.id.0;
-    let why = if key.is_deleted {
-        "is deleted (deleted_at is set)".to_owned()
-    } else if !key.is_active {
-        "is revoked (is_active is false)".to_owned()
-    } else if key.expiry.is_past(now) {
-        format!("expired at {}", key.expiry)
-    } else if !key.user.is_active {
-        format!("belongs to user {}, who is disabled", key.user.id.0)
-    } else {
-        return Ok(());
-    };
-    Err(ManagementError::Refused(format!(
-        "key {id} {why}, and only a key that works can be rotated; create a new one with `keystile keys create`"
-    )))
-}
-
-/// Refuses a clock that is before the key's creation. The end of the overlap would be wrong.
-fn refuse_early_clock(listed: &DisplayRow, now: OffsetDateTime) -> Result<()> {
-    let created =
-        listed.get("created_at").as_str().and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
-    match created {
-        Some(created) if created > now + CLOCK_TOLERANCE => Err(ManagementError::Refused(format!(
-            "the clock of this machine says {}, but key {} was created at {}; set the clock, or the overlap ends at the \
-             wrong time",
-            rfc3339(now),
-            listed.text("id"),
-            rfc3339(created),
-        ))),
-        _ => Ok(()),
-    }
-}
-
-/// When the key ends.
-fn end(key: &KeyRecord, rotation: &KeyRotation, now: OffsetDateTime) -> Result<OffsetDateTime> {
-    let (id, ends_at) = (key.id.0, rotation.ends_at.unwrap_or(now));
-    let refuse = |text: String| Err(ManagementError::Refused(text));
-    if ends_at < now {
-        return refuse(format!("the overlap ends at {}, which is in the past", rfc3339(ends_at)));
-    }
-    if let Expiry::At(expiry) = key.expiry
-        && ends_at > expiry
-    {
-        return refuse(format!(
-            "the overlap would end at {}, but key {id} itself expires at {}; choose a shorter overlap",
-            rfc3339(ends_at),
-            rfc3339(expiry)
-        ));
-    }
-    if let Some(expires_at) = rotation.expires_at
-        && expires_at <= ends_at
-    {
-        return refuse(format!(
-            "the successor would expire at {}, before key {id} ends at {}; choose a later expiry, or a shorter overlap",
-            rfc3339(expires_at),
-            rfc3339(ends_at)
-        ));
-    }
-    Ok(ends_at)
 }

@@ -1,11 +1,14 @@
 //! Users: create, list, disable.
 
+use std::num::NonZeroUsize;
+
 use super::{
-    Action, ColumnValue, Database, DisplayRow, ManagementError, Result, Schema, Statement,
+    Action, ColumnValue, Database, DisplayRow, KeyFilter, KeyState, ManagementError, PageRequest, Result,
+    Schema, Statement,
     columns::{Column, ColumnKind, USERS},
     id, insert, needs_column, update,
 };
-use crate::{record::UserId, store::Row};
+use crate::{credential::Prefix, record::UserId, store::Row};
 
 /// A user to create.
 #[derive(Debug, Clone, Default)]
@@ -143,6 +146,19 @@ impl Database {
         needs_column(schema, "users", "username")?;
         let (column, param) = (schema.name("users", "username"), schema.param(1, "users", "username"));
         self.users(&format!("WHERE u.{column} = {param}"), Some(name)).await
+    }
+
+    /// The prefix of one of the user's keys, if there is one that a credential can have. An instance that has read a later
+    /// entry of the log of changes for it has read the change of the user.
+    ///
+    /// # Errors
+    /// [`ManagementError`] when the database fails.
+    pub async fn prefix_of_user(&self, user: UserId) -> Result<Option<Prefix>> {
+        let filter =
+            KeyFilter { user: Some(user.0.to_string()), state: KeyState::Any, ..KeyFilter::default() };
+        let page = PageRequest { limit: NonZeroUsize::new(1), ..PageRequest::default() };
+        let keys = self.list_keys(&filter, &page).await?.keys;
+        Ok(keys.first().and_then(|key| Prefix::parse(&key.text("key_prefix")).ok()))
     }
 
     /// Disables a user, and thereby every key of the user.

@@ -30,6 +30,30 @@ pub struct Confirmations {
     pub silent: BTreeSet<String>,
 }
 
+/// What the confirmations say about a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confirmation {
+    /// Every reader that listens has applied it.
+    Complete,
+    /// A reader did not confirm it in time.
+    Incomplete,
+    /// No reader listens, so nothing is known.
+    Unknown,
+}
+
+impl Confirmations {
+    /// What they say together.
+    pub fn state(&self) -> Confirmation {
+        if !self.silent.is_empty() {
+            Confirmation::Incomplete
+        } else if self.dropped.is_empty() {
+            Confirmation::Unknown
+        } else {
+            Confirmation::Complete
+        }
+    }
+}
+
 /// The channel on which the log's trigger notifies readers.
 const CHANGED: &str = "keystile_changed";
 /// The channel on which readers confirm the changes that they applied.

@@ -48,7 +48,7 @@ pub struct Instance {
     outages: Mutex<Vec<(Instant, Option<Instant>)>>,
 }
 
-/// Everything. What is changed has a lock, which whoever changes it holds.
+/// Everything. Each part that a fault changes has a lock.
 pub struct World {
     pub servers: tokio::sync::Mutex<Servers>,
     pub caches: Mutex<Caches>,
@@ -102,8 +102,8 @@ impl World {
         self.keys.iter().for_each(|key| key.change(Truth::Unknown, now, now));
     }
 
-    /// Reads what is true of each key from the tables, after statements that were sent then. Whoever calls it holds the
-    /// servers, so that nothing changes.
+    /// Reads what is true of each key from the tables, after statements that were sent then. The caller holds the
+    /// lock of the servers, so that nothing changes meanwhile.
     pub async fn read(&self, servers: &Servers, sent: Instant) {
         let sql = "SELECT k.id::bigint, k.key_hash, k.is_active AND coalesce(u.is_active, false)
             AND coalesce(k.expires_at > (now() AT TIME ZONE 'UTC'), true)

@@ -2,7 +2,7 @@
 //!
 //! Its API returns no hashes. What can be imported is
 //! - an answer of `apis.listKeys` with `decrypt`, for keys that are stored recoverably: it has `plaintext`;
-//! - rows of its table `keys`, for whoever runs the database: they have `hash`, SHA-256 of the whole key, and `start`.
+//! - rows of its table `keys`, for operators of their own Unkey: they have `hash`, SHA-256 of the whole key, and `start`.
 
 use anyhow::bail;
 use data_encoding::{BASE64, BASE64_NOPAD, BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
