@@ -120,5 +120,7 @@ pub fn create(rng: &mut StdRng, known: usize, fresh: usize) -> (Vec<Key>, String
              VALUES ({id}, {user}, 'torture', '{prefix}', '{hash}', true, {endpoints}, {limit}, {limit} IS NULL);"
         );
     }
+    // The ids above were given, and those of further keys follow them.
+    sql += "SELECT setval(pg_get_serial_sequence('api_keys', 'id'), (SELECT max(id) FROM api_keys));";
     (keys, sql)
 }
