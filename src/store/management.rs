@@ -25,6 +25,7 @@ mod import;
 mod key_filter;
 mod key_page;
 mod keys;
+mod new_key;
 mod patch;
 mod rotation;
 mod row_update;
@@ -46,7 +47,8 @@ pub use import::{
 };
 pub use key_filter::{KeyFilter, KeyState};
 pub use key_page::{KeyPage, KeySort, PageCursor, PageRequest};
-pub use keys::{NewKey, RevokedKeys};
+pub use keys::RevokedKeys;
+pub use new_key::NewKey;
 pub use patch::{Patch, PatchError, Resource};
 pub use rotation::{KeyRotation, RotatedKey};
 pub use row_version::RowVersion;

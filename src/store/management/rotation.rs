@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 
 use super::{
     Action, Database, DisplayRow, ManagementError, Result, SqlValue, Statement,
-    keys::{DRAWS, hash, no_new_prefix},
+    new_key::{DRAWS, hash, no_new_prefix},
     needs_column, update,
 };
 use crate::{
