@@ -14,7 +14,7 @@
 //!   hosts, [`ext_authz`] (gRPC), [`admin`] (HTTP), [`injector`] (Kubernetes'
 //!   admission webhook), [`management_api`] (HTTP), [`envoy_config`] (what `keystile doctor` reads of Envoy);
 //! - the house: [`serve`] wires it and drains it, [`cli`] has every command, [`config`] every setting,
-//!   [`metrics`] every metric, [`telemetry`] the log.
+//!   [`metrics`] every metric, [`telemetry`] the log, [`version`] the version and commit.
 
 #![cfg_attr(
     test,
@@ -60,3 +60,4 @@ pub mod config;
 pub mod metrics;
 pub mod serve;
 pub mod telemetry;
+pub mod version;

@@ -11,6 +11,7 @@ use super::{
     pod::InvalidPod,
     sidecar::Sidecar,
 };
+use crate::version::VERSION;
 
 mod additions;
 mod conflicts;
@@ -82,7 +83,7 @@ fn annotations(pod: &Value, sidecar: &Sidecar) -> Vec<(&'static str, String)> {
     }
     if present[STATUS].is_null() {
         let status = json!({
-            "version": env!("CARGO_PKG_VERSION"),
+            "version": VERSION,
             "container": container::NAME,
             "volumes": volumes::NAMES,
         });
