@@ -42,6 +42,7 @@ pub mod http_server;
 pub mod proof_writer;
 pub mod resilience;
 pub mod revocation;
+mod tcp_listener;
 pub mod tls;
 pub mod usage;
 pub mod verifier;

@@ -42,7 +42,7 @@ pub fn review(pod: &Value, scope: Scope, sidecar: &Sidecar) -> Result<Injection,
             format!("keystile: not injected, since {reason}; requests to this pod are not authorized");
         return Ok(Injection { warnings: vec![warning], ..Injection::default() });
     }
-    conflicts::check(pod, sidecar)?;
+    conflicts::check(pod, &options, sidecar)?;
 
     let mut additions = Additions::to(pod);
     volumes::add(&mut additions, &options, sidecar);

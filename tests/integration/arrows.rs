@@ -14,7 +14,17 @@ use syn::{
 const LAYERS: &[&[&str]] = &[
     &["attributes", "credential", "decision", "limits", "policy", "proof", "record"],
     &["clock", "config", "dependencies", "metrics", "telemetry", "version"],
-    &["addresses", "bounds", "cache", "findings", "health", "http_server", "resilience", "tls"],
+    &[
+        "addresses",
+        "bounds",
+        "cache",
+        "findings",
+        "health",
+        "http_server",
+        "resilience",
+        "tcp_listener",
+        "tls",
+    ],
     &["redis", "revocation", "usage"],
     &["limiter", "store", "verifier"],
     &["authorizer", "explanation", "proof_writer"],
