@@ -157,7 +157,7 @@ fn package_for_debian_has_every_file_that_is_made_for_it() {
     let started = unit(&folder.path().join("systemd/keystile.service"));
     assert!(started.starts_with("/usr/bin/keystile serve "), "{started}");
     assert!(unit(&repository("systemd/keystile.service")).starts_with("/usr/local/bin/keystile serve "));
-    let users = read("systemd/sysusers.conf");
+    let users = read("systemd/sysusers.d/keystile.conf");
     assert!(users.lines().any(|line| line.starts_with("u keystile ")), "{users}");
     assert!(read("systemd/keystile.service").contains("User=keystile\nGroup=keystile\n"));
     let changelog = fs::read_to_string(folder.path().join("debian-changelog")).unwrap();
