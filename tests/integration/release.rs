@@ -287,10 +287,13 @@ fn arbitrary_user_without_name_and_home_can_run_everything() {
         assert!(output.status.success(), "{arguments:?}: {}", text(&output));
         text(&output)
     };
+    run(&["migrate"]);
     run(&["users", "create", "--email", "ada@example.com", "--username", "ada"]);
     run(&["keys", "create", "--user", "ada@example.com", "--name", "laptop"]);
-    let audit = run(&["audit", "list"]);
-    assert!(audit.contains("ada"), "{audit}");
+    let audit = run(&["audit"]);
+    assert!(audit.contains("create users"), "{audit}");
+    // A user without a name is known by number.
+    assert!(!geteuid().is_root() || audit.contains(&format!("uid {ASSIGNED_USER}")), "{audit}");
 
     let log = fs::File::create(image.path("data/log")).unwrap();
     let mut serve = image.command(&["serve", "--listen", &socket]);
