@@ -15,6 +15,7 @@ use crate::{
     serve,
     store::StoreError,
     telemetry,
+    version::version_and_commit,
 };
 
 mod argument;
@@ -41,7 +42,7 @@ use startup::Startup;
 
 /// API-key authorization service for Envoy.
 #[derive(Debug, Parser)]
-#[command(name = "keystile", version, max_term_width = 110)]
+#[command(name = "keystile", version = version_and_commit(), max_term_width = 110)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

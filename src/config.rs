@@ -24,7 +24,7 @@ mod tls;
 mod values;
 
 pub use durable::DurableProofs;
-pub use inject::InjectOptions;
+pub use inject::{InjectOptions, SidecarUser};
 pub use libpq::is_unread_libpq_variable;
 pub use management::{ClientScope, ManagementClient, ManagementOptions, ManagementTlsOptions, TokenKind};
 pub use postgres_url::PostgresUrl;

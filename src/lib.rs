@@ -14,7 +14,7 @@
 //!   hosts, [`ext_authz`] (gRPC), [`admin`] (HTTP), [`injector`] (Kubernetes'
 //!   admission webhook), [`management_api`] (HTTP), [`envoy_config`] (what `keystile doctor` reads of Envoy);
 //! - the house: [`serve`] wires it and drains it, [`cli`] has every command, [`config`] every setting,
-//!   [`metrics`] every metric, [`telemetry`] the log.
+//!   [`metrics`] every metric, [`telemetry`] the log, [`version`] the version and commit.
 
 #![cfg_attr(
     test,
@@ -42,6 +42,7 @@ pub mod http_server;
 pub mod proof_writer;
 pub mod resilience;
 pub mod revocation;
+mod tcp_listener;
 pub mod tls;
 pub mod usage;
 pub mod verifier;
@@ -60,3 +61,4 @@ pub mod config;
 pub mod metrics;
 pub mod serve;
 pub mod telemetry;
+pub mod version;

@@ -1,18 +1,18 @@
 //! `keystile probe`: asks a running `keystile serve` for its health, for probes that run in its container.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use tonic::transport::Endpoint;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use crate::config::{Listen, duration_or_none};
+use crate::{
+    config::{Listen, duration_or_none},
+    tcp_listener::reached_at,
+};
 
 mod readiness;
 
@@ -47,7 +47,7 @@ pub(super) async fn run(probe: Probe) -> anyhow::Result<()> {
     if status == ServingStatus::Serving || probe.alive {
         return Ok(());
     }
-    let why = tokio::time::timeout(probe.timeout, why_not_ready(loopback(probe.admin_address))).await;
+    let why = tokio::time::timeout(probe.timeout, why_not_ready(probe.admin_address)).await;
     match why.ok().flatten() {
         Some(why) => bail!("--address {address}: not ready: {why}"),
         None => bail!(
@@ -59,15 +59,17 @@ pub(super) async fn run(probe: Probe) -> anyhow::Result<()> {
 }
 
 async fn ask(address: &Listen) -> anyhow::Result<ServingStatus> {
-    let channel = match Endpoint::from_shared(uri(address))?.connect().await {
-        Ok(channel) => channel,
-        Err(error) => {
-            bail!(
-                "cannot connect: {}; is `keystile serve` running with this --listen address?",
-                cause(&error)
-            )
+    let mut connected = Err(anyhow!("no address"));
+    for uri in uris(address) {
+        connected = Endpoint::from_shared(uri)?.connect().await.map_err(|error| {
+            let cause = cause(&error);
+            anyhow!("cannot connect: {cause}; is `keystile serve` running with this --listen address?")
+        });
+        if connected.is_ok() {
+            break;
         }
-    };
+    }
+    let channel = connected?;
     let answer = HealthClient::new(channel).check(HealthCheckRequest { service: String::new() }).await;
     match answer {
         Ok(answer) => Ok(answer.into_inner().status()),
@@ -84,19 +86,12 @@ fn cause(error: &dyn std::error::Error) -> String {
     error.to_string()
 }
 
-/// An instance that listens on all addresses is reached over loopback.
-fn loopback(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
-}
-
-fn uri(address: &Listen) -> String {
+/// The URIs of an address, in the order in which to try.
+fn uris(address: &Listen) -> Vec<String> {
     match address {
-        Listen::Unix(path) => format!("unix://{}", path.display()),
-        Listen::Tcp(address) => format!("http://{}", loopback(*address)),
+        Listen::Unix(path) => vec![format!("unix://{}", path.display())],
+        Listen::Tcp(address) => {
+            reached_at(*address).into_iter().map(|address| format!("http://{address}")).collect()
+        }
     }
 }

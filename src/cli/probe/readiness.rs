@@ -7,12 +7,14 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 
+use crate::tcp_listener::reached_at;
+
 /// Maximum length of the answer in bytes.
 const MAX_ANSWER: usize = 64 << 10;
 
 /// The state and the problems that `/readyz` reports. None where no Keystile answers, or it is ready.
 pub(super) async fn why_not_ready(admin: SocketAddr) -> Option<String> {
-    let stream = tokio::net::TcpStream::connect(admin).await.ok()?;
+    let stream = tokio::net::TcpStream::connect(&*reached_at(admin)).await.ok()?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
     let connection = tokio::spawn(connection);
     let request = http::Request::get("/readyz").header("host", admin.to_string());
