@@ -13,7 +13,7 @@ use crate::{
     config::{InjectOptions, LogFormat, ManagementOptions, ServeOptions, redacted},
     credential::{brands::KeyBrand, generate},
     serve,
-    store::StoreError,
+    store::{StoreError, TokenSecret},
     telemetry,
 };
 
@@ -204,7 +204,9 @@ fn with_meant_flag(mut error: clap::Error, root: &clap::Command) -> clap::Error 
 
 /// What is shown instead, where the text holds a URL or an API key in any other place.
 fn without_secret(value: &ContextValue) -> Option<ContextValue> {
-    let is_secret = |text: &str| text.contains("://") || generate::checksum_holds(text);
+    let is_secret = |text: &str| {
+        text.contains("://") || generate::checksum_holds(text) || TokenSecret::parse(text).is_some()
+    };
     let shown = |text: &str| match text.split_once('=') {
         Some((flag, value)) if flag.starts_with('-') => {
             format!("{flag}={}", redacted(value).unwrap_or_else(|| NOT_SHOWN.to_owned()))
