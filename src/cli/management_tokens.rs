@@ -15,7 +15,7 @@ use crate::{
     clock,
     config::{DatabaseOptions, TokenKind, duration_or_none},
     record::UserId,
-    store::{KeyTemplate, TokenScope, TokenSecret, json_object},
+    store::{KeyTemplate, TokenScope, json_object},
 };
 
 #[derive(Debug, Subcommand)]
@@ -100,9 +100,6 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
             output.rows(&rows, COLUMNS, "no tokens yet; create one with `keystile management-tokens create`")
         }
         Command::Revoke(Revoke { token, output, database }) => {
-            if TokenSecret::parse(&token).is_some() {
-                bail!("the argument is a token; give its id or name, see `keystile management-tokens list`");
-            }
             let token = open(&database)?.revoke_token(&token).await;
             output.row(&token.map_err(|error| with_database_name(&database, error))?.to_row(clock::wall()))
         }

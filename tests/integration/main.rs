@@ -59,6 +59,7 @@ mod redis_failover;
 mod redis_kinds;
 mod redis_tier;
 mod rotation;
+mod secrets;
 mod serve;
 mod store_contract;
 mod store_failures;
