@@ -31,6 +31,7 @@ mod certificate;
 mod client_verifier;
 mod material;
 mod peers;
+mod private_key;
 mod refusals;
 
 pub use material::{Pem, TlsSource};

@@ -8,13 +8,14 @@ use rustls::{
     crypto::{CryptoProvider, ring},
     pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime, pem::PemObject},
     server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
+    sign::SingleCertAndKey,
 };
 use time::OffsetDateTime;
 use tracing::warn;
 use x509_parser::{prelude::FromDer, revocation_list::CertificateRevocationList};
 use zeroize::Zeroizing;
 
-use super::{certificate::CertificateFacts, client_verifier::ClientVerifier};
+use super::{certificate::CertificateFacts, client_verifier::ClientVerifier, private_key::certified_key};
 use crate::{
     config::{ClientFiles, NamedFile, TlsFiles},
     metrics::TlsMetrics,
@@ -144,9 +145,10 @@ impl Material {
             leaf.with_context(|| format!("{source}: the certificate file holds no certificate (PEM)"))?;
         let key = PrivateKeyDer::from_pem_slice(&content.pem.key);
         let key = key.with_context(|| format!("{source}: the key file holds no private key (PEM)"))?;
-        let mut config = builder.with_single_cert(chain, key).with_context(|| {
+        let key = certified_key(chain, key).with_context(|| {
             format!("{source}: the key does not belong to the certificate, or cannot be used")
         })?;
+        let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
         config.alpn_protocols = vec![protocol.to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;

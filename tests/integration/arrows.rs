@@ -13,7 +13,7 @@ use syn::{
 /// The top modules, from the ground up. A module may use those of its own line and of the lines before it.
 const LAYERS: &[&[&str]] = &[
     &["attributes", "credential", "decision", "limits", "policy", "proof", "record"],
-    &["clock", "config", "dependencies", "metrics", "telemetry", "version"],
+    &["clock", "config", "core_dumps", "dependencies", "metrics", "telemetry", "version"],
     &[
         "addresses",
         "bounds",

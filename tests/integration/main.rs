@@ -61,6 +61,7 @@ mod redis_kinds;
 mod redis_tier;
 mod release;
 mod rotation;
+mod secrets;
 mod serve;
 mod store_contract;
 mod store_failures;
