@@ -19,7 +19,7 @@ use faults::Fault;
 use keys::{LIMIT, Role};
 use load::{Asked, Record};
 use oracle::Minutes;
-use report::{Memory, Row, Times};
+use report::{Memory, Row, Summary, Times};
 use world::World;
 
 mod changes;
@@ -75,7 +75,8 @@ async fn nothing_lets_a_wrong_key_in_or_calls_a_good_key_wrong() {
         rows.push(row);
     }
     record.end();
-    println!("{} faults in {:.0?}", rows.len(), began.elapsed());
+    println!("{} faults in {:.0?}, by fault:\n{}", rows.len(), began.elapsed(), report::HEAD);
+    Summary::of(&rows).iter().for_each(|summary| println!("{summary}"));
     let problems = [rows.iter().flat_map(problems).collect(), counts.problems()].concat();
     for (at, instance) in world.instances.iter().enumerate() {
         assert!(!instance.log().contains("panicked"), "instance {at}: {}", instance.log());

@@ -78,7 +78,7 @@ impl Fault {
             Self::DatabaseSlow => "Postgres answers 200 ms later",
             Self::DatabaseLocked => "a transaction locks api_keys",
             Self::Failover => "the primary dies, its standby is promoted",
-            Self::FailoverWithLoss => "the same, and the last commits are lost",
+            Self::FailoverWithLoss => "the primary dies, the last commits are lost",
             Self::RestoredSnapshot => "Postgres is restored from a snapshot",
             Self::RestoredPointInTime => "Postgres is restored to a point in time",
             Self::Migration => "the tables are migrated",

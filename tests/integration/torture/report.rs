@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    faults::Fault,
+    faults::{self, Fault},
     keys::Role,
     load::{Asked, Kind, Record},
     oracle::{self, Truth},
@@ -129,26 +129,52 @@ impl Row {
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Summary { fault: self.fault, rows: vec![self] }.fmt(f)
+    }
+}
+
+/// All times that one fault happened.
+pub struct Summary<'a> {
+    fault: Fault,
+    rows: Vec<&'a Row>,
+}
+
+impl<'a> Summary<'a> {
+    /// One for each fault, in the order of [`faults::ALL`].
+    pub fn of(rows: &'a [Row]) -> Vec<Self> {
+        let faults = [Fault::None].into_iter().chain(faults::ALL);
+        let of_fault = |fault| rows.iter().filter(move |row| row.fault == fault).collect();
+        let all = faults.map(|fault| Self { fault, rows: of_fault(fault) });
+        all.filter(|summary| !summary.rows.is_empty()).collect()
+    }
+}
+
+impl fmt::Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sum = |number: fn(&Row) -> usize| self.rows.iter().map(|row| number(row)).sum::<usize>();
+        let longest = |time: &dyn Fn(&Row) -> Duration| self.rows.iter().map(|row| time(row)).max();
+        let longest = |time: &dyn Fn(&Row) -> Duration| longest(time).unwrap_or_default().as_secs_f64();
         write!(
             f,
-            "| {} | {} | {} | {} | {} | {} | {:.0} | {:.0} | {:.1} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {:.0} | {:.0} | {:.1} |",
             self.fault.name(),
-            self.requests,
-            self.wrong_allows.len(),
-            self.wrong_denials.len(),
-            self.unavailable.len(),
-            self.others_unavailable,
-            self.latency(0.5).as_secs_f64() * 1e3,
-            self.latency(0.99).as_secs_f64() * 1e3,
-            self.recovered.as_secs_f64(),
+            self.rows.len(),
+            sum(|row| row.requests),
+            sum(|row| row.wrong_allows.len()),
+            sum(|row| row.wrong_denials.len()),
+            sum(|row| row.unavailable.len()),
+            sum(|row| row.others_unavailable),
+            longest(&|row| row.latency(0.5)) * 1e3,
+            longest(&|row| row.latency(0.99)) * 1e3,
+            longest(&|row| row.recovered),
         )
     }
 }
 
-/// The head of the table of rows.
+/// The head of the table of rows. Of several rows of one fault, the longest times are shown.
 pub const HEAD: &str = "\
-| fault | requests | wrong allows | wrong denials | known keys without an answer | others without an answer | p50, ms | p99, ms | recovery, s |
-|---|---|---|---|---|---|---|---|---|";
+| fault | times | requests | wrong allows | wrong denials | known keys without an answer | others without an answer | p50, ms | p99, ms | recovery, s |
+|---|---|---|---|---|---|---|---|---|---|";
 
 /// Whether the answer may rest on this truth.
 fn may_be(asked: &Asked, truth: Truth, world: &World, record: &Record) -> bool {
