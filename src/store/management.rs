@@ -54,7 +54,7 @@ pub use rotation::{KeyRotation, RotatedKey};
 pub use row_version::RowVersion;
 pub use tokens::{KeyTemplate, ManagementToken, TokenScope, TokenSecret};
 pub use users::NewUser;
-use write::{assignments, holds_time, insert, insert_from, update};
+use write::{ColumnValue, assignments, holds_time, insert, insert_from, update};
 
 /// Whether operators manage this column.
 pub(super) fn knows_column(table: &str, column: &str) -> bool {
@@ -131,9 +131,6 @@ pub fn json_object(text: &[u8]) -> Result<serde_json::Map<String, serde_json::Va
 }
 
 type Result<T, E = ManagementError> = std::result::Result<T, E>;
-
-/// A column of one table, and the value to write.
-type ColumnValue = (&'static str, SqlValue);
 
 impl DisplayRow {
     /// The row, if it is inactive now. Row-level security or a trigger may have ignored the update without an error.

@@ -1,7 +1,9 @@
 //! The statements that write a row of a table whose columns and types are the application's.
 
-use super::ColumnValue;
-use crate::store::{schema::Schema, statement::Statement};
+use crate::store::{SqlValue, schema::Schema, statement::Statement};
+
+/// A column of one table, and the value to write.
+pub(super) type ColumnValue = (&'static str, SqlValue);
 
 /// An INSERT that returns the new row's id. It does nothing if a row already has the same values in all columns of one of
 /// the `unless` groups.

@@ -7,32 +7,32 @@ use ipnet::IpNet;
 use crate::verifier::marks::{Class, Source};
 
 /// One attempt to prove a credential.
-pub(in crate::verifier) struct Attempt<J, A> {
+pub(crate) struct Attempt<J, A> {
     /// The prefix and the networks of the attempt.
-    pub(in crate::verifier) source: Source,
+    pub(crate) source: Source,
     /// The arrival of its check, before its look-up.
-    pub(in crate::verifier) arrived: Instant,
+    pub(crate) arrived: Instant,
     /// Whether its look-up was answered from this process's memory.
-    pub(in crate::verifier) from_memory: bool,
+    pub(crate) from_memory: bool,
     /// The deadline of its caller.
-    pub(in crate::verifier) deadline: Instant,
+    pub(crate) deadline: Instant,
     /// The computation. `None` for a prefix that does not exist.
-    pub(in crate::verifier) job: Option<J>,
+    pub(crate) job: Option<J>,
     /// The receiver of the answer.
-    pub(in crate::verifier) answer_to: A,
+    pub(crate) answer_to: A,
 }
 
 /// Attempts that were rejected since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(in crate::verifier) struct Rejections {
-    pub(in crate::verifier) count: u64,
+pub(crate) struct Rejections {
+    pub(crate) count: u64,
     /// The site of the last rejected attempt. `None` if Envoy vouches for no address.
-    pub(in crate::verifier) network: Option<IpNet>,
+    pub(crate) network: Option<IpNet>,
 }
 
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::verifier) enum Outcome {
+pub(crate) enum Outcome {
     /// The credential matches the record at this index.
     Match(usize),
     /// The credential matches no record.
@@ -47,7 +47,7 @@ pub(in crate::verifier) enum Outcome {
 
 /// The result of a computation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::verifier) enum ComputationResult {
+pub(crate) enum ComputationResult {
     Match(usize),
     Mismatch,
     Panicked,
