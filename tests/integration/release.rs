@@ -90,7 +90,7 @@ fn image_has_the_binary_of_a_release_and_runs_as_any_user() {
     for folder in ["var/lib", "run"] {
         let copy = format!("--from=build --chown=65532:0 /folders/{folder}/ /{folder}/");
         assert!(of("COPY").contains(&copy), "{copy}");
-        assert!(dockerfile.contains(&format!("chmod 0770 /folders/var/lib/keystile /folders/run/keystile")));
+        assert!(dockerfile.contains("chmod 0770 /folders/var/lib/keystile /folders/run/keystile"));
     }
     assert!(of("COPY").iter().all(|copy| copy.starts_with("--from=build ") || copy == ". ."));
 }
