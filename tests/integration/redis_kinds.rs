@@ -75,6 +75,7 @@ async fn addresses_of_ipv6() {
     let (tls, bus) = (free_port(), free_port());
     let node = Redis::with(&[
         "cluster-enabled yes",
+        "tls-cluster yes",
         "cluster-announce-ip ::1",
         &format!("cluster-port {bus}"),
         &format!("tls-port {tls}"),

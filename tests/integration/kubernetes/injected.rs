@@ -66,7 +66,8 @@ async fn injected_sidecar_runs_with_its_settings_and_answers_its_probes() {
     let pod = injected(&pod_of("deployment")).to_string();
     // Here the socket's folder is the test's, and the image's binary the built one.
     let pod = pod.replace("/run/keystile", setup.path("").to_str().unwrap().trim_end_matches('/'));
-    let pod = pod.replace("0.0.0.0:9192", &setup.admin.to_string());
+    assert!(pod.contains("\"[::]:9192\""), "every address, of IPv6 and IPv4");
+    let pod = pod.replace("[::]:9192", &setup.admin.to_string());
     let sidecar = serde_json::from_str::<Value>(&pod).unwrap()["spec"]["initContainers"][0].take();
     let texts = |list: &Value| -> Vec<String> {
         list.as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()

@@ -91,7 +91,8 @@ fn checkov_finds_nothing() {
     // It passes over hidden folders, as temporary ones are by default.
     let folder = || tempfile::Builder::new().prefix("checkov-").tempdir().unwrap();
     let (folder, seeded) = (folder(), folder());
-    for overlay in OVERLAYS {
+    // OpenShift gives the ids that checkov wants in the manifest.
+    for overlay in OVERLAYS.iter().filter(|overlay| **overlay != "openshift") {
         std::fs::write(folder.path().join(format!("{overlay}.yaml")), kustomize(overlay)).unwrap();
     }
     for example in EXAMPLES {
