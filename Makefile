@@ -77,6 +77,7 @@ instructions: ## count the instructions of a check, and fail if there are more t
 tools: ## install the programs that the tests run
 	tools/need-postgres
 	tools/need-redis
+	tools/need-openssl
 	tools/fetch-envoy $(ENVOY_VERSIONS)
 	tools/fetch-backend
 	tools/fetch-api-checks

@@ -12,11 +12,16 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use crate::config::{Listen, duration_or_none};
+use crate::{
+    config::{Listen, duration_or_none},
+    tls::TlsClient,
+};
 
 mod readiness;
+mod tls;
 
 use readiness::why_not_ready;
+use tls::{ProbeClients, ProbeTls, TlsConnection};
 
 #[derive(Debug, Args)]
 pub(super) struct Probe {
@@ -35,11 +40,15 @@ pub(super) struct Probe {
     /// Deadline of the answer.
     #[arg(long, env = "KEYSTILE_PROBE_TIMEOUT", default_value = "2s", value_parser = duration_or_none)]
     timeout: Duration,
+
+    #[command(flatten)]
+    tls: ProbeTls,
 }
 
 pub(super) async fn run(probe: Probe) -> anyhow::Result<()> {
     let address = probe.address.first().context("--address names nothing")?;
-    let answer = tokio::time::timeout(probe.timeout, ask(address)).await;
+    let ProbeClients { grpc, admin } = probe.tls.clients()?;
+    let answer = tokio::time::timeout(probe.timeout, ask(address, grpc)).await;
     let status = answer
         .with_context(|| format!("no answer within {}", humantime::format_duration(probe.timeout)))
         .flatten()
@@ -47,7 +56,8 @@ pub(super) async fn run(probe: Probe) -> anyhow::Result<()> {
     if status == ServingStatus::Serving || probe.alive {
         return Ok(());
     }
-    let why = tokio::time::timeout(probe.timeout, why_not_ready(loopback(probe.admin_address))).await;
+    let why = why_not_ready(loopback(probe.admin_address), admin);
+    let why = tokio::time::timeout(probe.timeout, why).await;
     match why.ok().flatten() {
         Some(why) => bail!("--address {address}: not ready: {why}"),
         None => bail!(
@@ -58,20 +68,36 @@ pub(super) async fn run(probe: Probe) -> anyhow::Result<()> {
     }
 }
 
-async fn ask(address: &Listen) -> anyhow::Result<ServingStatus> {
-    let channel = match Endpoint::from_shared(uri(address))?.connect().await {
+async fn ask(address: &Listen, tls: Option<TlsClient>) -> anyhow::Result<ServingStatus> {
+    let endpoint = Endpoint::from_shared(uri(address))?;
+    let (connected, has_tls) = match (address, tls) {
+        (Listen::Tcp(address), Some(client)) => {
+            let connection = TlsConnection { client, address: loopback(*address) };
+            (endpoint.connect_with_connector(connection).await, true)
+        }
+        _ => (endpoint.connect().await, false),
+    };
+    let channel = match connected {
         Ok(channel) => channel,
         Err(error) => {
             bail!(
-                "cannot connect: {}; is `keystile serve` running with this --listen address?",
-                cause(&error)
+                "cannot connect: {}; is `keystile serve` running with this --listen address{}?",
+                cause(&error),
+                if has_tls { ", with TLS, and with a certificate of --ca-file" } else { "" }
             )
         }
     };
     let answer = HealthClient::new(channel).check(HealthCheckRequest { service: String::new() }).await;
     match answer {
         Ok(answer) => Ok(answer.into_inner().status()),
-        Err(status) => bail!("this is no Keystile, or it does not answer: {}", status.message()),
+        Err(status) if has_tls => bail!(
+            "the instance does not answer: {}; with mutual TLS, --cert-file must be a certificate that it accepts",
+            cause(&status)
+        ),
+        Err(status) => bail!(
+            "this is no Keystile, or it does not answer: {}; if it has TLS, set --tls-cert-file",
+            status.message()
+        ),
     }
 }
 

@@ -18,6 +18,7 @@ use keystile::{
 
 mod command_line;
 mod links;
+mod mutual_tls;
 mod quick_start;
 
 #[test]
@@ -127,6 +128,21 @@ fn every_cause_of_a_degraded_change_feed_is_documented() {
     assert_eq!(rows, causes, "ARCHITECTURE.md has a row for each, in their order");
     let metric = metrics::TABLE.iter().find(|metric| metric.name == "keystile_change_feed_degraded").unwrap();
     assert!(metric.help.contains(&causes.join(", ")), "{}", metric.help);
+}
+
+#[test]
+fn every_limit_has_its_test() {
+    let page = read("docs/reference/limits.md");
+    let rows: Vec<_> = page.lines().filter(|line| line.starts_with("| ")).collect();
+    let rows = rows.iter().filter(|row| !row.starts_with("| what |"));
+    let tests = sources(&file("tests/integration")) + &sources(&file("src/bounds"));
+    let mut count = 0;
+    for row in rows {
+        let name = row.trim_end_matches("` |").rsplit('`').next().unwrap();
+        assert!(tests.contains(&format!("fn {name}(")), "{row}");
+        count += 1;
+    }
+    assert!(count > 20, "{count}");
 }
 
 #[test]

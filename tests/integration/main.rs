@@ -62,6 +62,7 @@ mod rotation;
 mod serve;
 mod store_contract;
 mod store_failures;
+mod systemd;
 mod tls;
 mod torture;
 mod unreadable;

@@ -1,5 +1,12 @@
 //! TLS of the listeners: who gets in, what happens when files change, and what peers without a certificate can hold.
 
+mod floods;
+mod handshakes;
+mod probe;
+mod protocol;
+mod reload;
+mod revocation;
+
 use std::{
     fs,
     io::{self, ErrorKind},
@@ -133,7 +140,11 @@ async fn gateway(version: &str, files: &Files, envoy: &Path, keystile: Keystile)
     }
     write(&envoy.join("ca.crt"), &files.servers.pem());
     let folder = format!("{}/", envoy.display());
-    Gateway::before(version, "mtls.yaml", keystile, &[("/etc/envoy/keystile/", &folder)]).await
+    let edits = [
+        ("/etc/envoy/keystile/", folder.as_str()),
+        ("keystile.internal, port_value", "127.0.0.1, port_value"),
+    ];
+    Gateway::before(version, "mtls.yaml", keystile, &edits).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -432,6 +443,21 @@ fn half_of_the_settings_is_an_error_that_names_the_missing_flag() {
             assert_eq!(output.status.code(), Some(2), "{settings:?}: {text}");
             assert!(text.contains(&format!("{flag}-{missing}")), "{settings:?}: {text}");
         }
+    }
+}
+
+/// Mutual TLS would be off.
+#[test]
+fn misspelled_variable_of_tls_stops_the_start() {
+    let files = Files::new();
+    let mut settings = files.settings("KEYSTILE_TLS", None);
+    settings.retain(|(name, _)| !name.contains("CLIENT"));
+    for name in ["KEYSTILE_TLS_CA_FILE", "KEYSTILE_TLS_CLIENT_CA", "KEYSTILE_ADMIN_TLS_CLIENT_CAFILE"] {
+        let with = [settings.clone(), vec![(name.to_owned(), "/ca.crt".to_owned())]].concat();
+        let output = Setup::new().serve(&borrowed(&with)).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{name}: {text}");
+        assert!(text.contains(name), "{name}: {text}");
     }
 }
 

@@ -6,13 +6,28 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+
+use crate::tls::{TlsClient, TlsListener};
 
 /// Maximum length of the answer in bytes.
 const MAX_ANSWER: usize = 64 << 10;
 
 /// The state and the problems that `/readyz` reports. None where no Keystile answers, or it is ready.
-pub(super) async fn why_not_ready(admin: SocketAddr) -> Option<String> {
-    let stream = tokio::net::TcpStream::connect(admin).await.ok()?;
+pub(super) async fn why_not_ready(admin: SocketAddr, tls: Option<TlsClient>) -> Option<String> {
+    match tls {
+        Some(tls) => ask(tls.connect(admin, TlsListener::Admin).await.ok()?, admin).await,
+        None => ask(TcpStream::connect(admin).await.ok()?, admin).await,
+    }
+}
+
+async fn ask<S>(stream: S, admin: SocketAddr) -> Option<String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
     let connection = tokio::spawn(connection);
     let request = http::Request::get("/readyz").header("host", admin.to_string());
