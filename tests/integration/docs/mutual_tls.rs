@@ -91,7 +91,7 @@ fn run(version: &str) -> Output {
         "grep -q -i revoked \"$SCRATCH/keystile.log\" && echo '### the log says so'",
     ];
     Command::new("timeout")
-        .args(["150", "unshare", "--user", "--map-root-user", "--mount", "--net", "bash", "-c"])
+        .args(["300", "unshare", "--user", "--map-root-user", "--mount", "--net", "bash", "-c"])
         .arg(script.join("\n"))
         .current_dir(folder.path())
         .env_clear()
