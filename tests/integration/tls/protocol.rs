@@ -7,7 +7,6 @@ use std::{
     sync::Arc,
 };
 
-use futures_util::future::join_all;
 use rustls::HandshakeKind;
 use time::{Duration as Validity, OffsetDateTime};
 use tokio::io::AsyncReadExt;
@@ -168,7 +167,7 @@ async fn client_that_offers_another_protocol_is_refused_and_one_that_offers_none
 }
 
 /// Envoy's certificate and Keystile's are replaced by bad ones in turn, while the connections with the previous ones end.
-async fn judged_by_envoy(version: &str) {
+async fn judged_by_envoy(version: &str, rows_of: std::ops::Range<usize>) {
     let (files, envoy) = (Files::new(), tempfile::tempdir().unwrap());
     let mut used = vec![files.clients.issue(&[ENVOY])];
     used[0].write(envoy.path());
@@ -186,13 +185,14 @@ async fn judged_by_envoy(version: &str) {
     let other = Authority::new();
     let good = |files: &Files| files.servers.issue(&[NAME]);
     let clients = &files.clients;
-    for (what, of_envoy, of_keystile) in [
+    let rows = [
         ("Envoy's expired", clients.issue_for(&[ENVOY], Validity::minutes(-1)), good(&files)),
+        ("Keystile's with another name", clients.issue(&[ENVOY]), files.servers.issue(&["x.internal"])),
         ("Envoy's of another CA", other.issue(&[ENVOY]), good(&files)),
         ("Envoy's with another name", clients.issue(&["portal.internal"]), good(&files)),
         ("Keystile's of another CA", clients.issue(&[ENVOY]), other.issue(&[NAME])),
-        ("Keystile's with another name", clients.issue(&[ENVOY]), files.servers.issue(&["x.internal"])),
-    ] {
+    ];
+    for (what, of_envoy, of_keystile) in rows.into_iter().skip(rows_of.start).take(rows_of.len()) {
         of_keystile.write(files.folder.path());
         of_envoy.write(envoy.path());
         // Envoy has read its files, and Keystile those of its own, before the connections end.
@@ -209,7 +209,7 @@ async fn judged_by_envoy(version: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn envoy_and_keystile_refuse_each_others_bad_certificates() {
-    join_all(VERSIONS.map(judged_by_envoy)).await;
+    tokio::join!(judged_by_envoy(VERSIONS[0], 0..2), judged_by_envoy(VERSIONS[1], 2..5));
 }
 
 /// All names that a certificate may have are compared whole, also by a client of another make.
