@@ -3,24 +3,28 @@
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
-# For keystile_build_info: docker build --build-arg KEYSTILE_COMMIT="$(git rev-parse --short HEAD)"
+# For `keystile --version`: docker build --build-arg KEYSTILE_COMMIT="$(tools/commit)"
 ARG KEYSTILE_COMMIT=unknown
-RUN cargo build --release --locked --bin keystile \
-    && mkdir -p /empty
+# The binary of `make release`.
+RUN tools/build-binary
 
-# Debian 12 as above, so that the C library is the same.
-FROM gcr.io/distroless/cc-debian12:nonroot
+# The folder of the default database, sqlite:keystile.db: mount a volume there to keep it. And the folder of the Unix socket
+# in the configurations in envoy/: share it with Envoy's container. Group 0 may write to both, so that any user id of that
+# group can run the image, as OpenShift does.
+RUN mkdir -p /folders/var/lib/keystile /folders/run/keystile \
+    && chmod 0770 /folders/var/lib/keystile /folders/run/keystile
+
+# Debian 12 as above, so that the C library is the same. The binary needs no other library.
+FROM gcr.io/distroless/base-debian12:nonroot
 COPY --from=build /src/target/release/keystile /usr/local/bin/keystile
-
-# The folder of the default database, sqlite:keystile.db. Mount a volume here to keep it.
-COPY --from=build --chown=65532:65532 /empty /var/lib/keystile
-# The folder of the Unix socket in the configurations in envoy/. Share it with Envoy's container.
-COPY --from=build --chown=65532:65532 /empty /run/keystile
+# The parent folders, so that the mode of the new ones is kept.
+COPY --from=build --chown=65532:0 /folders/var/lib/ /var/lib/
+COPY --from=build --chown=65532:0 /folders/run/ /run/
 WORKDIR /var/lib/keystile
 
-# On loopback, the default of both, nothing outside the container could connect.
-ENV KEYSTILE_LISTEN=0.0.0.0:9191 \
-    KEYSTILE_ADMIN_LISTEN=0.0.0.0:9192
+# On loopback, the default of both, nothing outside the container could connect. [::] is every address, of IPv4 too.
+ENV KEYSTILE_LISTEN=[::]:9191 \
+    KEYSTILE_ADMIN_LISTEN=[::]:9192
 EXPOSE 9191 9192
 
 # The number, not the name: Kubernetes can verify that a number is not root.

@@ -8,7 +8,7 @@ LOCKED ?=
 ENVOY_VERSIONS := 1.40.0 1.36.4
 ENVOY := .tools/envoy-$(firstword $(ENVOY_VERSIONS))/envoy
 
-.PHONY: help demo check fmt clippy doc deny advisories test torture soak feed-generator fuzz bench instructions tools clean
+.PHONY: help demo check fmt clippy doc deny advisories test torture soak feed-generator fuzz bench instructions release reproducible try-package tools clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -74,6 +74,23 @@ instructions: ## count the instructions of a check, and fail if there are more t
 	cargo build $(LOCKED) --examples
 	python3 benches/instructions.py $(if $(RECORD),--record)
 
+release: ## make binary, .deb, tarball, SBOM and checksums in target/release-artifacts
+	tools/fetch-cargo-deb
+	tools/fetch-cargo-cyclonedx
+	tools/fetch-kubernetes
+	tools/build-binary
+	tools/package
+
+reproducible: ## make the release of the current commit twice, in different folders, and compare
+	tools/fetch-cargo-deb
+	tools/fetch-cargo-cyclonedx
+	tools/fetch-kubernetes
+	tools/reproduce $(SCRATCH)
+
+try-package: ## install, use, upgrade and remove the .deb of `make release` in a new Debian (as root)
+	tools/need-debootstrap
+	tools/try-package $(wildcard target/release-artifacts/*.deb)
+
 tools: ## install the programs that the tests run
 	tools/need-postgres
 	tools/need-redis
@@ -83,6 +100,7 @@ tools: ## install the programs that the tests run
 	tools/fetch-api-checks
 	tools/fetch-model-clients
 	tools/fetch-kubernetes
+	tools/fetch-hadolint
 
 clean: ## remove everything that was built or fetched
 	cargo clean

@@ -1,9 +1,9 @@
 """Where the instructions of a check are, from callgrind's output:
 
-    python3 benches/shares.py target/instructions/callgrind.stock CHECKS
+    python3 benches/shares.py target/instructions/callgrind.stock
 
-CHECKS is how many were answered in that run, 8000 unless told. By step: a function with all that it calls, so that steps within steps count twice. By source: each instruction once, by the
-crate or the library that its line is written in, wherever it was inlined.
+By step: a function with all that it calls, as a share of the connection, so that steps within steps count twice. By source: each
+instruction of the whole process once, by the crate or the library that its line is written in, wherever it was inlined.
 """
 
 import collections
@@ -23,19 +23,18 @@ STEPS = [
     ("    metrics", r"metrics::CheckMetrics::count$"),
     ("    usage", r"usage::Usage::count$"),
     ("    response written", r"allow::AllowResponses::write$"),
-    ("memory: taken", r"^malloc$"),
-    ("memory: given back", r"^free$"),
 ]
+CONNECTION = "keystile::serve::connection::serve::{{closure}}"
 
 
-def main(path, checks=8000):
-    self_by_source, inclusive, calls, total = read(path)
-    print(f"{total / int(checks):,.0f} instructions and {calls['malloc'] / int(checks):,.0f} allocations a check, start and stop included")
-    print("\nby step, inclusive:")
+def main(path):
+    self_by_source, inclusive, _, total = read(path)
+    connection = inclusive[CONNECTION]
+    print(f"{connection / total:.0%} of all instructions are the connection's\n\nby step, inclusive, of the connection:")
     for step, pattern in STEPS:
         matching = [cost for name, cost in inclusive.items() if re.search(pattern, name)]
-        print(f"  {max(matching) / total:6.1%}  {step}" if matching else f"       -  {step}")
-    print("\nby source:")
+        print(f"  {max(matching) / connection:6.1%}  {step}" if matching else f"       -  {step}")
+    print("\nby source, of all:")
     for source, cost in self_by_source.most_common():
         if cost > total / 200:
             print(f"  {cost / total:6.1%}  {source}")

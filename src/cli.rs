@@ -13,8 +13,9 @@ use crate::{
     config::{InjectOptions, LogFormat, ManagementOptions, ServeOptions, redacted},
     credential::{brands::KeyBrand, generate},
     serve,
-    store::StoreError,
+    store::{StoreError, TokenSecret},
     telemetry,
+    version::version_and_commit,
 };
 
 mod argument;
@@ -41,7 +42,7 @@ use startup::Startup;
 
 /// API-key authorization service for Envoy.
 #[derive(Debug, Parser)]
-#[command(name = "keystile", version, max_term_width = 110)]
+#[command(name = "keystile", version = version_and_commit(), max_term_width = 110)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -109,8 +110,8 @@ const SECRET_FLAGS: [&str; 4] = ["--database-url", "--change-feed-url", "--redis
 /// What is shown instead of a secret.
 const NOT_SHOWN: &str = "(not shown)";
 
-/// A value of this flag that is too long for it may be a whole API key.
-const BRAND_FLAG: &str = "--key-brands";
+/// An entry of these flags that is too long for it may be a whole API key.
+const BRAND_FLAGS: [&str; 2] = ["--key-brands", "--durable-proofs"];
 
 const DATABASE_HELP: &str = "check --database-url (KEYSTILE_DATABASE_URL): a server has to run at its host and port and \
                              know its user and password; the folder of a SQLite file has to exist and be writable";
@@ -118,6 +119,7 @@ const DATABASE_HELP: &str = "check --database-url (KEYSTILE_DATABASE_URL): a ser
 impl Cli {
     /// Reads the command line and the environment. Ends the process where they are invalid.
     pub fn read() -> Self {
+        refuse_secret_arguments();
         let mut command = without_empty_variables(Self::command());
         let parsed = command.try_get_matches_from_mut(std::env::args_os());
         let variables = || std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
@@ -148,6 +150,21 @@ fn without_empty_variables(command: clap::Command) -> clap::Command {
     command.mut_subcommands(without_empty_variables)
 }
 
+/// Refuses a whole key or token as an argument of any command: an argument is in the shell's history, in the list of
+/// processes, in errors, and maybe in the database's log.
+fn refuse_secret_arguments() {
+    let is_secret = |text: &str| generate::is_generated(text) || TokenSecret::parse(text).is_some();
+    for argument in std::env::args_os().skip(1).filter_map(|argument| argument.into_string().ok()) {
+        let value = argument.split_once('=').map_or(argument.as_str(), |(_, value)| value);
+        if is_secret(value) || is_secret(&argument) {
+            argument::wrong_usage(
+                "an argument is a whole API key or token (not shown): give its id, prefix or name. Arguments are in the \
+                 shell's history and in the list of processes; `keystile keys show -` reads a whole key from stdin",
+            );
+        }
+    }
+}
+
 /// clap repeats what it refuses, and that may be a URL with a password, or an API key.
 fn without_secrets(mut error: clap::Error) -> clap::Error {
     let text = |kind| match error.get(kind) {
@@ -156,7 +173,8 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
     };
     let flag = text(ContextKind::InvalidArg).and_then(|argument| argument.split(' ').next());
     let value = text(ContextKind::InvalidValue);
-    let may_be_key = flag == Some(BRAND_FLAG) && value.is_some_and(|value| value.len() > KeyBrand::MAX_LEN);
+    let may_be_key = flag.is_some_and(|flag| BRAND_FLAGS.contains(&flag))
+        && value.is_some_and(|value| value.split(',').any(|entry| entry.len() > KeyBrand::MAX_LEN));
     if may_be_key || flag.is_some_and(|flag| SECRET_FLAGS.contains(&flag)) {
         let shown = value.and_then(redacted).unwrap_or_else(|| NOT_SHOWN.to_owned());
         error.insert(ContextKind::InvalidValue, ContextValue::String(shown));
@@ -207,7 +225,9 @@ fn with_meant_flag(mut error: clap::Error, root: &clap::Command) -> clap::Error 
 
 /// What is shown instead, where the text holds a URL or an API key in any other place.
 fn without_secret(value: &ContextValue) -> Option<ContextValue> {
-    let is_secret = |text: &str| text.contains("://") || generate::checksum_holds(text);
+    let is_secret = |text: &str| {
+        text.contains("://") || generate::checksum_holds(text) || TokenSecret::parse(text).is_some()
+    };
     let shown = |text: &str| match text.split_once('=') {
         Some((flag, value)) if flag.starts_with('-') => {
             format!("{flag}={}", redacted(value).unwrap_or_else(|| NOT_SHOWN.to_owned()))

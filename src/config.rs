@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 
 use crate::credential::brands::KeyBrand;
 
+mod connections;
 mod durable;
 mod inject;
 mod libpq;
@@ -20,11 +21,13 @@ mod quantity;
 mod redacted;
 mod rotation_link;
 mod secret;
+mod secret_file;
 mod tls;
 mod values;
 
+pub use connections::{DatabaseOptions, RedisOptions};
 pub use durable::DurableProofs;
-pub use inject::InjectOptions;
+pub use inject::{InjectOptions, SidecarUser};
 pub use libpq::is_unread_libpq_variable;
 pub use management::{ClientScope, ManagementClient, ManagementOptions, ManagementTlsOptions, TokenKind};
 pub use postgres_url::PostgresUrl;
@@ -35,40 +38,6 @@ pub use rotation_link::RotationLink;
 pub use secret::{Secret, Secrets};
 pub use tls::{AdminTlsOptions, ClientFiles, ClientName, NamedFile, TlsFiles, TlsOptions};
 pub use values::{CredentialSource, DatabaseUrl, Listen, RedisUrl};
-
-/// The database of the keys. Every command that needs it has these flags.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Database")]
-pub struct DatabaseOptions {
-    /// `sqlite:FILE` or `postgres://USER:PASSWORD@HOST/NAME?sslmode=MODE`. `PGHOST`, `PGPORT`, `PGUSER`, `PGPASSWORD`, `PGDATABASE`, `PGSSLMODE`, `PGSSLROOTCERT` and the file `~/.pgpass` give what a Postgres URL leaves out.
-    #[arg(long, env = "KEYSTILE_DATABASE_URL", default_value = "sqlite:keystile.db", hide_env_values = true, value_parser = libpq::complete_database_url)]
-    pub database_url: DatabaseUrl,
-
-    /// Deadline of each call to the database.
-    #[arg(long, env = "KEYSTILE_DATABASE_TIMEOUT", default_value = "500ms", value_parser = duration)]
-    pub database_timeout: Duration,
-
-    /// Postgres URL for the change feed. Set it where `--database-url` goes through a pooler that drops notifications, such as PgBouncer in transaction mode. Default: `--database-url`.
-    #[arg(long, env = "KEYSTILE_CHANGE_FEED_URL", hide_env_values = true, value_parser = libpq::complete_database_url)]
-    pub change_feed_url: Option<DatabaseUrl>,
-
-    /// Maximum number of database connections. One is reserved for the change feed. With Postgres, one more listens for notifications.
-    #[arg(long, env = "KEYSTILE_DATABASE_CONNECTIONS", default_value = "8", value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub database_connections: u32,
-}
-
-/// The Redis that instances share.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Redis")]
-pub struct RedisOptions {
-    /// `redis://USER:PASSWORD@HOST:PORT/DB`, `rediss://` for TLS, `redis-cluster://`, `redis-sentinel://…?sentinelServiceName=NAME`. Default: no Redis.
-    #[arg(long, env = "KEYSTILE_REDIS_URL", hide_env_values = true)]
-    pub redis_url: Option<RedisUrl>,
-
-    /// Deadline of each call to Redis.
-    #[arg(long, env = "KEYSTILE_REDIS_TIMEOUT", default_value = "50ms", value_parser = duration)]
-    pub redis_timeout: Duration,
-}
 
 /// The settings of `keystile serve`.
 #[derive(Debug, Clone, Args)]
@@ -404,9 +373,8 @@ impl ServeOptions {
     /// A text that names the file and the problem.
     pub fn cache_secrets(&self) -> Result<Option<Secrets>, String> {
         let Some(path) = &self.cache_secret_file else { return Ok(self.cache_secret.clone()) };
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| format!("--cache-secret-file {}: {error}", path.display()))?;
-        let secrets = text.trim_end_matches(['\r', '\n']).parse::<Secrets>();
+        let text = secret_file::read_secret_file("--cache-secret-file", path)?;
+        let secrets = text.parse::<Secrets>();
         secrets.map(Some).map_err(|error| format!("--cache-secret-file {}: {error}", path.display()))
     }
 

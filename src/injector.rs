@@ -18,6 +18,7 @@ use crate::{
     config::InjectOptions,
     http_server::HttpServer,
     metrics::Metrics,
+    tcp_listener,
     tls::{Tls, TlsListener},
 };
 
@@ -90,7 +91,7 @@ pub async fn run(options: InjectOptions, shutdown: impl Future<Output = ()>) -> 
 }
 
 async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("{flag} {address}"))
+    tcp_listener::bind(address).await.with_context(|| format!("{flag} {address}"))
 }
 
 async fn upkeep(metrics: Metrics) {

@@ -8,13 +8,13 @@
 //!   the log of changes and drops what changed, [`usage`] counts what was used, [`proof_writer`] stores proofs for the
 //!   next start, [`resilience`] guards calls to dependencies, [`bounds`] keeps peers from holding too much, [`tls`]
 //!   knows peers by their certificates, [`http_server`] serves HTTP, [`clock`]
-//!   is the time that is passed in, [`dependencies`] what does not work and why, [`health`] the state of the process, [`findings`] what
+//!   is the time that is passed in, [`core_dumps`] switches them off, [`dependencies`] what does not work and why, [`health`] the state of the process, [`findings`] what
 //!   `keystile doctor` reports, [`explanation`] what `keystile explain` says;
 //! - adapters: [`store`] (memory, Redis, SQLite, Postgres), [`limiter`] (memory, Redis), [`redis`], [`addresses`] of
 //!   hosts, [`ext_authz`] (gRPC), [`admin`] (HTTP), [`injector`] (Kubernetes'
 //!   admission webhook), [`management_api`] (HTTP), [`envoy_config`] (what `keystile doctor` reads of Envoy);
 //! - the house: [`serve`] wires it and drains it, [`cli`] has every command, [`config`] every setting,
-//!   [`metrics`] every metric, [`telemetry`] the log.
+//!   [`metrics`] every metric, [`telemetry`] the log, [`version`] the version and commit.
 
 #![cfg_attr(
     test,
@@ -34,6 +34,7 @@ pub mod authorizer;
 pub mod bounds;
 mod cache;
 pub mod clock;
+pub mod core_dumps;
 pub mod dependencies;
 pub mod explanation;
 pub mod findings;
@@ -42,6 +43,7 @@ pub mod http_server;
 pub mod proof_writer;
 pub mod resilience;
 pub mod revocation;
+mod tcp_listener;
 pub mod tls;
 pub mod usage;
 pub mod verifier;
@@ -60,3 +62,4 @@ pub mod config;
 pub mod metrics;
 pub mod serve;
 pub mod telemetry;
+pub mod version;

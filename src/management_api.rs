@@ -19,6 +19,7 @@ use crate::{
     http_server::HttpServer,
     metrics::Metrics,
     store::{Database, ManagementError},
+    tcp_listener,
     tls::{self, Tls, TlsListener, TlsSource},
 };
 
@@ -141,7 +142,7 @@ async fn refuse_without_callers(database: &Database, clients: &[ManagementClient
 }
 
 async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("{flag} {address}"))
+    tcp_listener::bind(address).await.with_context(|| format!("{flag} {address}"))
 }
 
 async fn prune(database: Database) {

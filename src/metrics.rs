@@ -23,7 +23,10 @@ use process::ProcessMetrics;
 use registry::Registry;
 pub(crate) use table::*;
 
-use crate::dependencies::{Dependency, Reporter, State, States};
+use crate::{
+    dependencies::{Dependency, Reporter, State, States},
+    version::{COMMIT, VERSION},
+};
 
 /// The process's metrics. Cheap to clone.
 #[derive(Clone)]
@@ -44,10 +47,7 @@ impl Metrics {
             states: Arc::default(),
             process: Arc::new(ProcessMetrics::new()),
         };
-        let labels = [
-            ("version", env!("CARGO_PKG_VERSION")),
-            ("commit", option_env!("KEYSTILE_COMMIT").unwrap_or("unknown")),
-        ];
+        let labels = [("version", VERSION), ("commit", COMMIT.unwrap_or("unknown"))];
         metrics.registry.gauge(BUILD_INFO, &labels).set(1.0);
         Ok(metrics)
     }

@@ -29,6 +29,7 @@ use crate::{
     store::{
         Database, DatabaseWithProofs, LowerTier, Memory, MemoryConfig, RedisTier, RedisTierConfig, UsageTable,
     },
+    tcp_listener,
     tls::{self, Tls, TlsListener, TlsSource},
     usage::{Usage, UsageWriter},
     verifier::{self, Verifier, VerifierConfig},
@@ -235,15 +236,17 @@ fn tls_of(files: Option<TlsFiles>, listener: TlsListener, metrics: &Metrics) -> 
 
 async fn bind_all(options: &ServeOptions) -> anyhow::Result<Vec<Listener>> {
     let mut listeners = Vec::with_capacity(options.listen.len());
+    let tcp = |address: &Listen| if let Listen::Tcp(address) = address { Some(*address) } else { None };
+    let all_tcp: Vec<_> = options.listen.iter().filter_map(tcp).collect();
     for address in &options.listen {
-        let listener = Listener::bind(address, options.socket_mode).await;
+        let listener = Listener::bind(address, options.socket_mode, &all_tcp).await;
         listeners.push(listener.with_context(|| format!("--listen {address}"))?);
     }
     Ok(listeners)
 }
 
 async fn bind_admin(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("--admin-listen {address}"))
+    tcp_listener::bind(address).await.with_context(|| format!("--admin-listen {address}"))
 }
 
 fn limiter(options: &ServeOptions, redis: Option<&Redis>, metrics: &Metrics) -> anyhow::Result<Limiter> {

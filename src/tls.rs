@@ -38,6 +38,7 @@ mod client_verifier;
 mod identity;
 mod material;
 mod peers;
+mod private_key;
 mod refusals;
 mod source;
 mod trust;

@@ -1,11 +1,8 @@
 //! `keystile probe`: asks a running `keystile serve` for its health, for probes that run in its container.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use tonic::transport::Endpoint;
 use tonic_health::pb::{
@@ -14,6 +11,7 @@ use tonic_health::pb::{
 
 use crate::{
     config::{Listen, duration_or_none},
+    tcp_listener::reached_at,
     tls::TlsClient,
 };
 
@@ -56,8 +54,7 @@ pub(super) async fn run(probe: Probe) -> anyhow::Result<()> {
     if status == ServingStatus::Serving || probe.alive {
         return Ok(());
     }
-    let why = why_not_ready(loopback(probe.admin_address), admin);
-    let why = tokio::time::timeout(probe.timeout, why).await;
+    let why = tokio::time::timeout(probe.timeout, why_not_ready(probe.admin_address, admin)).await;
     match why.ok().flatten() {
         Some(why) => bail!("--address {address}: not ready: {why}"),
         None => bail!(
@@ -69,28 +66,30 @@ pub(super) async fn run(probe: Probe) -> anyhow::Result<()> {
 }
 
 async fn ask(address: &Listen, tls: Option<TlsClient>) -> anyhow::Result<ServingStatus> {
-    let endpoint = Endpoint::from_shared(uri(address))?;
-    let (connected, has_tls) = match (address, tls) {
-        (Listen::Tcp(address), Some(client)) => {
-            let connection = TlsConnection { client, address: loopback(*address) };
-            (endpoint.connect_with_connector(connection).await, true)
-        }
-        _ => (endpoint.connect().await, false),
-    };
-    let channel = match connected {
-        Ok(channel) => channel,
-        Err(error) => {
-            bail!(
-                "cannot connect: {}; is `keystile serve` running with this --listen address{}?",
-                cause(&error),
-                if has_tls { ", with TLS, and with a certificate of --ca-file" } else { "" }
+    let tls = tls.filter(|_| matches!(address, Listen::Tcp(_)));
+    let with_tls = if tls.is_some() { ", with TLS, and with a certificate of --ca-file" } else { "" };
+    let mut connected = Err(anyhow!("no address"));
+    for uri in uris(address) {
+        let endpoint = Endpoint::from_shared(uri)?;
+        let attempt = match &tls {
+            Some(client) => endpoint.connect_with_connector(TlsConnection(client.clone())).await,
+            None => endpoint.connect().await,
+        };
+        connected = attempt.map_err(|error| {
+            let cause = cause(&error);
+            anyhow!(
+                "cannot connect: {cause}; is `keystile serve` running with this --listen address{with_tls}?"
             )
+        });
+        if connected.is_ok() {
+            break;
         }
-    };
+    }
+    let channel = connected?;
     let answer = HealthClient::new(channel).check(HealthCheckRequest { service: String::new() }).await;
     match answer {
         Ok(answer) => Ok(answer.into_inner().status()),
-        Err(status) if has_tls => bail!(
+        Err(status) if tls.is_some() => bail!(
             "the instance does not answer: {}; with mutual TLS, --cert-file must be a certificate that it accepts",
             cause(&status)
         ),
@@ -110,19 +109,12 @@ fn cause(error: &dyn std::error::Error) -> String {
     error.to_string()
 }
 
-/// An instance that listens on all addresses is reached over loopback.
-fn loopback(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
-}
-
-fn uri(address: &Listen) -> String {
+/// The URIs of an address, in the order in which to try.
+fn uris(address: &Listen) -> Vec<String> {
     match address {
-        Listen::Unix(path) => format!("unix://{}", path.display()),
-        Listen::Tcp(address) => format!("http://{}", loopback(*address)),
+        Listen::Unix(path) => vec![format!("unix://{}", path.display())],
+        Listen::Tcp(address) => {
+            reached_at(*address).into_iter().map(|address| format!("http://{address}")).collect()
+        }
     }
 }

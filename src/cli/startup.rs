@@ -6,7 +6,10 @@ use std::collections::BTreeSet;
 use clap::{Arg, ArgMatches, Command, parser::ValueSource};
 use tracing::{info, warn};
 
-use crate::config::{is_unread_libpq_variable, redacted};
+use crate::{
+    config::{is_unread_libpq_variable, redacted},
+    version::{COMMIT, VERSION},
+};
 
 /// The settings of one process, for its first log lines.
 #[derive(Debug, Clone, Default)]
@@ -65,7 +68,8 @@ impl Startup {
     /// Writes the first lines of the log.
     pub(super) fn log(&self) {
         info!(
-            version = env!("CARGO_PKG_VERSION"),
+            version = VERSION,
+            commit = COMMIT,
             settings = self.settings.join(" "),
             "keystile {} starts",
             self.command

@@ -61,9 +61,14 @@ impl FromStr for DurableProofs {
                 word if ["generated", "none", "all"].iter().any(|known| word.eq_ignore_ascii_case(known)) => {
                     return Err(format!("has {word}; write it in small letters"));
                 }
-                brand
-                    if brand.len() > LONGEST_BRAND || !brand.bytes().all(|byte| byte.is_ascii_graphic()) =>
-                {
+                // It may be a whole key.
+                brand if brand.len() > LONGEST_BRAND => {
+                    return Err(format!(
+                        "has an entry of {} characters (not shown); a beginning of keys has at most {LONGEST_BRAND}",
+                        brand.len()
+                    ));
+                }
+                brand if !brand.bytes().all(|byte| byte.is_ascii_graphic()) => {
                     return Err(format!("has {brand:?}, which no API key begins with"));
                 }
                 brand => brands.push(brand.to_owned()),

@@ -2,7 +2,7 @@
 //!
 //! Its own variables begin with `KEYSTILE_INJECT_`: the image sets `KEYSTILE_LISTEN` for `serve`.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{ArgGroup, Args};
 
@@ -48,17 +48,22 @@ pub struct InjectOptions {
     #[arg(long, env = "KEYSTILE_INJECT_ADMIN_PORT", default_value = "9192", value_parser = clap::value_parser!(u16).range(1..), help_heading = "Sidecars")]
     pub admin_port: u16,
 
-    /// Listener for the API server (HTTPS).
-    #[arg(long, env = "KEYSTILE_INJECT_LISTEN", default_value = "0.0.0.0:8443", help_heading = "Webhook")]
+    /// User and group id of a sidecar. `none` leaves the choice to the cluster, as OpenShift needs it.
+    #[arg(
+        long,
+        env = "KEYSTILE_INJECT_USER",
+        default_value = "65532",
+        value_name = "ID",
+        help_heading = "Sidecars"
+    )]
+    pub user: SidecarUser,
+
+    /// Listener for the API server (HTTPS). `[::]` is every address, of IPv4 too.
+    #[arg(long, env = "KEYSTILE_INJECT_LISTEN", default_value = "[::]:8443", help_heading = "Webhook")]
     pub listen: SocketAddr,
 
     /// Listener of `/livez`, `/readyz` and `/metrics` (HTTP).
-    #[arg(
-        long,
-        env = "KEYSTILE_INJECT_ADMIN_LISTEN",
-        default_value = "0.0.0.0:9192",
-        help_heading = "Webhook"
-    )]
+    #[arg(long, env = "KEYSTILE_INJECT_ADMIN_LISTEN", default_value = "[::]:9192", help_heading = "Webhook")]
     pub admin_listen: SocketAddr,
 
     /// Certificate chain (PEM), read again when it changes.
@@ -101,4 +106,35 @@ pub struct InjectOptions {
     /// Format of the log: `text`, or `json` with one object per line.
     #[arg(long, env = "KEYSTILE_LOG_FORMAT", default_value = "text", help_heading = "Logs")]
     pub log_format: LogFormat,
+}
+
+/// The user id and group id of a sidecar container, which are the same number. `None` where the cluster chooses it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SidecarUser(pub Option<u32>);
+
+impl FromStr for SidecarUser {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.parse() {
+            Ok(0) => Err("is root; write another number, or none"),
+            Ok(id) => Ok(Self(Some(id))),
+            Err(_) if text == "none" => Ok(Self(None)),
+            Err(_) => Err("is neither a number, such as 65532, nor none"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_is_a_number_but_not_root() {
+        assert_eq!("65532".parse(), Ok(SidecarUser(Some(65532))));
+        assert_eq!("none".parse(), Ok(SidecarUser(None)));
+        for bad in ["0", "-1", "nobody", "", "4294967296"] {
+            assert!(bad.parse::<SidecarUser>().is_err(), "{bad}");
+        }
+    }
 }

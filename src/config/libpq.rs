@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, env, path::PathBuf};
 
+use zeroize::Zeroizing;
+
 use super::{
     DatabaseUrl, PostgresUrl,
     password_file::{PasswordEntry, password_for},
@@ -70,17 +72,17 @@ pub(super) fn complete_database_url(text: &str) -> Result<DatabaseUrl, String> {
 }
 
 /// The variables that are set and not empty.
-struct LibpqVariables(BTreeMap<&'static str, String>);
+struct LibpqVariables(BTreeMap<&'static str, Zeroizing<String>>);
 
 impl LibpqVariables {
     #[expect(clippy::disallowed_methods, reason = "a URL is parsed once, with the settings")]
     fn of_process() -> Self {
         let names = READ.iter().map(|(name, _)| *name).chain([PASSFILE, "HOME"]);
-        Self(names.filter_map(|name| Some((name, env::var(name).ok()?))).collect())
+        Self(names.filter_map(|name| Some((name, env::var(name).ok()?.into()))).collect())
     }
 
-    fn get(&self, name: &str) -> Option<&String> {
-        self.0.get(name).filter(|value| !value.is_empty())
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(|value| value.as_str()).filter(|value| !value.is_empty())
     }
 
     /// The URL with the parameters that it leaves out, and a warning about the file with passwords.
@@ -116,7 +118,7 @@ mod tests {
     use super::*;
 
     fn complete(url: &str, variables: &[(&'static str, &str)]) -> PostgresUrl {
-        let variables = variables.iter().map(|(name, value)| (*name, (*value).to_owned()));
+        let variables = variables.iter().map(|(name, value)| (*name, (*value).to_owned().into()));
         let variables = LibpqVariables(variables.collect());
         variables.complete(url.parse().expect("a URL")).expect("completes").0
     }

@@ -2,12 +2,14 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
+use zeroize::Zeroizing;
+
 use super::PostgresUrl;
 
 /// What the file says about a URL.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum PasswordEntry {
-    Password(String),
+    Password(Zeroizing<String>),
     /// There is no file, or no line in it for these servers.
     Absent,
     /// The file is ignored, for this reason.
@@ -29,7 +31,7 @@ pub(super) fn password_for(url: &PostgresUrl, file: &Path) -> Result<PasswordEnt
         return ignored(&format!("can be read by others, and is ignored; run: chmod 0600 {name}"));
     }
     let text = match fs::read_to_string(file) {
-        Ok(text) => text,
+        Ok(text) => Zeroizing::new(text),
         Err(error) => return ignored(&format!("is ignored: {error}")),
     };
     let servers = servers(url);
@@ -68,7 +70,7 @@ fn servers(url: &PostgresUrl) -> Vec<[String; 4]> {
 const SOCKETS: [&str; 2] = ["/tmp", "/var/run/postgresql"];
 
 /// The password of the first line that fits.
-fn find(text: &str, server: &[String; 4]) -> Option<String> {
+fn find(text: &str, server: &[String; 4]) -> Option<Zeroizing<String>> {
     text.lines().map(|line| line.strip_suffix('\r').unwrap_or(line)).find_map(|line| {
         if line.starts_with('#') {
             return None;
@@ -81,7 +83,7 @@ fn find(text: &str, server: &[String; 4]) -> Option<String> {
             }
             rest = after;
         }
-        let password = unescaped(rest);
+        let password = Zeroizing::new(unescaped(rest));
         (!password.is_empty()).then_some(password)
     })
 }
@@ -127,7 +129,7 @@ mod tests {
         fs::write(&file, FILE).expect("writes");
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("a mode");
         password_for(&url.parse().expect("a URL"), &file).map(|entry| match entry {
-            PasswordEntry::Password(password) => Some(password),
+            PasswordEntry::Password(password) => Some(password.to_string()),
             PasswordEntry::Absent => None,
             PasswordEntry::Ignored(why) => panic!("{why}"),
         })
@@ -162,7 +164,7 @@ mod tests {
         for (mode, is_read) in [(0o640, false), (0o604, false), (0o600, true), (0o400, true)] {
             fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("a mode");
             match password_for(&url, &file).expect("no conflict") {
-                PasswordEntry::Password(password) => assert!(is_read && password == "one", "{mode:o}"),
+                PasswordEntry::Password(password) => assert!(is_read && *password == "one", "{mode:o}"),
                 PasswordEntry::Ignored(why) => assert!(!is_read && why.contains("chmod 0600"), "{mode:o}"),
                 PasswordEntry::Absent => panic!("{mode:o}"),
             }

@@ -3,25 +3,26 @@
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use percent_encoding::percent_decode_str;
+use zeroize::Zeroizing;
 
 use super::redacted::PERCENT_ENCODE;
 
-/// A Postgres URL. Its `Debug` and `Display` show hosts, ports and the database's name.
+/// A Postgres URL. Its `Debug` and `Display` show hosts, ports and the database's name. It is wiped when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PostgresUrl {
     /// By libpq's name. None is empty.
-    parameters: BTreeMap<String, String>,
+    parameters: BTreeMap<String, Zeroizing<String>>,
 }
 
 impl PostgresUrl {
     /// A parameter that is set and not empty.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.parameters.get(name).map(String::as_str)
+        self.parameters.get(name).map(|value| value.as_str())
     }
 
     /// Sets a parameter.
     pub(super) fn set(&mut self, name: &str, value: &str) {
-        self.parameters.insert(name.to_owned(), value.to_owned());
+        self.parameters.insert(name.to_owned(), value.to_owned().into());
     }
 
     /// All parameters, by name and value.
@@ -61,8 +62,8 @@ impl FromStr for PostgresUrl {
             let (name, value) = (decode(name, "a parameter's name")?, decode(value, "a parameter's value")?);
             match (name.as_str(), value.as_str()) {
                 // As JDBC writes it; libpq understands that.
-                ("ssl", "true") => parameters.insert("sslmode".to_owned(), "require".to_owned()),
-                _ => parameters.insert(name, value),
+                ("ssl", "true") => parameters.insert("sslmode".to_owned(), "require".to_owned().into()),
+                _ => parameters.insert(name.to_string(), value),
             };
         }
         parameters.retain(|_, value| !value.is_empty());
@@ -100,7 +101,7 @@ fn split_hosts(text: &str) -> Result<(String, String), String> {
     Ok((join(hosts), join(ports)))
 }
 
-fn decode(text: &str, part: &str) -> Result<String, String> {
+fn decode(text: &str, part: &str) -> Result<Zeroizing<String>, String> {
     let decoded =
         percent_decode_str(text).decode_utf8().map_err(|_| format!("has {part} that is not UTF-8"))?;
     let hex = |at: usize| {
@@ -110,7 +111,7 @@ fn decode(text: &str, part: &str) -> Result<String, String> {
         let fix = "a `%` that does not begin an escape; write %25 for %, and percent-encode the password";
         return Err(format!("has {part} with {fix}"));
     }
-    Ok(decoded.into_owned())
+    Ok(decoded.into_owned().into())
 }
 
 impl fmt::Display for PostgresUrl {

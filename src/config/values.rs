@@ -2,6 +2,8 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 
+use zeroize::Zeroizing;
+
 use super::{
     PostgresUrl,
     redacted::{PERCENT_ENCODE, has_password},
@@ -38,9 +40,13 @@ pub enum CredentialSource {
     Cookie(String),
 }
 
-/// The URL of a Redis. Its `Debug` and `Display` show no password.
+/// The URL of a Redis. Its `Debug` and `Display` show no password. It is wiped when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
-pub struct RedisUrl(url::Url);
+pub struct RedisUrl {
+    text: Zeroizing<String>,
+    /// Scheme, host and port.
+    shown: String,
+}
 
 impl FromStr for DatabaseUrl {
     type Err = String;
@@ -118,7 +124,10 @@ impl FromStr for RedisUrl {
         }
         fred::types::config::Config::from_url(text)
             .map_err(|error| format!("cannot be used: {} Write redis://HOST:6379", error.details()))?;
-        Ok(Self(url))
+        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        let host = url.host_str().unwrap_or_else(|| url.path());
+        let shown = format!("{}://{host}{port}", url.scheme());
+        Ok(Self { text: Zeroizing::new(url.into()), shown })
     }
 }
 
@@ -128,14 +137,13 @@ impl RedisUrl {
     /// # Errors
     /// When the system's certificates, which TLS needs, can no longer be read.
     pub fn to_config(&self) -> Result<fred::types::config::Config, fred::error::Error> {
-        fred::types::config::Config::from_url(self.0.as_str())
+        fred::types::config::Config::from_url(&self.text)
     }
 }
 
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", self.0.scheme(), self.0.host_str().unwrap_or_else(|| self.0.path()))?;
-        self.0.port().map_or(Ok(()), |port| write!(f, ":{port}"))
+        f.write_str(&self.shown)
     }
 }
 

@@ -11,6 +11,7 @@ use super::{
     pod::InvalidPod,
     sidecar::Sidecar,
 };
+use crate::version::VERSION;
 
 mod additions;
 mod conflicts;
@@ -41,7 +42,7 @@ pub fn review(pod: &Value, scope: Scope, sidecar: &Sidecar) -> Result<Injection,
             format!("keystile: not injected, since {reason}; requests to this pod are not authorized");
         return Ok(Injection { warnings: vec![warning], ..Injection::default() });
     }
-    conflicts::check(pod, sidecar)?;
+    conflicts::check(pod, &options, sidecar)?;
 
     let mut additions = Additions::to(pod);
     volumes::add(&mut additions, &options, sidecar);
@@ -82,7 +83,7 @@ fn annotations(pod: &Value, sidecar: &Sidecar) -> Vec<(&'static str, String)> {
     }
     if present[STATUS].is_null() {
         let status = json!({
-            "version": env!("CARGO_PKG_VERSION"),
+            "version": VERSION,
             "container": container::NAME,
             "volumes": volumes::NAMES,
         });

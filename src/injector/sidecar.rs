@@ -1,6 +1,6 @@
 //! The settings of the sidecar container that every injected pod gets.
 
-use crate::config::{InjectOptions, Quantity};
+use crate::config::{InjectOptions, Quantity, SidecarUser};
 
 /// Settings of a sidecar container. A pod's annotations override some of them.
 #[derive(Debug, Clone)]
@@ -14,6 +14,7 @@ pub struct Sidecar {
     pub(super) memory_limit: Quantity,
     pub(super) guaranteed_cpu: Quantity,
     pub(super) admin_port: u16,
+    pub(super) user: SidecarUser,
 }
 
 impl From<&InjectOptions> for Sidecar {
@@ -28,6 +29,7 @@ impl From<&InjectOptions> for Sidecar {
             memory_limit: options.memory_limit.clone(),
             guaranteed_cpu: options.guaranteed_cpu.clone(),
             admin_port: options.admin_port,
+            user: options.user,
         }
     }
 }

@@ -167,7 +167,10 @@ impl Connector {
             }
             // A cluster node may answer "the host that you know me by". Its certificate is for the name, so the name is
             // kept.
-            ServerConfig::Clustered { .. } if has_tls => None,
+            ServerConfig::Clustered { hosts, .. } if has_tls => {
+                hosts.iter_mut().for_each(|server| server.host = without_brackets(&server.host).into());
+                None
+            }
             ServerConfig::Clustered { hosts, .. } => {
                 let found = self.servers(hosts, has_tls).await?;
                 *hosts = found.into_iter().map(|(_, server)| server).collect();
@@ -185,11 +188,11 @@ impl Connector {
         has_tls: bool,
     ) -> Result<Vec<(SocketAddr, Server)>, RedisError> {
         let looked_up = join_all(hosts.iter().map(|server| async move {
-            let host = server.host.trim_start_matches('[').trim_end_matches(']');
+            let host = without_brackets(&server.host);
             let lookup = timeout(LOOKUP, self.resolver.addresses(host, server.port)).await;
             let addresses = lookup.map_err(|_| format!("{host}: the lookup of the name timed out"))?;
             let addresses = addresses.map_err(|error| format!("{host}: {error}"))?;
-            let name = server.tls_server_name.clone().or_else(|| has_tls.then(|| server.host.clone()));
+            let name = server.tls_server_name.clone().or_else(|| has_tls.then(|| host.into()));
             let server = |address: SocketAddr| {
                 let host =
                     if address.is_ipv6() { format!("[{}]", address.ip()) } else { address.ip().to_string() };
@@ -212,6 +215,11 @@ impl Connector {
             Ok(found)
         }
     }
+}
+
+/// A host as certificates have it: an address of IPv6 has brackets in a URL only.
+fn without_brackets(host: &str) -> &str {
+    host.trim_start_matches('[').trim_end_matches(']')
 }
 
 /// The background task of a client. It is aborted when this is dropped.

@@ -3,7 +3,7 @@
 use std::{
     fs::Permissions,
     io::{self, ErrorKind},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     os::unix::fs::{FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
 };
@@ -17,6 +17,7 @@ use super::connection::{self, CheckService};
 use crate::{
     bounds::{self, Connections, InFlight},
     config::Listen,
+    tcp_listener,
     tls::Tls,
 };
 
@@ -30,10 +31,10 @@ pub(super) enum Listener {
 pub(super) struct SocketFile(PathBuf);
 
 impl Listener {
-    /// Binds the address. A Unix socket gets `mode` as its permissions.
-    pub(super) async fn bind(address: &Listen, mode: u32) -> io::Result<Self> {
+    /// Binds the address, one of `all_tcp` or a Unix socket. A Unix socket gets `mode` as its permissions.
+    pub(super) async fn bind(address: &Listen, mode: u32, all_tcp: &[SocketAddr]) -> io::Result<Self> {
         match address {
-            Listen::Tcp(address) => Ok(Self::Tcp(TcpListener::bind(address).await?)),
+            Listen::Tcp(address) => Ok(Self::Tcp(tcp_listener::bind_one_of(*address, all_tcp).await?)),
             Listen::Unix(path) => {
                 clear(path).await?;
                 let listener = UnixListener::bind(path)?;
@@ -150,16 +151,16 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("k.sock");
         let address = Listen::Unix(path.clone());
-        let first = Listener::bind(&address, 0o600).await.expect("binds");
+        let first = Listener::bind(&address, 0o600, &[]).await.expect("binds");
         assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
-        let second = Listener::bind(&address, 0o600).await.err().expect("refused");
+        let second = Listener::bind(&address, 0o600, &[]).await.err().expect("refused");
         assert_eq!(second.kind(), ErrorKind::AddrInUse);
         drop(first);
         assert!(!path.exists(), "removed with its listener");
         // A killed process leaves a socket file without a listener.
         drop(std::os::unix::net::UnixListener::bind(&path).expect("binds"));
         assert!(path.exists());
-        Listener::bind(&address, 0o600).await.expect("replaced");
+        Listener::bind(&address, 0o600, &[]).await.expect("replaced");
     }
 
     #[tokio::test]
@@ -167,7 +168,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("precious");
         std::fs::write(&path, "data").expect("written");
-        Listener::bind(&Listen::Unix(path.clone()), 0o600).await.err().expect("refused");
+        Listener::bind(&Listen::Unix(path.clone()), 0o600, &[]).await.err().expect("refused");
         assert_eq!(std::fs::read_to_string(&path).expect("there"), "data");
     }
 }

@@ -11,11 +11,13 @@ use rustls::{
     },
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    sign::SingleCertAndKey,
 };
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
+use zeroize::Zeroizing;
 
-use super::TlsListener;
+use super::{TlsListener, private_key::certified_key};
 use crate::config::NamedFile;
 
 /// Connects to a listener with TLS. Cheap to clone.
@@ -66,12 +68,12 @@ impl TlsClient {
         let config = match &files.own {
             Some((certificate, key)) => {
                 let chain = certificates(certificate)?;
-                let pem = std::fs::read(&key.path).with_context(|| key.to_string())?;
+                let pem = Zeroizing::new(std::fs::read(&key.path).with_context(|| key.to_string())?);
                 let own = PrivateKeyDer::from_pem_slice(&pem);
                 let own = own.with_context(|| format!("{key}: holds no private key (PEM)"))?;
-                builder
-                    .with_client_auth_cert(chain, own)
-                    .with_context(|| format!("{key}: does not belong to {certificate}, or cannot be used"))?
+                let own = certified_key(chain, own)
+                    .with_context(|| format!("{key}: does not belong to {certificate}, or cannot be used"))?;
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own)))
             }
             None => builder.with_no_client_auth(),
         };

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use rustls::{
-    crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     sign::CertifiedKey,
 };
@@ -12,6 +11,7 @@ use time::OffsetDateTime;
 
 use super::{
     certificate::CertificateFacts,
+    private_key::certified_key,
     source::{Pem, TlsSource},
 };
 
@@ -24,7 +24,7 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    pub(super) fn new(pem: &Pem, source: &TlsSource, provider: &CryptoProvider) -> anyhow::Result<Self> {
+    pub(super) fn new(pem: &Pem, source: &TlsSource) -> anyhow::Result<Self> {
         let chain = CertificateDer::pem_slice_iter(&pem.chain).collect::<Result<Vec<_>, _>>();
         let chain = chain.with_context(|| format!("{source}: the certificate file is no PEM"))?;
         let leaf = chain.first().and_then(CertificateFacts::read);
@@ -32,7 +32,7 @@ impl Identity {
             leaf.with_context(|| format!("{source}: the certificate file holds no certificate (PEM)"))?;
         let key = PrivateKeyDer::from_pem_slice(&pem.key);
         let key = key.with_context(|| format!("{source}: the key file holds no private key (PEM)"))?;
-        let key = CertifiedKey::from_der(chain, key, provider).with_context(|| {
+        let key = certified_key(chain, key).with_context(|| {
             format!("{source}: the key does not belong to the certificate, or cannot be used")
         })?;
         let CertificateFacts { not_before, not_after, .. } = leaf;

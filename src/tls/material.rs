@@ -48,7 +48,7 @@ impl Material {
     pub(super) fn load(source: &TlsSource, protocol: &'static [u8]) -> anyhow::Result<Self> {
         let provider = Arc::new(ring::default_provider());
         let content = source.read();
-        let identity = Identity::new(&usable(&content.pem)?, source, &provider)?;
+        let identity = Identity::new(&usable(&content.pem)?, source)?;
         let clients = match (source.clients(), &content.authorities) {
             (Some(files), Some(authorities)) => {
                 let authorities = Authorities::new(&usable(authorities)?, &files.authorities)?;
@@ -113,7 +113,7 @@ impl Material {
     ) -> Reload {
         let mut problems = Vec::new();
         let identity = renewed(Some(&before.pem), Some(&content.pem), &self.identity.pem, |pem| {
-            let identity = Identity::new(pem, source, &self.provider)?;
+            let identity = Identity::new(pem, source)?;
             match identity.validity_problem(now) {
                 Some(problem) if self.identity.validity_problem(now).is_none() => {
                     anyhow::bail!("{source}: {problem}")

@@ -28,14 +28,17 @@
 
 use std::time::{Duration, Instant};
 
-use ipnet::IpNet;
-
 use super::{
     lookup_time::LookupTime,
     marks::{Class, Marks, Source},
     order::{Turns, victim},
 };
 use crate::config::FailedAttempts;
+
+mod attempt;
+
+pub(super) use attempt::{Attempt, ComputationResult, Outcome, Rejections};
+use attempt::{QueuedAttempt, Stage, Work};
 
 /// Attempts and their schedules. `J` is the work of a real attempt. `A` is the receiver of its answer.
 pub(super) struct Queue<J, A> {
@@ -68,88 +71,6 @@ pub(super) struct QueueConfig {
     pub(super) waiting: usize,
     /// Failed attempts after which a network is throttled. `None`: never.
     pub(super) failed_attempts: Option<FailedAttempts>,
-}
-
-/// One attempt to prove a credential.
-pub(super) struct Attempt<J, A> {
-    /// The prefix and the networks of the attempt.
-    pub(super) source: Source,
-    /// The arrival of its check, before its look-up.
-    pub(super) arrived: Instant,
-    /// Whether its look-up was answered from this process's memory.
-    pub(super) from_memory: bool,
-    /// The deadline of its caller.
-    pub(super) deadline: Instant,
-    /// The computation. `None` for a prefix that does not exist.
-    pub(super) job: Option<J>,
-    /// The receiver of the answer.
-    pub(super) answer_to: A,
-}
-
-/// Attempts that were rejected since the start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Rejections {
-    pub(super) count: u64,
-    /// The site of the last rejected attempt. `None` if Envoy vouches for no address.
-    pub(super) network: Option<IpNet>,
-}
-
-/// How an attempt ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// The credential matches the record at this index.
-    Match(usize),
-    /// The credential matches no record.
-    Mismatch,
-    /// The queue was full, or the attempt got no turn before its deadline.
-    Overloaded,
-    /// Same as [`Outcome::Overloaded`], for a throttled network. The throttling may end after this time.
-    TooManyAttempts(Duration),
-    /// Its computation panicked.
-    Abandoned,
-}
-
-/// The result of a computation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ComputationResult {
-    Match(usize),
-    Mismatch,
-    Panicked,
-}
-
-struct QueuedAttempt<J, A> {
-    arrival: u64,
-    /// The time at which it joins the simulation.
-    joins: Instant,
-    /// Its number in the order of joining. 0 until it has joined.
-    joined: u64,
-    source: Source,
-    deadline: Instant,
-    /// `None` once the answer was sent.
-    answer_to: Option<A>,
-    class: Class,
-    computed_class: Class,
-    simulation: Stage,
-    work: Work<J>,
-}
-
-/// The stage of an attempt in the simulation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// The attempt has not joined yet, because its look-up was faster than usual.
-    Arriving,
-    Waiting,
-    InTurn,
-    /// Its turn has ended, and its computation has not.
-    Late,
-}
-
-/// The stage of its computation.
-enum Work<J> {
-    /// There is no computation, because the prefix does not exist, or it has finished.
-    Nothing,
-    Waiting(J),
-    Running,
 }
 
 struct Turn {
@@ -449,27 +370,6 @@ impl<J, A> Queue<J, A> {
         let QueuedAttempt { answer_to, source, .. } = self.attempts.swap_remove(at);
         self.answers.push((answer_to?, outcome));
         Some(source)
-    }
-}
-
-impl<J, A> QueuedAttempt<J, A> {
-    /// Whether its simulated turn has not begun.
-    fn is_in_line(&self) -> bool {
-        matches!(self.simulation, Stage::Arriving | Stage::Waiting)
-    }
-
-    fn is_overdue(&self, now: Instant) -> bool {
-        self.can_be_overdue() && self.deadline <= now
-    }
-
-    /// Whether its deadline can end it. A simulated turn that has begun is completed. After the turn, a computation
-    /// that has started is completed too.
-    fn can_be_overdue(&self) -> bool {
-        match self.simulation {
-            Stage::Arriving | Stage::Waiting => true,
-            Stage::InTurn => false,
-            Stage::Late => matches!(self.work, Work::Waiting(_)),
-        }
     }
 }
 

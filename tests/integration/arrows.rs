@@ -13,8 +13,18 @@ use syn::{
 /// The top modules, from the ground up. A module may use those of its own line and of the lines before it.
 const LAYERS: &[&[&str]] = &[
     &["attributes", "credential", "decision", "limits", "policy", "proof", "record"],
-    &["clock", "config", "dependencies", "metrics", "telemetry"],
-    &["addresses", "bounds", "cache", "findings", "health", "http_server", "resilience", "tls"],
+    &["clock", "config", "core_dumps", "dependencies", "metrics", "telemetry", "version"],
+    &[
+        "addresses",
+        "bounds",
+        "cache",
+        "findings",
+        "health",
+        "http_server",
+        "resilience",
+        "tcp_listener",
+        "tls",
+    ],
     &["redis", "revocation", "usage"],
     &["limiter", "store", "verifier"],
     &["authorizer", "explanation", "proof_writer"],

@@ -130,6 +130,7 @@ fn every_cause_of_a_degraded_change_feed_is_documented() {
     assert!(metric.help.contains(&causes.join(", ")), "{}", metric.help);
 }
 
+/// A test is named as `path/of/its/file.rs`: `name_of_the_test`, `and_another`.
 #[test]
 fn every_limit_has_its_test() {
     let page = read("docs/reference/limits.md");
@@ -147,25 +148,56 @@ fn every_limit_has_its_test() {
 
 #[test]
 fn every_test_that_the_security_page_names_exists() {
-    let page = read("SECURITY.md");
-    let is_test =
-        |word: &&str| word.len() > 20 && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
-    let rows = page.lines().filter(|line| line.starts_with("| ")).collect::<String>();
-    let named: Vec<_> = rows.split('`').skip(1).step_by(2).filter(is_test).collect();
-    assert!(named.len() > 10, "{named:?}");
-    let tests = sources(&file("tests/integration"));
-    for name in named {
-        assert!(tests.contains(&format!("fn {name}(")), "{name}");
+    for (page, least) in [("SECURITY.md", 80), ("ARCHITECTURE.md", 0)] {
+        let text = read(page);
+        let (mut path, mut named) = ("", 0);
+        for word in text.split('`').skip(1).step_by(2) {
+            let is_file =
+                ["src/", "tests/"].iter().any(|folder| word.starts_with(folder)) && word.ends_with(".rs");
+            let is_test = word.len() > 20
+                && word
+                    .bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+            if is_file {
+                path = word;
+                assert!(file(path).exists(), "{page}: there is no {path}");
+            } else if is_test && page == "SECURITY.md" && !word.starts_with("keystile_") {
+                let source = read(path);
+                let (before, _) = source
+                    .split_once(&format!("fn {word}("))
+                    .unwrap_or_else(|| panic!("{page}: {path} has no test {word}"));
+                let attributes = before.rsplit("\n\n").next().unwrap_or_default();
+                assert!(
+                    attributes.contains("test]")
+                        || attributes.contains("test(")
+                        || before.contains("proptest!"),
+                    "{page}: {word} is no test"
+                );
+                named += 1;
+            }
+        }
+        assert!(named >= least, "{page} names {named} tests");
     }
 }
 
-/// The text of all files below a folder.
-fn sources(folder: &Path) -> String {
-    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    entries
-        .filter(|path| path.is_dir() || path.extension().is_some_and(|extension| extension == "rs"))
-        .map(|path| if path.is_dir() { sources(&path) } else { std::fs::read_to_string(&path).unwrap() })
-        .collect()
+/// Each guarantee has a row with tests, and each threat has one too.
+#[test]
+fn every_guarantee_and_threat_names_a_test() {
+    let page = read("SECURITY.md");
+    let rows = |heading: &str, end: &str| -> Vec<String> {
+        let (_, section) = page.split_once(heading).expect("a section");
+        let (section, _) = section.split_once(end).expect("a next section");
+        let rows = section.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| |"));
+        rows.filter(|row| !row.starts_with("| threat |")).map(str::to_owned).collect()
+    };
+    let guarantees = rows("## The guarantees", "## Threats");
+    let numbers: Vec<_> = guarantees.iter().map(|row| row.split(' ').nth(1).unwrap().to_owned()).collect();
+    assert_eq!(numbers, (1..=10).map(|number| format!("G{number}")).collect::<Vec<_>>());
+    let threats = rows("## Threats", "## What shows");
+    assert!(threats.len() > 25, "{}", threats.len());
+    for row in guarantees.iter().chain(&threats) {
+        assert!(row.contains(".rs`: `"), "no test in: {row}");
+    }
 }
 
 /// A section with a table for each help heading of a command, in order.

@@ -1,6 +1,12 @@
 //! The sidecar injector, asked over real TLS as an API server asks it.
 
-use std::{fs, io, net::SocketAddr, path::Path, process::Stdio, time::Duration};
+use std::{
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
+    process::Stdio,
+    time::Duration,
+};
 
 use data_encoding::BASE64;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -55,7 +61,11 @@ impl Injector {
     }
 
     async fn start(folder: TempDir, arguments: &[&str]) -> Self {
-        let address = || SocketAddr::from(([127, 0, 0, 1], free_port()));
+        Self::start_at(Ipv4Addr::LOCALHOST.into(), folder, arguments).await
+    }
+
+    async fn start_at(ip: IpAddr, folder: TempDir, arguments: &[&str]) -> Self {
+        let address = || SocketAddr::from((ip, free_port()));
         let (listen, admin) = (address(), address());
         let log = fs::File::create(folder.path().join("log")).unwrap();
         let child = keystile::command(&[&["inject", "--image", "keystile:1"], arguments].concat(), "")
@@ -92,6 +102,24 @@ impl Injector {
         let answer = client.send(self.listen, &format!("POST {path}"), JSON, body.as_bytes()).await?;
         assert_eq!(answer.0, 200, "{}", answer.1);
         Ok(serde_json::from_str(&answer.1).unwrap())
+    }
+}
+
+#[tokio::test]
+async fn injector_answers_over_both_versions_of_ip() {
+    let authority = Authority::new();
+    let folder = tempfile::tempdir().unwrap();
+    authority.issue(folder.path());
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (certificate, key) = (file("tls.crt"), file("tls.key"));
+    let arguments = ["--tls-cert", &certificate, "--tls-key", &key];
+    let mut injector = Injector::start_at(Ipv6Addr::UNSPECIFIED.into(), folder, &arguments).await;
+    for ip in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+        injector.listen.set_ip(ip);
+        injector.admin.set_ip(ip);
+        let answer = injector.ask(&authority.client(), "/mutate/enabled-namespace", &question(&pod())).await;
+        assert_eq!(answer.unwrap()["response"]["allowed"], true, "{ip}");
+        assert_eq!(injector.admin("readyz").await.unwrap().0, 200, "{ip}");
     }
 }
 

@@ -56,9 +56,46 @@ async fn tls_and_a_user_with_few_rights() {
         "user default off",
         &format!("user keystile on >right-secret {RIGHTS}"),
     ]);
-    let url = format!("rediss://keystile:right-secret@localhost:{port}");
-    shares(&url, &[("SSL_CERT_FILE", authority.to_str().unwrap())]).await;
+    for host in ["localhost", "[::1]"] {
+        let url = format!("rediss://keystile:right-secret@{host}:{port}");
+        shares(&url, &[("SSL_CERT_FILE", authority.to_str().unwrap())]).await;
+    }
     drop(redis);
+}
+
+/// A cluster answers with addresses of its servers, here of IPv6.
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_of_ipv6() {
+    let single = Redis::start();
+    shares(&format!("redis://[::1]:{}", single.address().port()), &[]).await;
+
+    let folder = tempfile::tempdir().unwrap();
+    let authority = postgres::certificates(folder.path());
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let (tls, bus) = (free_port(), free_port());
+    let node = Redis::with(&[
+        "cluster-enabled yes",
+        "cluster-announce-ip ::1",
+        &format!("cluster-port {bus}"),
+        &format!("tls-port {tls}"),
+        &format!("tls-cert-file {}", file("server.pem")),
+        &format!("tls-key-file {}", file("server.key")),
+        &format!("tls-ca-cert-file {}", authority.display()),
+        "tls-auth-clients no",
+    ]);
+    node.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+    let deadline = std::time::Instant::now() + 20 * SECOND;
+    while !node.command(&["CLUSTER", "INFO"]).contains("cluster_state:ok") {
+        assert!(std::time::Instant::now() < deadline, "the cluster does not form");
+        tokio::time::sleep(SECOND / 20).await;
+    }
+    shares(&format!("redis-cluster://[::1]:{}", node.address().port()), &[]).await;
+    let trust = [("SSL_CERT_FILE", authority.to_str().unwrap())];
+    shares(&format!("rediss-cluster://[::1]:{tls}"), &trust).await;
+
+    let sentinel = Redis::sentinel(&single);
+    let port = sentinel.address().port();
+    shares(&format!("redis-sentinel://[::1]:{port}?sentinelServiceName=main"), &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,17 +11,25 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::tls::{TlsClient, TlsListener};
+use crate::{
+    tcp_listener::reached_at,
+    tls::{TlsClient, TlsListener},
+};
 
 /// Maximum length of the answer in bytes.
 const MAX_ANSWER: usize = 64 << 10;
 
 /// The state and the problems that `/readyz` reports. None where no Keystile answers, or it is ready.
 pub(super) async fn why_not_ready(admin: SocketAddr, tls: Option<TlsClient>) -> Option<String> {
-    match tls {
-        Some(tls) => ask(tls.connect(admin, TlsListener::Admin).await.ok()?, admin).await,
-        None => ask(TcpStream::connect(admin).await.ok()?, admin).await,
+    let Some(tls) = tls else {
+        return ask(TcpStream::connect(&*reached_at(admin)).await.ok()?, admin).await;
+    };
+    for address in reached_at(admin) {
+        if let Ok(stream) = tls.connect(address, TlsListener::Admin).await {
+            return ask(stream, admin).await;
+        }
     }
+    None
 }
 
 async fn ask<S>(stream: S, admin: SocketAddr) -> Option<String>

@@ -57,12 +57,9 @@ pub(super) struct ProbeClients {
     pub(super) admin: Option<TlsClient>,
 }
 
-/// Connects a gRPC client to one address. It does not look at the URI.
+/// Connects a gRPC client to the address in its URI.
 #[derive(Clone)]
-pub(super) struct TlsConnection {
-    pub(super) client: TlsClient,
-    pub(super) address: SocketAddr,
-}
+pub(super) struct TlsConnection(pub(super) TlsClient);
 
 impl ProbeTls {
     pub(super) fn clients(&self) -> anyhow::Result<ProbeClients> {
@@ -93,8 +90,12 @@ impl Service<Uri> for TlsConnection {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _: Uri) -> Self::Future {
-        let Self { client, address } = self.clone();
-        Box::pin(async move { client.connect(address, TlsListener::Grpc).await.map(TokioIo::new) })
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let Self(client) = self.clone();
+        Box::pin(async move {
+            let address = uri.authority().and_then(|address| address.as_str().parse::<SocketAddr>().ok());
+            let address = address.ok_or(io::ErrorKind::InvalidInput)?;
+            client.connect(address, TlsListener::Grpc).await.map(TokioIo::new)
+        })
     }
 }

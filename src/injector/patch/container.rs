@@ -7,18 +7,19 @@ use super::{
     additions::{Additions, Place},
     resources, volumes,
 };
-use crate::injector::{
-    annotations::PodOptions,
-    pod::{InvalidPod, containers},
-    sidecar::Sidecar,
+use crate::{
+    config::SidecarUser,
+    injector::{
+        annotations::PodOptions,
+        pod::{InvalidPod, containers},
+        sidecar::Sidecar,
+    },
 };
 
 /// Its name.
 pub(super) const NAME: &str = "keystile";
 /// Where the image has the binary.
 const BINARY: &str = "/usr/local/bin/keystile";
-/// The image's user and group.
-const USER: u32 = 65532;
 
 /// Adds the container, unless the pod has it.
 ///
@@ -67,13 +68,15 @@ fn container(pod: &Value, options: &PodOptions, sidecar: &Sidecar) -> Result<Val
             "capabilities": { "drop": ["ALL"] },
             "readOnlyRootFilesystem": true,
             "runAsNonRoot": true,
-            "runAsUser": USER,
-            "runAsGroup": USER,
             "seccompProfile": { "type": "RuntimeDefault" },
         },
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": volumes::mounts(),
     });
+    if let SidecarUser(Some(id)) = sidecar.user {
+        container["securityContext"]["runAsUser"] = json!(id);
+        container["securityContext"]["runAsGroup"] = json!(id);
+    }
     if let Some(resources) = resources::of(pod, options, sidecar)? {
         container["resources"] = resources;
     }
@@ -92,7 +95,7 @@ fn environment(options: &PodOptions, sidecar: &Sidecar) -> Value {
         json!({ "name": "KEYSTILE_LISTEN", "value": format!("unix:{}/keystile.sock", volumes::SOCKET_FOLDER) }),
         // Envoy runs as another user. Only containers that mount the folder see the socket.
         json!({ "name": "KEYSTILE_SOCKET_MODE", "value": "0666" }),
-        json!({ "name": "KEYSTILE_ADMIN_LISTEN", "value": format!("0.0.0.0:{}", sidecar.admin_port) }),
+        json!({ "name": "KEYSTILE_ADMIN_LISTEN", "value": format!("[::]:{}", sidecar.admin_port) }),
         from_secret("KEYSTILE_DATABASE_URL", "database-url", false),
         from_secret("KEYSTILE_CHANGE_FEED_URL", "change-feed-url", true),
         from_secret("KEYSTILE_REDIS_URL", "redis-url", true),

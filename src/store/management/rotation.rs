@@ -8,9 +8,9 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 
 use super::{
-    Action, Database, DisplayRow, ManagementError, Result, SqlValue, Statement,
-    keys::{DRAWS, hash, no_new_prefix},
-    needs_column, update,
+    Action, Database, DisplayRow, ManagementError, Result, SqlValue, Statement, needs_column,
+    new_key::{DRAWS, hash, no_new_prefix},
+    update,
 };
 use crate::{
     clock::{self, Timestamps},

@@ -35,16 +35,16 @@ pub(super) const TABLES: [&str; 3] = [
 ];
 
 /// Makes the actor known until the end of the transaction. Returns no row where the audit log would not record a change;
-/// also where the tables have changed since the triggers were made, unless the action ends access.
+/// also where it would not record each column, unless the action ends access.
 pub(super) fn begin(schema: &Schema, actor: &Actor, action: Action) -> Vec<Statement> {
     if !schema.has_table(AUDIT) {
         return Vec::new();
     }
-    let other_version = if action.ends_access() { "" } else { OTHER_VERSION };
-    let check = format!("SELECT 'complete' WHERE NOT EXISTS ({MISSING}{other_version})");
+    let unrecorded = if action.ends_access() { "" } else { UNRECORDED };
+    let check = format!("SELECT 'complete' WHERE NOT EXISTS ({MISSING}{unrecorded})");
     let tell = "INSERT INTO keystile_audit_actor SELECT ?1 ->> 'kind', ?1 ->> 'name', ?1 ->> 'origin', ?1 ->> 'action'";
     vec![
-        Statement::new(check, [Some(expected(schema, &written_tables(schema, action)))]).required(),
+        Statement::new(check, [Some(expected_parts(schema, &written_tables(schema, action)))]).required(),
         end_statement(),
         Statement::new(tell, [Some(actor.to_json(action))]),
     ]
@@ -74,6 +74,43 @@ const MISSING: &str = "SELECT n.value ->> 'name' AS name FROM json_each(?1) n
 /// Adds to [`MISSING`] those that have another text.
 const OTHER_VERSION: &str = " OR NOT EXISTS (SELECT 1 FROM sqlite_schema t WHERE t.type = 'trigger'
         AND t.sql = n.value ->> 'sql')";
+
+/// Adds to [`MISSING`] those without a part in `?1`. Unlike another text, that is not so when a column was dropped or an
+/// index was made since.
+const UNRECORDED: &str = " OR EXISTS (SELECT 1 FROM sqlite_schema t, json_each(n.value -> 'parts') p
+        WHERE t.type = 'trigger' AND t.name = n.value ->> 'name' AND instr(t.sql, p.value) = 0)";
+
+/// The triggers by name, and in those that record rows the part for each column that there is now.
+fn expected_parts(schema: &Schema, tables: &[AuditedTable]) -> String {
+    let triggers = tables.iter().flat_map(|table| {
+        let parts: Vec<_> = table.columns.iter().map(|column| recorded_as(column.name)).collect();
+        let secret = table.secret.iter().map(|column| format!("SELECT {}", quoted(column.name)));
+        let of_update: Vec<_> = parts.iter().cloned().chain(secret).collect();
+        let prefix = trigger_name(table.name, "");
+        AuditTriggers { schema, table }.all().into_iter().map(move |TriggerStatement { name, .. }| {
+            let parts = match name.strip_prefix(&prefix) {
+                Some("update") => &*of_update,
+                Some("insert" | "delete" | "before") => &*parts,
+                _ => &[],
+            };
+            serde_json::json!({ "name": name, "parts": parts })
+        })
+    });
+    serde_json::Value::from_iter(triggers).to_string()
+}
+
+fn trigger_name(table: &str, suffix: &str) -> String {
+    format!("keystile_audited_{table}_{suffix}")
+}
+
+/// How the values of a row begin for one column.
+fn recorded_as(column: &str) -> String {
+    format!("{}, CASE", quoted(column))
+}
+
+fn quoted(column: &str) -> String {
+    format!("'{column}'")
+}
 
 fn expected(schema: &Schema, tables: &[AuditedTable]) -> String {
     serde_json::to_string(&triggers_of(schema, tables)).unwrap_or_default()
@@ -149,7 +186,7 @@ impl AuditTriggers<'_> {
 
     fn trigger(&self, suffix: &str, event: &str, statements: &[String]) -> TriggerStatement {
         let table = self.table.name;
-        let name = format!("keystile_audited_{table}_{suffix}");
+        let name = trigger_name(table, suffix);
         let sql = format!(
             "CREATE TRIGGER {name} {event} ON {table} FOR EACH ROW BEGIN\n    {}; END",
             statements.join(";\n    ")
@@ -180,8 +217,9 @@ impl AuditTriggers<'_> {
     fn values(&self, id: &str) -> String {
         let values = self.table.columns.iter().map(|WatchedColumn { name, .. }| {
             format!(
-                "'{name}', CASE WHEN typeof({name}) = 'blob' THEN hex({name})
-                    WHEN {name} IN (9e999, -9e999) THEN CAST({name} AS TEXT) ELSE {name} END"
+                "{} WHEN typeof({name}) = 'blob' THEN hex({name})
+                    WHEN {name} IN (9e999, -9e999) THEN CAST({name} AS TEXT) ELSE {name} END",
+                recorded_as(name)
             )
         });
         let table = self.table.name;
@@ -249,7 +287,7 @@ impl AuditTriggers<'_> {
         );
         let secret = self.table.secret.as_ref().map(|WatchedColumn { name, .. }| {
             let [old, new] = SECRET;
-            format!("UNION ALL SELECT '{name}', '{old}', '{new}' WHERE OLD.{name} IS NOT NEW.{name}")
+            format!("UNION ALL SELECT {}, '{old}', '{new}' WHERE OLD.{name} IS NOT NEW.{name}", quoted(name))
         });
         let from = format!(
             "(SELECT json_group_object(key, was) AS was, json_group_object(key, is_now) AS is_now, count(*) AS n FROM (

@@ -165,6 +165,16 @@ impl Cluster {
         .await;
     }
 
+    /// A superuser who needs a password. From now on the server logs each statement with its parameters.
+    pub async fn create_role_with_password(&self, role: &str, password: &str) {
+        self.execute(&format!("CREATE ROLE {role} SUPERUSER LOGIN PASSWORD '{password}'")).await;
+        let file = self.data.join("pg_hba.conf");
+        let rules = fs::read_to_string(&file).expect("rules");
+        fs::write(&file, format!("host all {role} all scram-sha-256\n{rules}")).expect("writes");
+        self.value("ALTER SYSTEM SET log_statement = 'all'").await;
+        self.value("SELECT pg_reload_conf()").await;
+    }
+
     /// What the server has logged.
     pub fn log(&self) -> String {
         self.server.as_ref().map(Guarded::log).unwrap_or_default() + &self.home.log()

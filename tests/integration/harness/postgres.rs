@@ -19,7 +19,7 @@ use super::process::{Guarded, free_port, program, run, scratch};
 /// The server.
 pub struct Postgres {
     port: u16,
-    /// The authority that signed its certificate, which is for `localhost`.
+    /// The authority that signed its certificate, which is for `localhost` and `::1`.
     pub authority: PathBuf,
     _guarded: Guarded,
 }
@@ -50,7 +50,7 @@ impl Postgres {
         // Settings that change how dates look: nothing may depend on them.
         let settings = [
             format!("port={port}"),
-            "listen_addresses=127.0.0.1".into(),
+            "listen_addresses=127.0.0.1,::1".into(),
             format!("unix_socket_directories={}", file(".")),
             "fsync=off".into(),
             "max_connections=200".into(),
@@ -161,11 +161,11 @@ pub fn postgres_program(name: &str) -> String {
     program(name, versions.map(|version| version.path().join("bin")))
 }
 
-/// An authority, and a certificate for `localhost` by it: `server.pem`, `server.key`; the authority's own file.
+/// An authority, and a certificate for `localhost` and `::1` by it: `server.pem`, `server.key`; the authority's own file.
 pub fn certificates(folder: &std::path::Path) -> PathBuf {
     let authority = authority();
     let key = KeyPair::generate().expect("a key");
-    let params = CertificateParams::new(["localhost".to_owned()]).expect("a name");
+    let params = CertificateParams::new(["localhost".to_owned(), "::1".to_owned()]).expect("names");
     let certificate = params.signed_by(&key, &authority).expect("signs");
     let write = |name: &str, text: String| {
         let file = folder.join(name);

@@ -100,8 +100,11 @@ impl Redis {
     pub fn revive(&mut self) {
         let folder = scratch("redis");
         let file = folder.join("redis.conf");
-        let mut base =
-            vec![format!("port {}", self.port), "bind 127.0.0.1".into(), format!("dir {}", folder.display())];
+        let mut base = vec![
+            format!("port {}", self.port),
+            "bind 127.0.0.1 -::1".into(),
+            format!("dir {}", folder.display()),
+        ];
         if !self.is_sentinel {
             base.extend(["save \"\"".into(), "enable-debug-command yes".into()]);
         }

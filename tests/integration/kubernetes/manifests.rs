@@ -9,7 +9,7 @@ use super::injected::IMAGE;
 use crate::harness::tools::{self, helm, kustomize, python, read, repository, yaml};
 
 /// Overlays that the oldest supported Kubernetes takes, and those for newer ones alone.
-const OVERLAYS: [&str; 3] = ["cert-manager", "self-signed", "monitoring"];
+const OVERLAYS: [&str; 4] = ["cert-manager", "openshift", "self-signed", "monitoring"];
 const NEWER: [(&str, &str); 2] = [("policy/validating", "1.30"), ("policy", "1.37")];
 pub(super) const EXAMPLES: [&str; 13] = [
     "settings",
@@ -174,6 +174,8 @@ fn values_that_the_chart_does_not_have_are_refused() {
         ("settings.KEYSTILE_INJECT_CONFIG.x=y", "KEYSTILE_INJECT_CONFIG"),
         ("settings.keystile_inject_config=y", "keystile_inject_config"),
         ("setting.KEYSTILE_INJECT_CONFIG=y", "setting"),
+        ("user=0", "user"),
+        ("user=root", "user"),
     ] {
         let refused = set(value);
         assert!(!refused.good && refused.text.contains(named), "{value}: {}", refused.text);
@@ -183,6 +185,34 @@ fn values_that_the_chart_does_not_have_are_refused() {
     {
         set(value).good();
     }
+}
+
+#[test]
+#[cfg_attr(not(target_arch = "x86_64"), ignore = "no kubectl and helm")]
+fn cluster_may_choose_the_user() {
+    let by_helm = |user: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("values.yaml");
+        std::fs::write(&file, format!("user: {user}\n")).unwrap();
+        let values = format!("--values={}", file.display());
+        helm(&["template", "keystile", "k8s/chart", "--kube-version=1.37", &values]).good()
+    };
+    let user_of = |manifests: &str| {
+        let all = yaml(manifests);
+        let pod =
+            &all.iter().find(|object| object["kind"] == "Deployment").unwrap()["spec"]["template"]["spec"];
+        let variables = pod["containers"][0]["env"].as_array().unwrap();
+        let sidecar = variables.iter().find(|variable| variable["name"] == "KEYSTILE_INJECT_USER").unwrap();
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+        let ids = ["runAsUser", "runAsGroup"].map(|name| pod["securityContext"][name].as_u64());
+        (ids, sidecar["value"].as_str().unwrap().to_owned())
+    };
+    for manifests in [by_helm("none"), kustomize("openshift")] {
+        assert_eq!(user_of(&manifests), ([None, None], "none".to_owned()));
+        assert!(!manifests.contains("runAsUser") && !manifests.contains("fsGroup"), "{manifests}");
+    }
+    let assigned = ([Some(1_000_680_000), Some(1_000_680_000)], "1000680000".to_owned());
+    assert_eq!(user_of(&by_helm("1000680000")), assigned);
 }
 
 /// Each value has a schema with its comment as description, and each schema but Helm's own has a value.
@@ -212,6 +242,14 @@ fn schema_of_the_chart_describes_its_values() {
 
 /// The chart's one template: the manifests, with values in a few places.
 fn template(rendered: &str) -> String {
+    // A number of a values file is a float, whose text has an exponent.
+    const USER_VARIABLE: &str =
+        "value: {{ ternary .Values.user (int64 .Values.user) (kindIs \"string\" .Values.user) | quote }}";
+    const FIXED_USER: &str =
+        "        runAsGroup: 65532\n        runAsNonRoot: true\n        runAsUser: 65532\n";
+    const USER_OF_THE_INJECTOR: &str = "        {{- if not (kindIs \"string\" .Values.user) }}\n        \
+        runAsGroup: {{ int64 .Values.user }}\n        runAsUser: {{ int64 .Values.user }}\n        \
+        {{- end }}\n        runAsNonRoot: true\n";
     let documents = rendered.split("---\n").filter(|document| !document.contains("kind: Namespace\n"));
     let last_variable = "        - name: KEYSTILE_LOG_FORMAT\n          value: json\n";
     let settings = "        {{- range $name, $value := .Values.settings }}\n        - name: {{ $name }}\n          \
@@ -222,6 +260,8 @@ fn template(rendered: &str) -> String {
         .replace("keystile-system", "{{ .Release.Namespace }}")
         .replace(&format!("image: {IMAGE}"), "image: {{ .Values.image }}")
         .replace(&format!("value: {IMAGE}"), "value: {{ .Values.image }}")
+        .replace("value: \"65532\"", USER_VARIABLE)
+        .replace(FIXED_USER, USER_OF_THE_INJECTOR)
         .replace("replicas: 2", "replicas: {{ .Values.replicas }}")
         .replace(last_variable, &(last_variable.to_owned() + settings));
     head.to_owned() + &replaced

@@ -323,7 +323,8 @@ async fn migrate(world: &World) {
         let servers = world.servers.lock().await;
         servers.client().await.unwrap().batch_execute(sql).await.unwrap();
         let database = Setup::with_database(&servers.primary.url());
-        let migrated = tokio::task::block_in_place(|| database.run(&["migrate"]));
+        let migrated =
+            tokio::task::block_in_place(|| database.run(&["migrate", "--database-timeout", "10s"]));
         assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
         drop(servers);
         tokio::time::sleep(LASTS / 3).await;

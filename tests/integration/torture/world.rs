@@ -59,8 +59,8 @@ pub struct World {
 }
 
 impl World {
-    /// Starts everything.
-    pub async fn start(seed: u64, known: usize, fresh: usize) -> Self {
+    /// Starts everything. Instances get `more` settings.
+    pub async fn start(seed: u64, known: usize, fresh: usize, more: &[(&str, &str)]) -> Self {
         let primary = Cluster::start();
         assert!(Setup::with_database(&primary.url()).run(&["migrate"]).status.success());
         let (keys, script) = keys::create(&mut StdRng::seed_from_u64(seed), known, fresh);
@@ -74,7 +74,8 @@ impl World {
         caches.replica.follow(&caches.primary);
         let mut instances = Vec::new();
         for at in 0..INSTANCES {
-            instances.push(Instance::start(VERSIONS[at % 2], &primary, &standby, &caches.primary).await);
+            let version = VERSIONS[at % 2];
+            instances.push(Instance::start(version, &primary, &standby, &caches.primary, more).await);
         }
         let servers = Servers { primary, standby: Some(standby), place: 0 };
         let servers = tokio::sync::Mutex::new(servers);
@@ -136,7 +137,13 @@ impl Servers {
 }
 
 impl Instance {
-    async fn start(version: &str, primary: &Cluster, standby: &Cluster, redis: &Redis) -> Self {
+    async fn start(
+        version: &str,
+        primary: &Cluster,
+        standby: &Cluster,
+        redis: &Redis,
+        more: &[(&str, &str)],
+    ) -> Self {
         let databases = [Proxy::before(primary.address()).await, Proxy::before(standby.address()).await];
         let redis = Proxy::before(redis.address()).await;
         let hosts = databases.each_ref().map(|proxy| proxy.address.to_string()).join(",");
@@ -148,7 +155,8 @@ impl Instance {
             ("KEYSTILE_RATE_LIMIT", "redis".to_owned()),
             ("KEYSTILE_RECORD_TTL", "20s".to_owned()),
         ];
-        let settings: Vec<_> = settings.map(|(name, value)| (name.to_owned(), value)).into();
+        let mut settings: Vec<_> = settings.map(|(name, value)| (name.to_owned(), value)).into();
+        settings.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let setup = Setup::with_database(&url);
         let keystile = setup.start(&pairs(&settings)).await;
         let gateway = Gateway::before(version, "tcp.yaml", keystile, &[]).await;

@@ -12,7 +12,7 @@ use time::Duration;
 use super::{
     contents::{Contents, ReadOptions, parse_secret},
     documents::{self, Object, instant, is_set, objects, others, text, texts},
-    losses::{Losses, shown},
+    losses::{Losses, shown, shown_field},
 };
 use crate::{
     record::rfc3339,
@@ -194,7 +194,7 @@ impl Entities {
                 ["id", "username", "custom_id", "tags", "created_at", "updated_at", "username_lower", "type"];
             let lists = [KEYS, "acls", "groups", "plugins"];
             for field in others(consumer, &[&known[..], &lists, &OTHER_CREDENTIALS].concat()) {
-                losses.restriction(format!("consumers.{}", shown(field)));
+                losses.restriction(format!("consumers.{}", shown_field(field)));
             }
             consumers.push(Consumer {
                 user: ExportedUser { id: string("custom_id"), name: string("username") },
@@ -240,7 +240,7 @@ fn row(
         fields.push(("expires_at", expiry(ttl, options).ok_or("ttl is no number of seconds")?));
     }
     for field in others(key, &["id", "key", "tags", "created_at", "updated_at", "ttl", "consumer"]) {
-        losses.restriction(format!("{KEYS}.{}", shown(field)));
+        losses.restriction(format!("{KEYS}.{}", shown_field(field)));
     }
     let owner = consumer.map(|consumer| consumer.user.clone());
     let fields = fields.into_iter().map(|(name, text)| (name.to_owned(), text));

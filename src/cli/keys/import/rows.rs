@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use anyhow::bail;
 use serde_json::Value;
 
-use super::{contents::Contents, losses::shown};
+use super::{contents::Contents, losses::shown_field};
 use crate::store::ImportRow;
 
 pub(super) fn read_csv(input: Box<dyn Read>) -> anyhow::Result<Contents> {
@@ -17,7 +17,7 @@ pub(super) fn read_csv(input: Box<dyn Read>) -> anyhow::Result<Contents> {
         }
     }
     if let Some(unknown) = header.iter().find(|name| !ImportRow::knows(name)) {
-        bail!("line 1: api_keys has no column {}; take it out of the file", shown(unknown));
+        bail!("line 1: api_keys has no column {}; take it out of the file", shown_field(unknown));
     }
     if let Some(twice) = (1..header.len()).find(|&at| header[..at].contains(&header[at])) {
         bail!("line 1: the column {} is there twice", header[twice]);
@@ -65,7 +65,7 @@ fn parse_json(text: &[u8]) -> Result<Vec<(String, String)>, String> {
         return Err("not a JSON object".into());
     };
     if let Some(unknown) = object.keys().find(|name| !ImportRow::knows(name)) {
-        return Err(format!("api_keys has no column {}", shown(unknown)));
+        return Err(format!("api_keys has no column {}", shown_field(unknown)));
     }
     let fields = object.into_iter().filter_map(|(name, value)| match value {
         Value::Null => None,

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{
     contents::{Contents, ReadOptions, parse_secret},
     documents::{self, Object, instant, is_set, objects, others, text, texts},
-    losses::{Losses, shown},
+    losses::{Losses, shown, shown_field},
 };
 use crate::{
     credential::Prefix,
@@ -225,7 +225,7 @@ fn count_losses(key: &Object, losses: &mut Losses) {
             losses.restriction("credits of an identity");
         }
         for field in others(identity, &["id", "externalId", "meta", "ratelimits", "credits"]) {
-            losses.restriction(format!("identity.{}", shown(field)));
+            losses.restriction(format!("identity.{}", shown_field(field)));
         }
     }
     for field in ["meta", "roles"] {
@@ -234,7 +234,7 @@ fn count_losses(key: &Object, losses: &mut Losses) {
         }
     }
     for field in others(key, &KNOWN).filter(|field| *field != REMAINING) {
-        losses.restriction(shown(field));
+        losses.restriction(shown_field(field));
     }
 }
 

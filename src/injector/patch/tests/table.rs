@@ -1,6 +1,7 @@
 //! Each rule, by a pod.
 
 use super::*;
+use crate::config::SidecarUser;
 
 #[test]
 fn pod_gets_socket_sidecar_mount_and_annotations() {
@@ -20,7 +21,7 @@ fn pod_gets_socket_sidecar_mount_and_annotations() {
         "env": [
             { "name": "KEYSTILE_LISTEN", "value": "unix:/run/keystile/keystile.sock" },
             { "name": "KEYSTILE_SOCKET_MODE", "value": "0666" },
-            { "name": "KEYSTILE_ADMIN_LISTEN", "value": "0.0.0.0:9192" },
+            { "name": "KEYSTILE_ADMIN_LISTEN", "value": "[::]:9192" },
             secret("KEYSTILE_DATABASE_URL", "database-url", false),
             secret("KEYSTILE_CHANGE_FEED_URL", "change-feed-url", true),
             secret("KEYSTILE_REDIS_URL", "redis-url", true),
@@ -259,6 +260,55 @@ fn taken_names_are_refused() {
         assert!(message.contains(named), "{message}");
     }
     assert!(refusal(&json!({ "metadata": {} })).contains("spec"));
+}
+
+#[test]
+fn port_of_another_kind_is_not_taken() {
+    let native_is_off = "/metadata/annotations/keystile.dev~1native-sidecar";
+    let port = |protocol: &str| json!([{ "containerPort": 9192, "protocol": protocol }]);
+    for (pointer, value) in [
+        ("/spec/containers/0/ports", port("UDP")),
+        ("/spec/containers/0/ports", port("SCTP")),
+        // The node's port, and a name that is unique in its container only.
+        ("/spec/containers/0/ports", json!([{ "containerPort": 8080, "hostPort": 9192 }])),
+        ("/spec/containers/0/ports", json!([{ "containerPort": 8080, "name": "keystile-admin" }])),
+        (
+            "/spec/initContainers",
+            json!([{ "name": "sync", "restartPolicy": "Always", "ports": port("UDP") }]),
+        ),
+    ] {
+        let injected = injected(&pod_with(pointer, value.clone()));
+        assert_eq!(container(&injected)["ports"][0]["containerPort"], 9192, "{value}");
+    }
+    let both =
+        json!([{ "containerPort": 9192, "protocol": "UDP" }, { "containerPort": 9192, "protocol": "TCP" }]);
+    for (pointer, value) in [
+        ("/spec/containers/0/ports", both),
+        ("/spec/containers/0/ports", port("TCP")),
+        ("/spec/containers/0/ports", port("")),
+        // It runs while the sidecar does.
+        ("/spec/initContainers", json!([{ "name": "sync", "ports": port("TCP") }])),
+    ] {
+        assert!(refusal(&pod_with(pointer, value.clone())).contains("TCP port 9192"), "{value}");
+    }
+    // A plain sidecar starts when this one has ended, and not before that one, which does not end.
+    let ends = json!([{ "name": "sync", "ports": port("TCP") }]);
+    let mut pod = pod_with("/spec/initContainers", ends);
+    set(&mut pod, native_is_off, json!("false"));
+    container(&injected(&pod));
+    pod["spec"]["initContainers"][0]["restartPolicy"] = json!("Always");
+    assert!(refusal(&pod).contains("TCP port 9192"));
+}
+
+#[test]
+fn cluster_may_choose_the_user() {
+    let mut sidecar = sidecar();
+    sidecar.user = SidecarUser(None);
+    let Injection { patch, .. } = review(&pod(), Scope::EnabledNamespace, &sidecar).expect("not refused");
+    let injected = patched(&pod(), &patch);
+    let context = &container(&injected)["securityContext"];
+    assert_eq!((context.get("runAsUser"), context.get("runAsGroup")), (None, None));
+    assert_eq!(context["runAsNonRoot"], true);
 }
 
 #[test]
