@@ -130,7 +130,6 @@ fn every_cause_of_a_degraded_change_feed_is_documented() {
     assert!(metric.help.contains(&causes.join(", ")), "{}", metric.help);
 }
 
-/// A test is named as `path/of/its/file.rs`: `name_of_the_test`, `and_another`.
 #[test]
 fn every_limit_has_its_test() {
     let page = read("docs/reference/limits.md");
@@ -146,6 +145,7 @@ fn every_limit_has_its_test() {
     assert!(count > 20, "{count}");
 }
 
+/// A test is named as `path/of/its/file.rs`: `name_of_the_test`, `and_another`.
 #[test]
 fn every_test_that_the_security_page_names_exists() {
     for (page, least) in [("SECURITY.md", 80), ("ARCHITECTURE.md", 0)] {
@@ -201,6 +201,22 @@ fn every_guarantee_and_threat_names_a_test() {
 }
 
 /// A section with a table for each help heading of a command, in order.
+/// The text of all files below a folder.
+fn sources(folder: &Path) -> String {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .map(
+            |path| {
+                if path.is_dir() {
+                    sources(&path)
+                } else {
+                    std::fs::read_to_string(&path).unwrap_or_default()
+                }
+            },
+        )
+        .collect()
+}
+
 fn settings(level: &str, command: &Command) -> String {
     let arguments: Vec<_> = command.get_arguments().collect();
     let sections = arguments.chunk_by(|a, b| a.get_help_heading() == b.get_help_heading());
