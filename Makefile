@@ -94,6 +94,7 @@ try-package: ## install, use, upgrade and remove the .deb of `make release` in a
 tools: ## install the programs that the tests run
 	tools/need-postgres
 	tools/need-redis
+	tools/need-openssl
 	tools/fetch-envoy $(ENVOY_VERSIONS)
 	tools/fetch-backend
 	tools/fetch-api-checks

@@ -125,6 +125,9 @@ impl Cli {
         let variables = || std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
         let cli = parsed.and_then(|matches| {
             let startup = Startup::new(&Self::command(), &matches, variables());
+            if let Some(error) = startup.misspelled_tls() {
+                return Err(Self::command().error(ErrorKind::UnknownArgument, error));
+            }
             Ok(Self { startup, ..Self::from_arg_matches(&matches)? })
         });
         cli.unwrap_or_else(|error| {

@@ -74,7 +74,7 @@ impl HttpServer {
 
     fn serve(&self, stream: TcpStream, address: IpAddr) -> impl Future<Output = ()> + Send + use<> {
         let (slot, routes, tls, keep_alive) =
-            (self.connections.open(), self.routes.clone(), self.tls.clone(), self.keep_alive);
+            (self.connections.open(Some(address)), self.routes.clone(), self.tls.clone(), self.keep_alive);
         async move {
             let Some(tls) = tls else {
                 let client = Client { address: address.to_canonical(), names: [].into() };

@@ -4,8 +4,12 @@
 
 use std::{
     io,
+    net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -15,7 +19,8 @@ use time::format_description::well_known::Rfc3339;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    time::{interval, timeout},
+    task::spawn_blocking,
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server};
 use tracing::{info, warn};
@@ -28,25 +33,38 @@ use crate::{
 };
 
 mod certificate;
+mod client;
 mod client_verifier;
+mod identity;
 mod material;
 mod peers;
 mod private_key;
 mod refusals;
+mod source;
+mod trust;
 
-pub use material::{Pem, TlsSource};
+pub use client::{TlsClient, TlsClientFiles};
+pub use source::{Pem, TlsSource};
 
-use material::Material;
+use material::{Material, Reload};
 use peers::{PeerSlot, Peers};
 use refusals::RefusalLog;
+use source::Content;
 
 /// Interval at which the files are read.
-pub const INTERVAL: Duration = Duration::from_secs(2);
+pub const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a file must stay the same before it is used: while it is written, it may be a shorter list of CAs.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// Interval at which the certificates of open connections are verified, if something has changed or expired.
+const VERIFICATION_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Deadline of a handshake.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Maximum number of unfinished handshakes. Above it, the oldest ends. Each may hold some 64 KiB.
+/// Maximum number of unfinished handshakes. Above it, the oldest ends of the network that has the most. Each may hold some
+/// 64 KiB.
 const HANDSHAKES: usize = 256;
 
 /// Bytes that a connection may hold encrypted and unsent: one record.
@@ -59,12 +77,22 @@ pub struct Tls(Arc<Inner>);
 struct Inner {
     source: TlsSource,
     current: RwLock<Arc<Material>>,
-    /// Why the files that are there now are not in use.
-    problem: RwLock<Option<String>>,
+    problems: RwLock<Problems>,
+    /// Whether the files have changed since the open connections were verified.
+    has_changed: AtomicBool,
     peers: Peers,
     handshakes: Connections,
     refusals: RefusalLog,
     metrics: TlsMetrics,
+}
+
+/// Why peers may not get in.
+#[derive(Default, PartialEq)]
+struct Problems {
+    /// Files that are there now, and not in use.
+    unused: Vec<String>,
+    /// The files in use: something has expired, or is missing.
+    used: Vec<String>,
 }
 
 /// A listener with TLS.
@@ -91,7 +119,7 @@ pub struct TlsStream {
 pub struct TlsState {
     /// When the certificate in use expires.
     not_after: String,
-    /// Why the files that are there now are not in use.
+    /// Why the files that are there now are not in use, or why peers are refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
 }
@@ -134,25 +162,24 @@ impl Tls {
     pub fn new(source: TlsSource, listener: TlsListener, metrics: &Metrics) -> anyhow::Result<Self> {
         source.warn_of_open_key();
         let material = Material::load(&source, listener.protocol())?;
-        let now = clock::wall();
-        if let Some(problem) = material.validity_problem(now) {
-            warn!(listener = listener.name(), problem, "clients will refuse the certificate");
-        }
         let handshakes = Connections::new(listener.handshakes(), HANDSHAKES, Duration::MAX, metrics);
         let metrics = match listener {
             TlsListener::Webhook => metrics.webhook_tls(),
             _ => metrics.tls(listener.name(), source.has_revocation_lists()),
         };
         material.report(&metrics);
-        Ok(Self(Arc::new(Inner {
+        let tls = Self(Arc::new(Inner {
             source,
             current: RwLock::new(Arc::new(material)),
-            problem: RwLock::default(),
+            problems: RwLock::default(),
+            has_changed: AtomicBool::new(false),
             peers: Peers::default(),
             handshakes,
             refusals: RefusalLog::new(listener.name()),
             metrics,
-        })))
+        }));
+        tls.examine(Vec::new());
+        Ok(tls)
     }
 
     /// Completes the handshake of a connection. `None` if it fails, takes too long, or has to make room. The connection
@@ -160,9 +187,8 @@ impl Tls {
     pub async fn accept(&self, stream: TcpStream, slot: &Slot) -> Option<TlsStream> {
         let Inner { current, peers, handshakes, refusals, metrics, .. } = &*self.0;
         let address = stream.peer_addr();
-        let address = || address.as_ref().map_or_else(ToString::to_string, ToString::to_string);
         let material = Arc::clone(&*current.read());
-        let unfinished = handshakes.open();
+        let unfinished = handshakes.open(address.as_ref().map(SocketAddr::ip).ok());
         let acceptor = TlsAcceptor::from(Arc::clone(&material.config));
         let accepted = acceptor.accept_with(stream, |session| session.set_buffer_limit(Some(UNSENT)));
         let accepted = timeout(HANDSHAKE_DEADLINE, accepted);
@@ -172,7 +198,8 @@ impl Tls {
             Some(Ok(Ok(stream))) => stream,
             Some(Ok(Err(error))) => {
                 metrics.handshakes.failed.increment(1);
-                refusals.log(&address(), &error, clock::monotonic());
+                let address = address.map_or_else(|error| error.to_string(), |address| address.to_string());
+                refusals.log(&address, &error, clock::monotonic());
                 return None;
             }
             Some(Err(_)) => {
@@ -197,54 +224,89 @@ impl Tls {
 
     /// Reads the files at intervals, and closes the connections whose certificate is no longer valid. Never returns.
     pub async fn watch(self, period: Duration) {
-        let mut tick = interval(period);
-        loop {
-            tick.tick().await;
-            let has_changed = self.refresh();
-            let material = Arc::clone(&*self.0.current.read());
-            self.0.peers.verify(&material, has_changed, clock::wall());
-        }
+        let reload = async {
+            let mut tick = interval(period);
+            tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                tick.tick().await;
+                self.refresh().await;
+            }
+        };
+        // On its own: a file system that does not answer must not keep connections open.
+        let verify = async {
+            let mut tick = interval(VERIFICATION_INTERVAL);
+            loop {
+                tick.tick().await;
+                let has_changed = self.0.has_changed.swap(false, SeqCst);
+                let (material, peers) = (Arc::clone(&*self.0.current.read()), self.0.peers.clone());
+                let verified =
+                    spawn_blocking(move || peers.verify(&material, has_changed, clock::wall())).await;
+                if let Err(error) = verified {
+                    warn!(%error, "the certificates of open connections could not be verified");
+                    self.0.has_changed.store(true, SeqCst);
+                }
+            }
+        };
+        tokio::join!(reload, verify);
     }
 
     /// The state of the files.
     pub fn state(&self) -> TlsState {
-        let not_after = self.0.current.read().not_after;
+        let not_after = self.0.current.read().not_after();
+        let problems = self.0.problems.read();
+        let problems: Vec<_> = problems.unused.iter().chain(&problems.used).map(String::as_str).collect();
         TlsState {
             not_after: not_after.format(&Rfc3339).unwrap_or_default(),
-            problem: self.0.problem.read().clone(),
+            problem: (!problems.is_empty()).then(|| problems.join("; ")),
         }
     }
 
-    /// Uses the files if they have changed. Returns whether they have. Files that cannot be used are left: between two
-    /// writes a certificate and its key may not match.
-    fn refresh(&self) -> bool {
-        let Inner { source, current, problem, refusals, metrics, .. } = &*self.0;
+    /// Uses the files that have changed, once they stay the same. Files that cannot be used are left: between two writes
+    /// a certificate and its key may not match.
+    async fn refresh(&self) {
+        let Inner { source, current, has_changed, refusals, metrics, .. } = &*self.0;
+        let Some(content) = self.read().await else { return };
         let before = Arc::clone(&*current.read());
-        match before.reload(source, clock::wall()) {
-            Ok(None) => {
-                *problem.write() = None;
-                false
-            }
-            Ok(Some(material)) => {
-                material.report(metrics);
-                *current.write() = Arc::new(material);
-                *problem.write() = None;
-                info!(listener = refusals.listener, "TLS files reloaded");
-                true
-            }
-            Err(error) => {
-                metrics.errors.increment(1);
-                let error = format!("{error:#}");
-                if problem.read().as_ref() != Some(&error) {
-                    warn!(
-                        listener = refusals.listener,
-                        error, "the TLS files cannot be reloaded; those in use stay in use"
-                    );
-                    *problem.write() = Some(error);
-                }
-                false
-            }
+        if before.is_made_of(&content) {
+            return self.examine(Vec::new());
         }
+        sleep(SETTLED).await;
+        let Some(again) = self.read().await else { return };
+        let Reload { material, problems } = before.reload(source, &content, &again, clock::wall());
+        if let Some(material) = material {
+            material.report(metrics);
+            *current.write() = Arc::new(material);
+            has_changed.store(true, SeqCst);
+            info!(listener = refusals.listener, "TLS files reloaded");
+        }
+        if !problems.is_empty() {
+            metrics.errors.increment(1);
+        }
+        self.examine(problems);
+    }
+
+    /// One read of the files, where it holds up nothing else.
+    async fn read(&self) -> Option<Content> {
+        let tls = self.clone();
+        spawn_blocking(move || tls.0.source.read()).await.ok()
+    }
+
+    /// Notes, and logs if it has changed, what is wrong with the files.
+    fn examine(&self, unused: Vec<String>) {
+        let Inner { source, current, problems, refusals, .. } = &*self.0;
+        let now = Problems { unused, used: current.read().problems(source, clock::wall()) };
+        let mut problems = problems.write();
+        if *problems == now {
+            return;
+        }
+        let listener = refusals.listener;
+        for problem in now.unused.iter().filter(|problem| !problems.unused.contains(problem)) {
+            warn!(listener, problem, "a TLS file cannot be used; the one in use stays in use");
+        }
+        for problem in now.used.iter().filter(|problem| !problems.used.contains(problem)) {
+            warn!(listener, problem, "TLS peers are refused, or refuse Keystile");
+        }
+        *problems = now;
     }
 }
 

@@ -1,8 +1,10 @@
 //! The connections of a listener: their maximum number, and the choice of the connection that makes room for a new one.
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     future::{Future, poll_fn},
+    net::{IpAddr, Ipv6Addr},
     pin::pin,
     sync::{
         Arc,
@@ -42,6 +44,8 @@ struct Open {
     next: u64,
     is_draining: bool,
     connections: HashMap<u64, Arc<Connection>>,
+    /// The number of open connections of each network.
+    networks: HashMap<IpAddr, Arc<AtomicUsize>>,
 }
 
 /// The state of one connection. Its own task and the tasks that watch all connections share it.
@@ -60,6 +64,9 @@ pub struct Connection {
     last_call: AtomicU64,
     blocked_since: AtomicU64,
     quiet: AtomicU64,
+    network: Option<IpAddr>,
+    /// The number of open connections of its network.
+    neighbours: Arc<AtomicUsize>,
 }
 
 /// The state of a connection.
@@ -108,8 +115,9 @@ impl Connections {
         }))
     }
 
-    /// Adds a connection. At the limit, closes the connection that has had no call for the longest time.
-    pub fn open(&self) -> Slot {
+    /// Adds a connection of a peer at this address, if it has one. At the limit, closes the connection that has had no
+    /// call for the longest time. Among those that never had one, the network with the most connections makes room.
+    pub fn open(&self, address: Option<IpAddr>) -> Slot {
         let Inner { limit, clock, metrics, .. } = &*self.0;
         let now = clock.load(Relaxed);
         let mut open = self.0.open.lock();
@@ -119,6 +127,10 @@ impl Connections {
         }
         let id = open.next;
         open.next += 1;
+        let network = address.map(network);
+        let neighbours =
+            network.map(|network| Arc::clone(open.networks.entry(network).or_default())).unwrap_or_default();
+        neighbours.fetch_add(1, Relaxed);
         let connection = Arc::new(Connection {
             id,
             calls: AtomicUsize::new(0),
@@ -130,6 +142,8 @@ impl Connections {
             last_call: AtomicU64::new(0),
             blocked_since: AtomicU64::new(0),
             quiet: AtomicU64::new(0),
+            network,
+            neighbours,
         });
         open.connections.insert(id, Arc::clone(&connection));
         metrics.open.set(open.connections.len() as f64);
@@ -197,7 +211,8 @@ impl Connections {
 
 impl Open {
     /// Closes the least important connection. Connections that decide no call come before those that decide one. Within
-    /// each group, connections that never called come first, then those with the oldest last call. Until closed
+    /// each group, connections that never called come first, of the network with the most connections, so that one
+    /// network cannot keep others from beginning; then those with the oldest last call. Until closed
     /// connections have ended, the number may exceed the limit by an eighth. Above that, the connection is cut
     /// immediately.
     fn make_room(&self, limit: usize) {
@@ -205,7 +220,9 @@ impl Open {
         let others = self.connections.values().filter(|connection| connection.state() < turned);
         let missed_least = others.min_by_key(|connection| {
             let is_busy = connection.deciding.load(SeqCst) > 0;
-            (is_busy, connection.last_call.load(Relaxed), connection.opened, connection.id)
+            let last_call = connection.last_call.load(Relaxed);
+            let neighbours = if last_call == 0 { connection.neighbours.load(Relaxed) } else { 0 };
+            (is_busy, last_call, Reverse(neighbours), connection.opened, connection.id)
         });
         missed_least.iter().for_each(|connection| connection.turn(turned));
     }
@@ -310,7 +327,67 @@ impl Drop for Slot {
         let Inner { open, ended, metrics, .. } = &*self.connections.0;
         let mut open = open.lock();
         open.connections.remove(&self.connection.id);
+        if self.connection.neighbours.fetch_sub(1, Relaxed) == 1
+            && let Some(network) = self.connection.network
+        {
+            open.networks.remove(&network);
+        }
         metrics.open.set(open.connections.len() as f64);
         ended.notify_waiters();
+    }
+}
+
+/// The network that a peer has to itself: its address, or in IPv6 the /64.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connection_without_calls_ends_after_its_time() {
+        let metrics = Metrics::new().expect("builds");
+        let connections = Connections::new("grpc", 16, 8 * TICK, &metrics);
+        let (idle, busy) = (connections.open(None), connections.open(None));
+        let call = busy.connection().begin_call();
+        for _ in 0..8 {
+            connections.look();
+            assert_eq!(idle.connection().state(), State::Open);
+        }
+        connections.look();
+        assert_eq!(idle.connection().state(), State::Closing);
+        assert_eq!(busy.connection().state(), State::Open, "its call has not ended");
+        // It does not say that it has understood.
+        (0..=QUIET).for_each(|_| connections.look());
+        assert_eq!(idle.connection().state(), State::Cut);
+        drop(call);
+    }
+
+    #[test]
+    fn network_with_the_most_connections_makes_room_first() {
+        let metrics = Metrics::new().expect("builds");
+        let connections = Connections::new("grpc", 16, Duration::MAX, &metrics);
+        let open = |address: &str| connections.open(Some(address.parse().expect("an address")));
+        let good = open("2001:db8::1");
+        let called = open("192.0.2.9");
+        called.connection().called();
+        let flood: Vec<_> = (0..40).map(|_| open("192.0.2.1")).collect();
+        let is_open = |slot: &Slot| slot.connection().state() == State::Open;
+        assert!(is_open(&good) && is_open(&called));
+        assert!(flood.iter().filter(|slot| is_open(slot)).count() < 20);
+        drop(flood);
+        // The lower half of an address in IPv6 is the peer's choice.
+        let flood: Vec<_> = (0..40).map(|host| open(&format!("2001:db8:0:1::{host:x}"))).collect();
+        assert!(is_open(&good) && is_open(&called) && !is_open(&flood[0]));
+        drop(flood);
+        assert_eq!(connections.0.open.lock().networks.len(), 2, "those of ended connections are forgotten");
     }
 }

@@ -12,11 +12,14 @@ use tonic_health::pb::{
 use crate::{
     config::{Listen, duration_or_none},
     tcp_listener::reached_at,
+    tls::TlsClient,
 };
 
 mod readiness;
+mod tls;
 
 use readiness::why_not_ready;
+use tls::{ProbeClients, ProbeTls, TlsConnection};
 
 #[derive(Debug, Args)]
 pub(super) struct Probe {
@@ -35,11 +38,15 @@ pub(super) struct Probe {
     /// Deadline of the answer.
     #[arg(long, env = "KEYSTILE_PROBE_TIMEOUT", default_value = "2s", value_parser = duration_or_none)]
     timeout: Duration,
+
+    #[command(flatten)]
+    tls: ProbeTls,
 }
 
 pub(super) async fn run(probe: Probe) -> anyhow::Result<()> {
     let address = probe.address.first().context("--address names nothing")?;
-    let answer = tokio::time::timeout(probe.timeout, ask(address)).await;
+    let ProbeClients { grpc, admin } = probe.tls.clients()?;
+    let answer = tokio::time::timeout(probe.timeout, ask(address, grpc)).await;
     let status = answer
         .with_context(|| format!("no answer within {}", humantime::format_duration(probe.timeout)))
         .flatten()
@@ -47,7 +54,7 @@ pub(super) async fn run(probe: Probe) -> anyhow::Result<()> {
     if status == ServingStatus::Serving || probe.alive {
         return Ok(());
     }
-    let why = tokio::time::timeout(probe.timeout, why_not_ready(probe.admin_address)).await;
+    let why = tokio::time::timeout(probe.timeout, why_not_ready(probe.admin_address, admin)).await;
     match why.ok().flatten() {
         Some(why) => bail!("--address {address}: not ready: {why}"),
         None => bail!(
@@ -58,12 +65,21 @@ pub(super) async fn run(probe: Probe) -> anyhow::Result<()> {
     }
 }
 
-async fn ask(address: &Listen) -> anyhow::Result<ServingStatus> {
+async fn ask(address: &Listen, tls: Option<TlsClient>) -> anyhow::Result<ServingStatus> {
+    let tls = tls.filter(|_| matches!(address, Listen::Tcp(_)));
+    let with_tls = if tls.is_some() { ", with TLS, and with a certificate of --ca-file" } else { "" };
     let mut connected = Err(anyhow!("no address"));
     for uri in uris(address) {
-        connected = Endpoint::from_shared(uri)?.connect().await.map_err(|error| {
+        let endpoint = Endpoint::from_shared(uri)?;
+        let attempt = match &tls {
+            Some(client) => endpoint.connect_with_connector(TlsConnection(client.clone())).await,
+            None => endpoint.connect().await,
+        };
+        connected = attempt.map_err(|error| {
             let cause = cause(&error);
-            anyhow!("cannot connect: {cause}; is `keystile serve` running with this --listen address?")
+            anyhow!(
+                "cannot connect: {cause}; is `keystile serve` running with this --listen address{with_tls}?"
+            )
         });
         if connected.is_ok() {
             break;
@@ -73,7 +89,14 @@ async fn ask(address: &Listen) -> anyhow::Result<ServingStatus> {
     let answer = HealthClient::new(channel).check(HealthCheckRequest { service: String::new() }).await;
     match answer {
         Ok(answer) => Ok(answer.into_inner().status()),
-        Err(status) => bail!("this is no Keystile, or it does not answer: {}", status.message()),
+        Err(status) if tls.is_some() => bail!(
+            "the instance does not answer: {}; with mutual TLS, --cert-file must be a certificate that it accepts",
+            cause(&status)
+        ),
+        Err(status) => bail!(
+            "this is no Keystile, or it does not answer: {}; if it has TLS, set --tls-cert-file",
+            status.message()
+        ),
     }
 }
 

@@ -53,6 +53,18 @@ impl Startup {
         Self { command: name.to_owned(), settings, unknown, unread }
     }
 
+    /// An error for a misspelled variable of TLS, where listeners are started: without its CA, for example, a listener
+    /// would let in each client.
+    pub(super) fn misspelled_tls(&self) -> Option<String> {
+        if !["serve", "management"].contains(&self.command.as_str()) {
+            return None;
+        }
+        let UnknownVariable { name, nearest } =
+            self.unknown.iter().find(|UnknownVariable { name, .. }| name.contains("_TLS_"))?;
+        let meant = nearest.as_ref().map(|nearest| format!("; {nearest} is similar")).unwrap_or_default();
+        Some(format!("no setting has the name {name}{meant}; correct the variable, or remove it"))
+    }
+
     /// Writes the first lines of the log.
     pub(super) fn log(&self) {
         info!(

@@ -46,7 +46,7 @@ struct Webhook {
 /// The routes.
 pub(super) fn router(sidecar: Sidecar, in_flight: InFlight, metrics: &Metrics) -> Router {
     let reviews = metrics.injector_reviews();
-    let bodies = Connections::new("bodies", 1, Duration::MAX, metrics).open();
+    let bodies = Connections::new("bodies", 1, Duration::MAX, metrics).open(None);
     let webhook = Arc::new(Webhook { sidecar, reviews, in_flight, bodies });
     let path = |scope| {
         post(async move |State(webhook): State<Arc<Webhook>>, headers: HeaderMap, body: Body| {

@@ -123,7 +123,7 @@ mod tests {
     ) -> impl Future<Output = Option<()>> {
         let (driven, calls, mut looked) = (calls.clone(), calls.clone(), 0);
         let metrics = Metrics::new().expect("builds");
-        let slot = Connections::new("grpc", 1, Duration::MAX, &metrics).open();
+        let slot = Connections::new("grpc", 1, Duration::MAX, &metrics).open(None);
         let connection = poll_fn(move |context| {
             looked += 1;
             script(looked, &calls, context.waker())

@@ -3,7 +3,7 @@
 use std::{
     fs::Permissions,
     io::{self, ErrorKind},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::unix::fs::{FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
 };
@@ -65,11 +65,11 @@ impl Listener {
         tls: Option<Tls>,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
-        let slot = || (connections.open(), in_flight.clone());
+        let slot = |address| (connections.open(address), in_flight.clone());
         while let Some(accepted) = stop.run_until_cancelled(self.accept()).await {
             match accepted {
-                Ok(IncomingStream::Tcp(stream)) => {
-                    let (slot, in_flight) = slot();
+                Ok(IncomingStream::Tcp(stream, address)) => {
+                    let (slot, in_flight) = slot(Some(address));
                     let (checks, routes) = (checks.clone(), routes.clone());
                     let Some(tls) = tls.clone() else {
                         tokio::spawn(connection::serve(stream, checks, routes, slot, in_flight));
@@ -82,7 +82,7 @@ impl Listener {
                     });
                 }
                 Ok(IncomingStream::Unix(stream)) => {
-                    let (slot, in_flight) = slot();
+                    let (slot, in_flight) = slot(None);
                     tokio::spawn(connection::serve(stream, checks.clone(), routes.clone(), slot, in_flight));
                 }
                 Err(error) if bounds::is_exhausted(&error) => {
@@ -102,9 +102,9 @@ impl Listener {
     async fn accept(&self) -> io::Result<IncomingStream> {
         match self {
             Self::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
+                let (stream, address) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                Ok(IncomingStream::Tcp(stream))
+                Ok(IncomingStream::Tcp(stream, address.ip()))
             }
             Self::Unix(listener, _) => Ok(IncomingStream::Unix(listener.accept().await?.0)),
         }
@@ -113,7 +113,7 @@ impl Listener {
 
 /// A connection of either kind.
 enum IncomingStream {
-    Tcp(TcpStream),
+    Tcp(TcpStream, IpAddr),
     Unix(UnixStream),
 }
 

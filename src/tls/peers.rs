@@ -21,12 +21,19 @@ struct Open {
 }
 
 struct Peer {
-    chain: Vec<CertificateDer<'static>>,
+    chain: Chain,
     connection: Arc<Connection>,
     /// When the first certificate of the chain expires that has not expired yet.
     verify_at: Option<OffsetDateTime>,
-    is_closing: bool,
+    /// Number of verifications until it is cut, once it is closing.
+    cut_in: Option<u32>,
 }
+
+/// Number of verifications after which a closing connection is cut: two seconds.
+const GRACE: u32 = 2;
+
+/// The certificates of a client, its own first.
+type Chain = Arc<[CertificateDer<'static>]>;
 
 /// The place of a connection, until it ends.
 pub(super) struct PeerSlot {
@@ -43,32 +50,51 @@ impl Peers {
         let id = open.next;
         open.next += 1;
         if !chain.is_empty() {
-            let chain: Vec<_> = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
+            let chain: Chain = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
             let verify_at = next_expiry(&chain, None);
-            open.peers.insert(id, Peer { chain, connection, verify_at, is_closing: false });
+            open.peers.insert(id, Peer { chain, connection, verify_at, cut_in: None });
         }
         PeerSlot { id, names: names.unwrap_or_default(), peers: self.clone() }
     }
 
-    /// Closes the connections whose certificate is no longer valid: first so that calls in progress can end, and at the
-    /// next call at once. Unless the files have changed, only those are verified of which something has expired.
+    /// Closes the connections whose certificate is no longer valid: first so that calls in progress can end, and two
+    /// calls later at once. Unless the files have changed, only those are verified of which something has expired.
+    /// Takes as long as so many verifications.
     pub(super) fn verify(&self, material: &Material, has_changed: bool, now: OffsetDateTime) {
-        let must_verify = has_changed || material.is_past_update(now);
-        for peer in self.0.lock().peers.values_mut() {
-            if peer.is_closing {
-                peer.connection.cut();
-                continue;
-            }
-            let has_expired = peer.verify_at.is_some_and(|at| at <= now);
-            if !must_verify && !has_expired {
-                continue;
-            }
-            peer.verify_at = next_expiry(&peer.chain, Some(now));
-            if let Err(error) = material.verify(&peer.chain, now) {
+        let due = self.due(has_changed || material.is_past_update(now), now);
+        // An Envoy has many connections with one certificate. The lock is not held: handshakes need it.
+        let mut verified = HashMap::new();
+        for (id, chain) in due {
+            let verdict =
+                verified.entry(Arc::clone(&chain)).or_insert_with(|| material.verify(&chain, now)).clone();
+            if let Err(error) = verdict {
                 info!(%error, "a client's certificate is no longer valid; its connection ends");
-                peer.is_closing = true;
-                peer.connection.close();
+                self.close(id);
             }
+        }
+    }
+
+    /// The connections to verify. Cuts those that had their time to end.
+    fn due(&self, all: bool, now: OffsetDateTime) -> Vec<(u64, Chain)> {
+        let mut due = Vec::new();
+        for (id, peer) in &mut self.0.lock().peers {
+            if let Some(left) = &mut peer.cut_in {
+                *left = left.saturating_sub(1);
+                if *left == 0 {
+                    peer.connection.cut();
+                }
+            } else if all || peer.verify_at.is_some_and(|at| at <= now) {
+                peer.verify_at = next_expiry(&peer.chain, Some(now));
+                due.push((*id, Arc::clone(&peer.chain)));
+            }
+        }
+        due
+    }
+
+    fn close(&self, id: u64) {
+        if let Some(peer) = self.0.lock().peers.get_mut(&id) {
+            peer.cut_in = Some(GRACE);
+            peer.connection.close();
         }
     }
 }

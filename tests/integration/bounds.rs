@@ -2,6 +2,7 @@
 
 mod bodies;
 mod floods;
+mod limits;
 mod listeners;
 mod stop;
 

@@ -18,6 +18,7 @@ use keystile::{
 
 mod command_line;
 mod links;
+mod mutual_tls;
 mod quick_start;
 
 #[test]
@@ -129,6 +130,21 @@ fn every_cause_of_a_degraded_change_feed_is_documented() {
     assert!(metric.help.contains(&causes.join(", ")), "{}", metric.help);
 }
 
+#[test]
+fn every_limit_has_its_test() {
+    let page = read("docs/reference/limits.md");
+    let rows: Vec<_> = page.lines().filter(|line| line.starts_with("| ")).collect();
+    let rows = rows.iter().filter(|row| !row.starts_with("| what |"));
+    let tests = sources(&file("tests/integration")) + &sources(&file("src/bounds"));
+    let mut count = 0;
+    for row in rows {
+        let name = row.trim_end_matches("` |").rsplit('`').next().unwrap();
+        assert!(tests.contains(&format!("fn {name}(")), "{row}");
+        count += 1;
+    }
+    assert!(count > 20, "{count}");
+}
+
 /// A test is named as `path/of/its/file.rs`: `name_of_the_test`, `and_another`.
 #[test]
 fn every_test_that_the_security_page_names_exists() {
@@ -185,6 +201,22 @@ fn every_guarantee_and_threat_names_a_test() {
 }
 
 /// A section with a table for each help heading of a command, in order.
+/// The text of all files below a folder.
+fn sources(folder: &Path) -> String {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .map(
+            |path| {
+                if path.is_dir() {
+                    sources(&path)
+                } else {
+                    std::fs::read_to_string(&path).unwrap_or_default()
+                }
+            },
+        )
+        .collect()
+}
+
 fn settings(level: &str, command: &Command) -> String {
     let arguments: Vec<_> = command.get_arguments().collect();
     let sections = arguments.chunk_by(|a, b| a.get_help_heading() == b.get_help_heading());

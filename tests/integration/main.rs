@@ -65,6 +65,7 @@ mod secrets;
 mod serve;
 mod store_contract;
 mod store_failures;
+mod systemd;
 mod tls;
 mod torture;
 mod unreadable;

@@ -155,10 +155,13 @@ fn package_for_debian_has_every_file_that_is_made_for_it() {
         unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap().to_owned()
     };
     let started = unit(&folder.path().join("systemd/keystile.service"));
-    assert!(started.starts_with("/usr/bin/keystile serve "), "{started}");
-    assert!(unit(&repository("systemd/keystile.service")).starts_with("/usr/local/bin/keystile serve "));
+    assert_eq!(started, "/usr/bin/keystile serve");
+    assert_eq!(unit(&repository("systemd/keystile.service")), "/usr/local/bin/keystile serve");
+    let management = unit(&folder.path().join("systemd/keystile-management.service"));
+    assert_eq!(management, "/usr/bin/keystile management");
     let users = read("systemd/sysusers.d/keystile.conf");
     assert!(users.lines().any(|line| line.starts_with("u keystile ")), "{users}");
+    assert!(users.lines().any(|line| line.starts_with("u keystile-management ")), "{users}");
     assert!(read("systemd/keystile.service").contains("User=keystile\nGroup=keystile\n"));
     let changelog = fs::read_to_string(folder.path().join("debian-changelog")).unwrap();
     let version = env!("CARGO_PKG_VERSION");

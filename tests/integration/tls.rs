@@ -1,5 +1,12 @@
 //! TLS of the listeners: who gets in, what happens when files change, and what peers without a certificate can hold.
 
+mod floods;
+mod handshakes;
+mod probe;
+mod protocol;
+mod reload;
+mod revocation;
+
 use std::{
     fs,
     io::{self, ErrorKind},
@@ -133,7 +140,11 @@ async fn gateway(version: &str, files: &Files, envoy: &Path, keystile: Keystile)
     }
     write(&envoy.join("ca.crt"), &files.servers.pem());
     let folder = format!("{}/", envoy.display());
-    Gateway::before(version, "mtls.yaml", keystile, &[("/etc/envoy/keystile/", &folder)]).await
+    let edits = [
+        ("/etc/envoy/keystile/", folder.as_str()),
+        ("keystile.internal, port_value", "127.0.0.1, port_value"),
+    ];
+    Gateway::before(version, "mtls.yaml", keystile, &edits).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,7 +162,10 @@ async fn envoy_with_a_client_certificate_is_answered() {
 #[tokio::test]
 async fn clients_without_an_allowed_certificate_are_refused_and_the_log_says_why() {
     let files = Files::new();
-    let (keystile, _) = keystile(&files, Some(&format!("Envoy.Internal,{SPIFFE}"))).await;
+    let mut settings = files.settings("KEYSTILE_TLS", Some(&format!("Envoy.Internal,{SPIFFE}")));
+    // The log warns once in 5 s, and has the others at this level.
+    settings.push(("KEYSTILE_LOG".to_owned(), "info,keystile::tls=debug".to_owned()));
+    let keystile = Setup::new().start(&borrowed(&settings)).await;
     let address = keystile.setup.tcp;
     let others = Authority::new();
     let (day, clients) = (Validity::days(1), &files.clients);
@@ -194,8 +208,6 @@ async fn clients_without_an_allowed_certificate_are_refused_and_the_log_says_why
         let new = || keystile.setup.log()[before.len()..].to_owned();
         until(what, SOON, async || new().contains("handshake failed")).await;
         assert!(new().contains(why), "{what}: {}", new());
-        // The log warns once in 5 s.
-        tokio::time::sleep(Duration::from_millis(5100)).await;
     }
     let metrics = keystile.setup.metrics().await;
     let line = format!("keystile_tls_handshakes_total{{listener=\"grpc\",result=\"failed\"}} {refused}");
@@ -432,6 +444,21 @@ fn half_of_the_settings_is_an_error_that_names_the_missing_flag() {
             assert_eq!(output.status.code(), Some(2), "{settings:?}: {text}");
             assert!(text.contains(&format!("{flag}-{missing}")), "{settings:?}: {text}");
         }
+    }
+}
+
+/// Mutual TLS would be off.
+#[test]
+fn misspelled_variable_of_tls_stops_the_start() {
+    let files = Files::new();
+    let mut settings = files.settings("KEYSTILE_TLS", None);
+    settings.retain(|(name, _)| !name.contains("CLIENT"));
+    for name in ["KEYSTILE_TLS_CA_FILE", "KEYSTILE_TLS_CLIENT_CA", "KEYSTILE_ADMIN_TLS_CLIENT_CAFILE"] {
+        let with = [settings.clone(), vec![(name.to_owned(), "/ca.crt".to_owned())]].concat();
+        let output = Setup::new().serve(&borrowed(&with)).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{name}: {text}");
+        assert!(text.contains(name), "{name}: {text}");
     }
 }
 

@@ -6,15 +6,36 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
-use crate::tcp_listener::reached_at;
+use crate::{
+    tcp_listener::reached_at,
+    tls::{TlsClient, TlsListener},
+};
 
 /// Maximum length of the answer in bytes.
 const MAX_ANSWER: usize = 64 << 10;
 
 /// The state and the problems that `/readyz` reports. None where no Keystile answers, or it is ready.
-pub(super) async fn why_not_ready(admin: SocketAddr) -> Option<String> {
-    let stream = tokio::net::TcpStream::connect(&*reached_at(admin)).await.ok()?;
+pub(super) async fn why_not_ready(admin: SocketAddr, tls: Option<TlsClient>) -> Option<String> {
+    let Some(tls) = tls else {
+        return ask(TcpStream::connect(&*reached_at(admin)).await.ok()?, admin).await;
+    };
+    for address in reached_at(admin) {
+        if let Ok(stream) = tls.connect(address, TlsListener::Admin).await {
+            return ask(stream, admin).await;
+        }
+    }
+    None
+}
+
+async fn ask<S>(stream: S, admin: SocketAddr) -> Option<String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
     let connection = tokio::spawn(connection);
     let request = http::Request::get("/readyz").header("host", admin.to_string());

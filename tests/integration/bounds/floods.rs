@@ -15,24 +15,24 @@ use crate::harness::{
     service::{Key, Keystile},
 };
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub const DATA: u8 = 0;
+pub const HEADERS: u8 = 1;
+pub const RST_STREAM: u8 = 3;
+pub const SETTINGS: u8 = 4;
+pub const PING: u8 = 6;
+pub const CONTINUATION: u8 = 9;
+pub const END_STREAM: u8 = 1;
+pub const END_HEADERS: u8 = 4;
 
 /// A frame of RFC 9113.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
 /// The headers of a check, each as a literal that is not remembered (RFC 7541, section 6.2.2).
-fn check_headers(more: &[(&str, &str)]) -> Vec<u8> {
+pub fn check_headers(more: &[(&str, &str)]) -> Vec<u8> {
     let base = [(":method", "POST"), (":scheme", "http"), (":path", CHECK), (":authority", "x")];
     let length = |text: &str| u8::try_from(text.len()).unwrap();
     let literal = |(name, value): &(&str, &str)| {

@@ -18,6 +18,8 @@ use time::{Duration, OffsetDateTime};
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     next: Mutex<u64>,
+    /// Its own serial number, of the CA above it.
+    serial: u64,
 }
 
 /// A certificate and its key, as PEM.
@@ -30,13 +32,24 @@ pub struct Issued {
 
 impl Authority {
     pub fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        // CAs are told apart by their names.
-        params.distinguished_name.push(DnType::CommonName, format!("CA {}", rand::random::<u64>()));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        Self { issuer, next: Mutex::new(1) }
+        let issuer = CertifiedIssuer::self_signed(params_of_ca(), KeyPair::generate().unwrap()).unwrap();
+        Self { issuer, next: Mutex::new(1), serial: 0 }
+    }
+
+    /// A CA below this one.
+    pub fn intermediate(&self) -> Self {
+        let mut params = params_of_ca();
+        let serial = self.next_serial();
+        params.serial_number = Some(SerialNumber::from(serial));
+        let key = KeyPair::generate().unwrap();
+        let issuer = CertifiedIssuer::signed_by(params, key, &self.issuer).unwrap();
+        Self { issuer, next: Mutex::new(1), serial }
+    }
+
+    fn next_serial(&self) -> u64 {
+        let mut next = self.next.lock();
+        *next += 1;
+        *next
     }
 
     pub fn pem(&self) -> String {
@@ -60,11 +73,19 @@ impl Authority {
         validity: Duration,
         purposes: &[ExtendedKeyUsagePurpose],
     ) -> Issued {
-        let serial = {
-            let mut next = self.next.lock();
-            *next += 1;
-            *next
-        };
+        let now = OffsetDateTime::now_utc();
+        self.issue_between(names, [now - Duration::days(30), now + validity], purposes, None)
+    }
+
+    /// The same, valid between two times, and with a common name in its subject.
+    pub fn issue_between(
+        &self,
+        names: &[&str],
+        validity: [OffsetDateTime; 2],
+        purposes: &[ExtendedKeyUsagePurpose],
+        common_name: Option<&str>,
+    ) -> Issued {
+        let serial = self.next_serial();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.serial_number = Some(SerialNumber::from(serial));
         let name = |name: &&str| {
@@ -72,8 +93,10 @@ impl Authority {
             if name.contains("://") { SanType::URI(text) } else { SanType::DnsName(text) }
         };
         params.subject_alt_names = names.iter().map(name).collect();
-        let now = OffsetDateTime::now_utc();
-        (params.not_before, params.not_after) = (now - Duration::days(30), now + validity);
+        if let Some(name) = common_name {
+            params.distinguished_name.push(DnType::CommonName, name);
+        }
+        [params.not_before, params.not_after] = validity;
         params.extended_key_usages = purposes.to_vec();
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
@@ -82,15 +105,26 @@ impl Authority {
 
     /// A revocation list with these certificates, to be replaced after this time.
     pub fn revoke(&self, revoked: &[&Issued], valid_for: Duration) -> String {
+        let serials: Vec<_> = revoked.iter().map(|issued| issued.serial).collect();
+        self.list(&serials, Duration::days(1), valid_for)
+    }
+
+    /// A revocation list with a CA below this one.
+    pub fn revoke_authority(&self, revoked: &Self) -> String {
+        self.list(&[revoked.serial], Duration::days(1), Duration::days(1))
+    }
+
+    /// A revocation list that is so old, with these serial numbers.
+    fn list(&self, serials: &[u64], age: Duration, valid_for: Duration) -> String {
         let now = OffsetDateTime::now_utc();
-        let revoked_certs = revoked.iter().map(|issued| RevokedCertParams {
-            serial_number: SerialNumber::from(issued.serial),
+        let revoked_certs = serials.iter().map(|serial| RevokedCertParams {
+            serial_number: SerialNumber::from(*serial),
             revocation_time: now,
             reason_code: None,
             invalidity_date: None,
         });
         let params = CertificateRevocationListParams {
-            this_update: now - Duration::days(1),
+            this_update: now - age,
             next_update: now + valid_for,
             crl_number: SerialNumber::from(1),
             issuing_distribution_point: None,
@@ -98,6 +132,11 @@ impl Authority {
             key_identifier_method: KeyIdMethod::Sha256,
         };
         params.signed_by(&self.issuer).unwrap().pem().unwrap()
+    }
+
+    /// A revocation list that is older than those of `revoke`, and has no certificate.
+    pub fn old_list(&self) -> String {
+        self.list(&[], Duration::days(5), Duration::days(1))
     }
 
     /// A client that trusts this CA, with a certificate or without.
@@ -120,11 +159,26 @@ impl Authority {
 }
 
 impl Issued {
+    /// The same, sent with the certificate of the CA that issued it.
+    pub fn through(mut self, authority: &Authority) -> Self {
+        self.certificate.push_str(&authority.pem());
+        self
+    }
+
     /// Writes `tls.crt` and `tls.key`, by moving each into the folder.
     pub fn write(&self, folder: &Path) {
         write(&folder.join("tls.key"), &self.key);
         write(&folder.join("tls.crt"), &self.certificate);
     }
+}
+
+fn params_of_ca() -> CertificateParams {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // CAs are told apart by their names.
+    params.distinguished_name.push(DnType::CommonName, format!("CA {}", rand::random::<u64>()));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
 }
 
 /// Replaces a file in one step.
