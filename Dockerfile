@@ -27,6 +27,7 @@ ENV KEYSTILE_LISTEN=[::]:9191 \
     KEYSTILE_ADMIN_LISTEN=[::]:9192
 EXPOSE 9191 9192
 
+# No setting of an image switches core dumps off. The process does it itself.
 # The number, not the name: Kubernetes can verify that a number is not root.
 USER 65532:65532
 ENTRYPOINT ["/usr/local/bin/keystile"]

@@ -39,8 +39,8 @@ pub fn start_for_commands() {
     let _ = log.with_ansi(std::io::stderr().is_terminal()).without_time().with_target(false).try_init();
 }
 
-/// Drops what libraries log below INFO. Their details hold parameters of statements and whole messages, and so hashes
-/// and credentials.
+/// Drops what libraries log below INFO. A library may log parameters of statements or whole messages there, and so hashes
+/// and credentials, from one version to the next.
 fn without_library_details<S: Subscriber>() -> impl Layer<S> {
     filter_fn(is_logged)
 }

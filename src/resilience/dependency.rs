@@ -201,9 +201,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn late_answer_is_not_waited_for() {
-        let bench = Bench::new(Duration::from_millis(50));
+        let (bench, began) = (Bench::new(Duration::from_millis(50)), tokio::time::Instant::now());
         let late = bench.guard.call(&bench.duration, std::future::pending::<Result<u8, Failed>>()).await;
         assert_eq!(late, Err(Rejected::Timeout(Duration::from_millis(50)).into()));
+        assert!(began.elapsed() < Duration::from_millis(60), "{:?}", began.elapsed());
     }
 
     #[tokio::test]

@@ -99,6 +99,13 @@ impl World {
         self.canaries.iter().chain(&self.keys).find(|canary| canary.name == name).expect("a canary")
     }
 
+    /// The hashes of all keys so far.
+    async fn add_hashes(&mut self) {
+        let hashes = self.cluster.client().await.query("SELECT key_hash FROM api_keys", &[]).await.unwrap();
+        self.canaries.retain(|canary| canary.name != "hash");
+        self.canaries.extend(hashes.iter().map(|row| Canary::new("hash", row.get(0))));
+    }
+
     /// What was found in all that was seen, and may not be there.
     fn leaks(&self) -> Vec<Leak> {
         let all: Vec<_> = self.canaries.iter().chain(&self.keys).cloned().collect();
@@ -311,6 +318,7 @@ async fn management(world: &mut World) {
     }
     world.places.add("log of management", api.log());
     world.canaries.extend([idempotency, credential, successor]);
+    world.add_hashes().await;
 }
 
 /// A key file that is replaced by a broken one, and by one of another certificate.

@@ -43,9 +43,7 @@ pub async fn create_and_fail(world: &mut World) {
         Canary::new("key rotated by a command", &text(&rotated["credential"])),
         Canary::new("management token", &text(&token["token"])),
     ]);
-    let hashes = world.cluster.client().await.query("SELECT key_hash FROM api_keys", &[]).await.unwrap();
-    world.canaries.extend(hashes.iter().map(|row| Canary::new("hash", row.get(0))));
-
+    world.add_hashes().await;
     world.run(&["keys", "show", "-"], &credential, true);
     world.run(&["keys", "show", "-"], &format!("{credential}x"), false);
     for arguments in [
