@@ -16,12 +16,21 @@ const DAY: Validity = Validity::days(1);
 
 /// Whether this client gets in: with both versions of TLS, or with none.
 async fn gets_in(address: SocketAddr, files: &Files, own: &Issued) -> bool {
-    let mut answers = Vec::new();
-    for versions in VERSIONS_OF_TLS {
-        answers.push(begin(address, files.servers.client(Some(own), versions)).await.is_ok());
+    let [mut of_first, mut of_second] = with_each_version(address, files, own).await;
+    if of_first != of_second {
+        // The files changed between the two.
+        [of_first, of_second] = with_each_version(address, files, own).await;
     }
-    assert_eq!(answers[0], answers[1], "TLS 1.2 and 1.3 agree");
-    answers[0]
+    assert_eq!(of_first, of_second, "TLS 1.2 and 1.3 agree");
+    of_first
+}
+
+async fn with_each_version(address: SocketAddr, files: &Files, own: &Issued) -> [bool; 2] {
+    let [first, second] = VERSIONS_OF_TLS;
+    [
+        begin(address, files.servers.client(Some(own), first)).await.is_ok(),
+        begin(address, files.servers.client(Some(own), second)).await.is_ok(),
+    ]
 }
 
 async fn problem(keystile: &Keystile) -> String {
