@@ -66,3 +66,4 @@ mod tls;
 mod torture;
 mod unreadable;
 mod usage;
+mod versions;
