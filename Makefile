@@ -5,10 +5,13 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 # `make check LOCKED=--locked` refuses a stale Cargo.lock, as CI does.
 LOCKED ?=
 
+# Versions of servers that the tests run, such as "postgres-18 redis-8.2": files of tools/servers. The machine's own by default.
+SERVERS ?=
+
 ENVOY_VERSIONS := 1.40.0 1.36.4
 ENVOY := .tools/envoy-$(firstword $(ENVOY_VERSIONS))/envoy
 
-.PHONY: help demo check fmt clippy doc deny advisories test torture soak feed-generator fuzz bench instructions release reproducible try-package tools clean
+.PHONY: help demo check fmt clippy doc deny advisories test compat torture soak feed-generator fuzz bench instructions release reproducible try-package tools clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -38,8 +41,11 @@ advisories: ## known vulnerabilities of the dependencies; fetches their database
 	tools/fetch-cargo-deny
 	.tools/cargo-deny/bin/cargo-deny --all-features --locked check advisories
 
-test: tools ## run all tests, with real Envoy, Postgres and Redis
-	cargo test $(LOCKED)
+test: tools ## run all tests, with real Envoy, Postgres and Redis (SERVERS="postgres-18 redis-8.2" chooses versions)
+	$(if $(SERVERS),tools/with-servers $(SERVERS) --) cargo test $(LOCKED)
+
+compat: tools ## test the oldest and newest Postgres, Redis and Valkey (COMPAT=all every version, COMPAT=postgres-14+valkey-9.1 a set)
+	tools/compat $(COMPAT)
 
 torture: tools ## let everything fail under load, and judge each answer, TORTURE_SECONDS=270 (TORTURE_SEED repeats a run)
 	KEYSTILE_TEST_SECONDS=$(or $(TORTURE_SECONDS),270) $(if $(TORTURE_SEED),KEYSTILE_TEST_SEED=$(TORTURE_SEED)) \

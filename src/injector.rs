@@ -31,6 +31,7 @@ mod pod;
 mod sidecar;
 mod webhook;
 
+pub use admission::{Review, ReviewError};
 pub use annotations::Scope;
 pub use patch::{Injection, review};
 pub use pod::InvalidPod;

@@ -47,7 +47,10 @@ mod watched_tables;
 pub use actor::{Action, Actor};
 pub use change_log::MAX_ENTRIES;
 pub use database::Database;
-pub use decode::value::allow_list;
+pub use decode::{
+    timestamp::{expiry, timestamp, write_timestamp},
+    value::allow_list,
+};
 pub use inspection::{FindingKind, Inspection, InspectionProgress};
 pub use lower_tier::LowerTier;
 pub use management::{

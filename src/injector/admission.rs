@@ -13,7 +13,7 @@ use super::{patch::Injection, pod::InvalidPod};
 
 /// A review that the API server asks for.
 #[derive(Debug)]
-pub(super) struct Review {
+pub struct Review {
     request: AdmissionRequest<DynamicObject>,
     /// The pod to be created, as raw JSON; none for every other request.
     pod: Option<Value>,
@@ -21,7 +21,7 @@ pub(super) struct Review {
 
 /// Why a body cannot be answered.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ReviewError {
+pub enum ReviewError {
     /// It is not JSON, or has fields of the wrong type.
     #[error("not an AdmissionReview: {0}")]
     Json(#[from] serde_json::Error),
@@ -41,7 +41,7 @@ impl Review {
     ///
     /// # Errors
     /// [`ReviewError`] when the body cannot be answered.
-    pub(super) fn parse(body: &[u8]) -> Result<Self, ReviewError> {
+    pub fn parse(body: &[u8]) -> Result<Self, ReviewError> {
         let mut envelope: Value = serde_json::from_slice(body)?;
         let Some(version @ ("admission.k8s.io/v1" | "admission.k8s.io/v1beta1")) =
             envelope["apiVersion"].as_str()
@@ -76,7 +76,7 @@ impl Review {
     }
 
     /// The pod to be created; none for every other request.
-    pub(super) fn pod(&self) -> Option<&Value> {
+    pub fn pod(&self) -> Option<&Value> {
         self.pod.as_ref()
     }
 
@@ -91,7 +91,7 @@ impl Review {
     ///
     /// # Errors
     /// When it cannot be written as JSON, which would be a bug.
-    pub(super) fn answer(&self, outcome: &Result<Injection, InvalidPod>) -> anyhow::Result<Value> {
+    pub fn answer(&self, outcome: &Result<Injection, InvalidPod>) -> anyhow::Result<Value> {
         let mut response = AdmissionResponse::from(&self.request);
         match outcome {
             Ok(Injection { patch, warnings }) => {

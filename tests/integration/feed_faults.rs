@@ -13,6 +13,7 @@ use crate::harness::{
 };
 
 mod history;
+mod pooler;
 mod schema;
 mod sqlite;
 mod writers;

@@ -7,10 +7,20 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 
 #[path = "../../fuzz/facts/address_list.rs"]
 mod address_list;
+#[path = "../../fuzz/facts/admission_review.rs"]
+mod admission_review;
+#[path = "../../fuzz/facts/check_request.rs"]
+mod check_request;
+#[path = "../../fuzz/facts/check_response.rs"]
+mod check_response;
 #[path = "../../fuzz/facts/config_values.rs"]
 mod config_values;
 #[path = "../../fuzz/facts/credential.rs"]
 mod credential;
+#[path = "../../fuzz/facts/frames.rs"]
+mod frames;
+#[path = "../../fuzz/facts/import_line.rs"]
+mod import_line;
 #[path = "../../fuzz/facts/key_hash.rs"]
 mod key_hash;
 #[path = "../../fuzz/facts/media_type.rs"]
@@ -21,10 +31,16 @@ mod model;
 mod path;
 #[path = "../../fuzz/facts/pod_review.rs"]
 mod pod_review;
+#[path = "../../fuzz/facts/postgres_url.rs"]
+mod postgres_url;
 #[path = "../../fuzz/facts/route_settings.rs"]
 mod route_settings;
 #[path = "../../fuzz/facts/sealed_entry.rs"]
 mod sealed_entry;
+#[path = "../../fuzz/facts/timestamp.rs"]
+mod timestamp;
+#[path = "../../fuzz/facts/wire.rs"]
+mod wire;
 
 /// Inputs near each seed. A fuzzer tries millions.
 const MUTATIONS: usize = 500;
@@ -60,10 +76,14 @@ fn mutated(seeds: &[Vec<u8>], rng: &mut SmallRng) -> Vec<u8> {
 }
 
 fn holds(target: &str, check: impl Fn(&[u8])) {
+    holds_near(target, MUTATIONS, check);
+}
+
+fn holds_near(target: &str, mutations: usize, check: impl Fn(&[u8])) {
     let seeds = seeds(target);
     seeds.iter().for_each(|seed| check(seed));
     let mut rng = SmallRng::seed_from_u64(1);
-    for _ in 0..MUTATIONS * seeds.len() {
+    for _ in 0..mutations * seeds.len() {
         check(&mutated(&seeds, &mut rng));
     }
 }
@@ -79,15 +99,28 @@ fn holds_of_text(target: &str, check: impl Fn(&str)) {
 #[test]
 fn facts_hold_for_the_seeds_and_inputs_near_them() {
     holds("address_list", address_list::check);
+    holds("admission_review", admission_review::check);
+    holds("check_request", check_request::check);
     holds("credential", credential::check);
     holds("media_type", media_type::check);
     holds("model", model::check);
     holds("pod_review", pod_review::check);
+    holds("wire", wire::check);
+    holds_of_text("check_response", check_response::check);
     holds_of_text("config_values", config_values::check);
+    holds_of_text("import_line", import_line::check);
     holds_of_text("key_hash", key_hash::check);
     holds_of_text("path", path::check);
+    holds_of_text("postgres_url", postgres_url::check);
     holds_of_text("route_settings", route_settings::check);
     holds_of_text("sealed_entry", sealed_entry::check);
+    holds_of_text("timestamp", timestamp::check);
+}
+
+/// Each of these is a connection.
+#[test]
+fn facts_hold_for_frames_that_a_listener_gets() {
+    holds_near("frames", MUTATIONS / 10, frames::check);
 }
 
 #[test]
@@ -103,5 +136,13 @@ fn every_target_is_built_and_has_seeds() {
         assert!(manifest.contains(&format!("path = \"targets/{target}.rs\"")), "{target}");
     }
     assert_eq!(targets, names("seeds"));
-    assert!(names("facts").is_subset(&targets));
+    assert_eq!(targets, names("facts"));
+    // Each of them is tried here as well.
+    let tried = include_str!("fuzz.rs");
+    for target in &targets {
+        assert!(
+            tried.contains(&format!("(\"{target}\", {target}::check);")) || target == "frames",
+            "{target}"
+        );
+    }
 }

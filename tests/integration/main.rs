@@ -70,3 +70,4 @@ mod tls;
 mod torture;
 mod unreadable;
 mod usage;
+mod versions;

@@ -112,13 +112,13 @@ async fn server_that_still_loads_is_left_and_found_once_it_has_loaded() {
     let image = tempfile::tempdir().unwrap();
     let folder = format!("dir {}", image.path().display());
     let full = Redis::with(&[&folder, "rdbcompression no"]);
-    for n in 0..100 {
-        full.command(&["SET", &format!("filler:{n}"), &"x".repeat(2000)]);
+    // While it loads, it answers after every two million bytes.
+    for n in 0..60 {
+        full.command(&["SET", &format!("filler:{n}"), &"x".repeat(1_000_000)]);
     }
     full.command(&["SAVE"]);
     // Six seconds for all of them.
-    let loading =
-        Redis::with(&["key-load-delay 60000", "loading-process-events-interval-bytes 1024", &folder]);
+    let loading = Redis::with(&["key-load-delay 100000", &folder]);
     let redis = Redis::start();
     let both = client(&Names::new(&[loading.address(), redis.address()]));
     until_it_writes("the other is found", &both).await;

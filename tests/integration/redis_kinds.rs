@@ -1,4 +1,4 @@
-//! Redis in every form that it is run in: behind TLS with a user of few rights, as a cluster, under a sentinel.
+//! Redis in every form that it is run in: behind TLS, with a user of few rights, as a cluster, under a sentinel.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ async fn hits(fleet: &Fleet) -> Option<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tls_and_a_user_with_few_rights() {
+async fn server_behind_tls() {
     let folder = tempfile::tempdir().unwrap();
     let authority = postgres::certificates(folder.path());
     let port = free_port();
@@ -53,11 +53,9 @@ async fn tls_and_a_user_with_few_rights() {
         &format!("tls-key-file {}", file("server.key")),
         &format!("tls-ca-cert-file {}", authority.display()),
         "tls-auth-clients no",
-        "user default off",
-        &format!("user keystile on >right-secret {RIGHTS}"),
     ]);
     for host in ["localhost", "[::1]"] {
-        let url = format!("rediss://keystile:right-secret@{host}:{port}");
+        let url = format!("rediss://{host}:{port}");
         shares(&url, &[("SSL_CERT_FILE", authority.to_str().unwrap())]).await;
     }
     drop(redis);
@@ -97,6 +95,13 @@ async fn addresses_of_ipv6() {
     let sentinel = Redis::sentinel(&single);
     let port = sentinel.address().port();
     shares(&format!("redis-sentinel://[::1]:{port}?sentinelServiceName=main"), &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn user_with_few_rights() {
+    let user = format!("user keystile on >right-secret {RIGHTS}");
+    let redis = Redis::with(&["user default off", &user]);
+    shares(&format!("redis://keystile:right-secret@{}", redis.address()), &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

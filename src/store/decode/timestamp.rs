@@ -6,7 +6,10 @@ use super::value::Expectation;
 use crate::record::Expiry;
 
 /// An expiry: a time, `infinity` or `-infinity`. A time after the year 9999 never comes, and one before Christ is past.
-pub(crate) fn expiry(text: &str) -> Result<Expiry, Expectation> {
+///
+/// # Errors
+/// What a time looks like, if the text is none.
+pub fn expiry(text: &str) -> Result<Expiry, Expectation> {
     match text {
         _ if text.eq_ignore_ascii_case("infinity") => Ok(Expiry::Never),
         _ if text.eq_ignore_ascii_case("-infinity") => Ok(Expiry::Always),
@@ -16,7 +19,10 @@ pub(crate) fn expiry(text: &str) -> Result<Expiry, Expectation> {
 
 /// ISO 8601 with a space or a `T`, an optional fraction and an optional offset, by default UTC. A date alone is its
 /// midnight.
-pub(crate) fn timestamp(text: &str) -> Result<OffsetDateTime, Expectation> {
+///
+/// # Errors
+/// What a time looks like, if the text is none.
+pub fn timestamp(text: &str) -> Result<OffsetDateTime, Expectation> {
     match parse_time(text) {
         Some(Expiry::At(time)) => Ok(time),
         _ => Err(EXPECTATION),
@@ -26,7 +32,7 @@ pub(crate) fn timestamp(text: &str) -> Result<OffsetDateTime, Expectation> {
 const EXPECTATION: Expectation = "a timestamp, such as 2026-12-31T23:59:59Z";
 
 /// The form that [`timestamp`] reads and both databases sort by time: in UTC, without an offset.
-pub(crate) fn write_timestamp(time: OffsetDateTime) -> String {
+pub fn write_timestamp(time: OffsetDateTime) -> String {
     const FORM: &[time::format_description::BorrowedFormatItem<'_>] = time::macros::format_description!(
         "[year]-[month]-[day] [hour]:[minute]:[second].[subsecond digits:6]"
     );

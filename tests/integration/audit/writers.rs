@@ -127,6 +127,7 @@ async fn change_is_recorded_after_a_column_was_dropped_or_altered() {
 async fn change_is_recorded_by_any_way_to_write() {
     let (server, key) = server().await;
     let update = |name: &str| format!("UPDATE api_keys SET name = '{name}'");
+    let has_merge = server.value("SELECT current_setting('server_version_num')::int >= 150000").await;
     for (how, name) in [
         ("SET session_replication_role = replica; {}", "replica"),
         ("BEGIN; {}; PREPARE TRANSACTION 't'", "prepared"),
@@ -142,6 +143,9 @@ async fn change_is_recorded_by_any_way_to_write() {
             "merged",
         ),
     ] {
+        if how.contains("MERGE") && has_merge.as_deref() == Some("f") {
+            continue;
+        }
         server.execute(&how.replace("{}", &update(name))).await;
         if !how.contains("PREPARE TRANSACTION") {
             let last = last(&server).await;

@@ -11,7 +11,10 @@ use std::{
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
-use super::process::{Guarded, free_port, program, run, scratch};
+use super::{
+    postgres::postgres_program as tool,
+    process::{Guarded, free_port, run, scratch},
+};
 
 /// A server with a data folder of its own.
 pub struct Cluster {
@@ -341,11 +344,6 @@ fn as_server() -> Vec<&'static str> {
         return vec!["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"];
     }
     Vec::new()
-}
-
-fn tool(name: &str) -> String {
-    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    program(name, versions.map(|version| version.path().join("bin")))
 }
 
 fn text(path: &Path) -> String {

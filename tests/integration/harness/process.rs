@@ -4,7 +4,7 @@ use std::{
     fs,
     net::TcpListener,
     os::unix::process::CommandExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{
         LazyLock,
@@ -98,10 +98,26 @@ pub fn run(command: &[&str]) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A program in one of these folders, or in PATH.
+/// A program in one of the folders of `KEYSTILE_TEST_PROGRAMS`, which chooses the versions of servers (`tools/with-servers`), or
+/// the machine's own.
 pub fn program(name: &str, folders: impl IntoIterator<Item = PathBuf>) -> String {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut all = folders.into_iter().chain(std::env::split_paths(&path)).map(|folder| folder.join(name));
-    let found = all.find(|file| Path::exists(file));
-    found.unwrap_or_else(|| panic!("{name} is not installed")).to_str().expect("UTF-8").to_owned()
+    find(name, listed("KEYSTILE_TEST_PROGRAMS")).unwrap_or_else(|| installed_program(name, folders))
+}
+
+/// A program in one of these folders, or in PATH.
+pub fn installed_program(name: &str, folders: impl IntoIterator<Item = PathBuf>) -> String {
+    let found = find(name, folders.into_iter().chain(listed("PATH")));
+    found.unwrap_or_else(|| panic!("{name} is not installed"))
+}
+
+/// The folders of a variable. Relative ones, as that of an empty text, are none of ours.
+fn listed(variable: &str) -> impl Iterator<Item = PathBuf> {
+    let value = std::env::var_os(variable).unwrap_or_default();
+    let folders: Vec<_> = std::env::split_paths(&value).filter(|folder| folder.is_absolute()).collect();
+    folders.into_iter()
+}
+
+fn find(name: &str, folders: impl IntoIterator<Item = PathBuf>) -> Option<String> {
+    let file = folders.into_iter().map(|folder| folder.join(name)).find(|file| file.exists())?;
+    Some(file.to_str().expect("UTF-8").to_owned())
 }

@@ -2,11 +2,12 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Write},
-    net::{SocketAddr, TcpStream},
+    io::{self, BufRead, BufReader, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::LazyLock,
 };
 
-use super::process::{Guarded, free_port, program, scratch};
+use super::process::{Guarded, free_port, installed_program, program, scratch};
 
 /// A running server.
 pub struct Redis {
@@ -30,27 +31,41 @@ impl Redis {
     /// One that watches over `master`, by the name of `main`.
     pub fn sentinel(master: &Self) -> Self {
         let watch = format!("sentinel monitor main 127.0.0.1 {} 1", master.port);
-        Self::of_kind(&[&watch, "sentinel down-after-milliseconds main 500"], true)
+        // A failover that fails is tried again after twice its time-out.
+        let down = "sentinel down-after-milliseconds main 500";
+        Self::of_kind(&[&watch, down, "sentinel failover-timeout main 5000"], true)
     }
 
     fn of_kind(settings: &[&str], is_sentinel: bool) -> Self {
+        Self::on(free_port(), settings, is_sentinel)
+    }
+
+    fn on(port: u16, settings: &[&str], is_sentinel: bool) -> Self {
         let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
-        let mut redis = Self { port: free_port(), settings, is_sentinel, guarded: None };
+        let mut redis = Self { port, settings, is_sentinel, guarded: None };
         redis.revive();
         redis
     }
 
     /// Three that share the slots of a cluster, and know of each other.
     pub fn cluster() -> [Self; 3] {
-        // The port among the nodes would be one that clients may have taken, too.
-        let buses = [(); 3].map(|()| free_port().to_string());
-        let nodes = buses.each_ref().map(|bus| {
-            let bus = format!("cluster-port {bus}");
-            Self::with(&["cluster-enabled yes", "cluster-announce-ip 127.0.0.1", &bus])
+        // The port among the nodes is that of clients plus 10000, which can be changed since Redis 7.0 only. It is
+        // below those that the system gives to clients.
+        let bus = |port| port + 10_000;
+        let nodes = [(); 3].map(|()| {
+            let mut ports = std::iter::repeat_with(free_port);
+            let port = ports
+                .find(|port| bus(*port) < 32_768 && TcpListener::bind(("127.0.0.1", bus(*port))).is_ok());
+            let settings = ["cluster-enabled yes", "cluster-announce-ip 127.0.0.1"];
+            Self::on(port.expect("a port"), &settings, false)
         });
-        for (node, (from, to)) in nodes.iter().zip([("0", "5460"), ("5461", "10922"), ("10923", "16383")]) {
-            node.command(&["CLUSTER", "ADDSLOTSRANGE", from, to]);
-            node.command(&["CLUSTER", "MEET", "127.0.0.1", &nodes[0].port.to_string(), &buses[0]]);
+        for (node, slots) in nodes.iter().zip([0..=5460, 5461..=10922, 10923..=16383]) {
+            let slots: Vec<_> = slots.map(|slot: u16| slot.to_string()).collect();
+            let slots = slots.iter().map(String::as_str);
+            node.command(&["CLUSTER", "ADDSLOTS"].into_iter().chain(slots).collect::<Vec<_>>());
+            let first = nodes[0].port;
+            let (port, bus) = (first.to_string(), bus(first).to_string());
+            node.command(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]);
         }
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
         let is_whole = |node: &Self| {
@@ -106,24 +121,36 @@ impl Redis {
             format!("dir {}", folder.display()),
         ];
         if !self.is_sentinel {
-            base.extend(["save \"\"".into(), "enable-debug-command yes".into()]);
+            base.push("save \"\"".into());
         }
         let settings: Vec<_> = base.iter().chain(&self.settings).map(String::as_str).collect();
         fs::write(&file, settings.join("\n")).expect("writes");
-        let server = program("redis-server", []);
-        let mut command = vec![server.as_str(), file.to_str().expect("UTF-8")];
+        let mut command = vec![self.program(), file.to_str().expect("UTF-8")];
         command.extend(self.is_sentinel.then_some("--sentinel"));
         let guarded = Guarded::spawn(folder, "TERM", &command);
         guarded.wait_for_port(self.port);
         self.guarded = Some(guarded);
     }
 
+    /// The server. Those that `make compat` fetches are built without TLS: for TLS the machine's own takes their place.
+    fn program(&self) -> &'static str {
+        static CHOSEN: LazyLock<String> = LazyLock::new(|| program("redis-server", []));
+        static INSTALLED: LazyLock<String> = LazyLock::new(|| installed_program("redis-server", []));
+        let needs_tls = self.settings.iter().any(|setting| setting.starts_with("tls-port"));
+        if needs_tls { &INSTALLED } else { &CHOSEN }
+    }
+
     /// Sends one command, and reads its answer in the protocol's own form.
     pub fn command(&self, words: &[&str]) -> String {
-        let mut stream = TcpStream::connect(self.address()).expect("connects");
+        // A sentinel closes all connections of a server that it promotes.
+        self.send(words).or_else(|_| self.send(words)).expect("answers")
+    }
+
+    fn send(&self, words: &[&str]) -> io::Result<String> {
+        let mut stream = TcpStream::connect(self.address())?;
         let mut text = format!("*{}\r\n", words.len());
         words.iter().for_each(|word| text.push_str(&format!("${}\r\n{word}\r\n", word.len())));
-        stream.write_all(text.as_bytes()).expect("sends");
+        stream.write_all(text.as_bytes())?;
         reply(&mut BufReader::new(stream))
     }
 
@@ -145,22 +172,24 @@ impl Redis {
 }
 
 /// One reply; items of a list are lines, and nothing is the empty text.
-fn reply(reader: &mut impl BufRead) -> String {
+fn reply(reader: &mut impl BufRead) -> io::Result<String> {
     let mut line = String::new();
-    reader.read_line(&mut line).expect("answers");
+    if reader.read_line(&mut line)? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     let (kind, rest) = line.trim_end().split_at_checked(1).expect("a reply");
     let size = || rest.parse::<i64>().expect("a size");
-    match kind {
+    Ok(match kind {
         "+" | ":" => rest.to_owned(),
         "-" => panic!("{rest}"),
         "$" if size() < 0 => String::new(),
         "$" => {
             let mut bytes = vec![0; size() as usize + 2];
-            reader.read_exact(&mut bytes).expect("a value");
+            reader.read_exact(&mut bytes)?;
             bytes.truncate(bytes.len() - 2);
             String::from_utf8_lossy(&bytes).into_owned()
         }
-        "*" => (0..size()).map(|_| reply(reader)).collect::<Vec<_>>().join("\n"),
+        "*" => (0..size()).map(|_| reply(reader)).collect::<io::Result<Vec<_>>>()?.join("\n"),
         other => panic!("{other} is no reply"),
-    }
+    })
 }
