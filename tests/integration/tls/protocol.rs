@@ -140,8 +140,7 @@ async fn common_name_is_no_name() {
     let by_common_name = files.clients.issue_between(&[], day, &[], Some(ENVOY));
     let address = keystile.setup.tcp;
     assert!(begin(address, files.client(Some(&by_common_name))).await.is_err());
-    let log = keystile.setup.log();
-    assert!(log.contains("no DNS name and no URI"), "{log}");
+    until("named", SOON, async || keystile.setup.log().contains("no DNS name and no URI")).await;
     let with_both = files.clients.issue_between(&["other.internal"], day, &[], Some(ENVOY));
     assert!(begin(address, files.client(Some(&with_both))).await.is_err());
 }

@@ -131,7 +131,7 @@ async fn certificate_that_is_not_valid_yet_is_refused() {
     let own =
         files.clients.issue_between(&[ENVOY], [now + Duration::hours(1), now + Duration::days(1)], &[], None);
     assert!(begin(address, files.client(Some(&own))).await.is_err());
-    assert!(keystile.setup.log().contains("not valid yet"), "{}", keystile.setup.log());
+    until("named", SOON, async || keystile.setup.log().contains("not valid yet")).await;
     // The same of Keystile's own: the one in use stays.
     let early =
         files.servers.issue_between(&[NAME], [now + Duration::hours(1), now + Duration::days(1)], &[], None);
