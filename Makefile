@@ -8,6 +8,9 @@ LOCKED ?=
 # Versions of servers that the tests run, such as "postgres-18 redis-8.2": files of tools/servers. The machine's own by default.
 SERVERS ?=
 
+# Tests wait for servers more than they compute.
+export RUST_TEST_THREADS ?= $(shell echo $$(($$(nproc) + 1)))
+
 ENVOY_VERSIONS := 1.40.0 1.36.4
 ENVOY := .tools/envoy-$(firstword $(ENVOY_VERSIONS))/envoy
 
