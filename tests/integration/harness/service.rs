@@ -81,9 +81,9 @@ impl Setup {
         command
     }
 
-    /// Runs a command to its end.
+    /// Runs a command to its end. It has time, since the machine may be busy.
     pub fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).stdin(Stdio::null()).output().unwrap()
+        self.command(arguments).env("KEYSTILE_DATABASE_TIMEOUT", "5s").stdin(Stdio::null()).output().unwrap()
     }
 
     /// Runs a command that must succeed, for its JSON.

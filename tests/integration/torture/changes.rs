@@ -43,9 +43,7 @@ async fn change(world: &World, rng: &mut StdRng) {
     let sent = Instant::now();
     if key.now() == Truth::Allowed && rng.random_bool(0.15) {
         let (database, id) = (Setup::with_database(&servers.primary.url()), key.id.to_string());
-        let revoked = tokio::task::block_in_place(|| {
-            database.run(&["keys", "revoke", &id, "--database-timeout", "10s"])
-        });
+        let revoked = tokio::task::block_in_place(|| database.run(&["keys", "revoke", &id]));
         assert!(revoked.status.success(), "{}", String::from_utf8_lossy(&revoked.stderr));
         world.read(&servers, sent).await;
         return;

@@ -323,8 +323,7 @@ async fn migrate(world: &World) {
         let servers = world.servers.lock().await;
         servers.client().await.unwrap().batch_execute(sql).await.unwrap();
         let database = Setup::with_database(&servers.primary.url());
-        let migrated =
-            tokio::task::block_in_place(|| database.run(&["migrate", "--database-timeout", "10s"]));
+        let migrated = tokio::task::block_in_place(|| database.run(&["migrate"]));
         assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
         drop(servers);
         tokio::time::sleep(LASTS / 3).await;
