@@ -149,6 +149,10 @@ async fn target_session_attrs_choose_the_server_that_libpq_would() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pooled_connections_to_a_server_that_became_another_are_dropped() {
     let mut first = Server::start(&[]).await;
+    if !first.reports_its_role().await {
+        println!("left out: this server does not report what it has become");
+        return;
+    }
     database(&first.url()).migrate(None).await.unwrap();
     let second = first.standby().await;
     let both = [first.address(), second.address()];
@@ -175,6 +179,7 @@ struct Pair {
     second: Server,
     keystile: Keystile,
     channel: tonic::transport::Channel,
+    used: Key,
 }
 
 impl Pair {
@@ -190,9 +195,9 @@ impl Pair {
         let settings = [("KEYSTILE_USAGE_INTERVAL", "200ms"), ("KEYSTILE_DATABASE_CONNECTIONS", "32")];
         let keystile = setup.start(&settings).await;
         let channel = channel(keystile.setup.tcp).await;
-        let pair = Self { first, second, keystile, channel };
-        let key = Self::key(&pair.first);
-        pair.until_allowed("the first server is used", &key).await;
+        let used = Self::key(&first);
+        let pair = Self { first, second, keystile, channel, used };
+        pair.until_allowed("the first server is used", &pair.used).await;
         until("changes are heard of", FOUND, async || pair.feed().await).await;
         pair
     }
@@ -241,10 +246,11 @@ async fn server_that_falls_silent_is_left_for_the_one_that_is_promoted() {
     let proxy = tokio::sync::OnceCell::new();
     let by_way = async |server| proxy.get_or_init(|| Proxy::before(server)).await.address;
     let pair = Pair::start(by_way, "target_session_attrs=read-write").await;
-    // Many are asked for at once, so that the pool is full.
-    let unknown: Vec<_> = (0..500).map(|n| format!("zz{n:06}unknown")).collect();
-    until("the pool is full", FOUND, async || {
-        futures_util::future::join_all(unknown.iter().map(|key| ask(&pair.channel, key))).await;
+    // Many are asked for at once, so that the pool is full. What was asked for before is remembered.
+    let mut unknown = (0..).map(|n| format!("zz{n:06}unknown"));
+    until("the pool is full", 4 * FOUND, async || {
+        let keys: Vec<_> = unknown.by_ref().take(500).collect();
+        futures_util::future::join_all(keys.iter().map(|key| ask(&pair.channel, key))).await;
         pair.first.connections("keystile").await > 20
     })
     .await;
@@ -260,6 +266,10 @@ async fn server_that_becomes_read_only_is_left_for_the_one_that_is_promoted() {
         let pair = Pair::start(async |server| server, parameters).await;
         pair.second.promote().await;
         pair.first.set_read_only(true).await;
+        if !pair.first.reports_its_role().await {
+            // The first write notices: the count of this use.
+            pair.until_allowed("memory knows it", &pair.used).await;
+        }
         pair.expect_moved().await;
     }
 }

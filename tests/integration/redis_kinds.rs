@@ -2,7 +2,14 @@
 
 use std::time::Duration;
 
-use crate::harness::{fleet::Fleet, postgres, process::free_port, redis::Redis, service::Key, until};
+use crate::harness::{
+    fleet::Fleet,
+    postgres,
+    process::free_port,
+    redis::{Redis, free_cluster_port},
+    service::Key,
+    until,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -67,30 +74,28 @@ async fn addresses_of_ipv6() {
     let single = Redis::start();
     shares(&format!("redis://[::1]:{}", single.address().port()), &[]).await;
 
+    let node = Redis::cluster_of_one("::1", &[]);
+    shares(&format!("redis-cluster://[::1]:{}", node.address().port()), &[]).await;
+
     let folder = tempfile::tempdir().unwrap();
     let authority = postgres::certificates(folder.path());
     let file = |name: &str| folder.path().join(name).display().to_string();
-    let (tls, bus) = (free_port(), free_port());
-    let node = Redis::with(&[
-        "cluster-enabled yes",
-        "tls-cluster yes",
-        "cluster-announce-ip ::1",
-        &format!("cluster-port {bus}"),
-        &format!("tls-port {tls}"),
-        &format!("tls-cert-file {}", file("server.pem")),
-        &format!("tls-key-file {}", file("server.key")),
-        &format!("tls-ca-cert-file {}", authority.display()),
-        "tls-auth-clients no",
-    ]);
-    node.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
-    let deadline = std::time::Instant::now() + 20 * SECOND;
-    while !node.command(&["CLUSTER", "INFO"]).contains("cluster_state:ok") {
-        assert!(std::time::Instant::now() < deadline, "the cluster does not form");
-        tokio::time::sleep(SECOND / 20).await;
-    }
+    // The port among the nodes follows this one.
+    let port = free_cluster_port();
+    let node = Redis::cluster_of_one(
+        "::1",
+        &[
+            "tls-cluster yes",
+            &format!("tls-port {port}"),
+            &format!("tls-cert-file {}", file("server.pem")),
+            &format!("tls-key-file {}", file("server.key")),
+            &format!("tls-ca-cert-file {}", authority.display()),
+            "tls-auth-clients no",
+        ],
+    );
     shares(&format!("redis-cluster://[::1]:{}", node.address().port()), &[]).await;
     let trust = [("SSL_CERT_FILE", authority.to_str().unwrap())];
-    shares(&format!("rediss-cluster://[::1]:{tls}"), &trust).await;
+    shares(&format!("rediss-cluster://[::1]:{port}"), &trust).await;
 
     let sentinel = Redis::sentinel(&single);
     let port = sentinel.address().port();

@@ -95,7 +95,8 @@ async fn answer_after_a_timeout_is_nobody_elses() {
 async fn what_was_given_up_does_not_pile_up_in_the_server() {
     let place = Place::postgres().await;
     let database = store(&place.url(), 100);
-    until("up", Duration::from_secs(10), async || database.ping().await.is_ok()).await;
+    // A first connection may take longer than that.
+    until("it is up", Duration::from_secs(10), async || database.ping().await.is_ok()).await;
     let _holder = lock_keys(&place).await;
     for _ in 0..5 {
         let error = database.records(prefix(), Timestamps::now()).await.expect_err("locked");
@@ -194,8 +195,12 @@ async fn connection_that_died_while_idle_is_no_outage() {
 async fn migration_that_waits_for_a_table_does_not_keep_look_ups_waiting() {
     let place = Place::postgres().await;
     place.execute("DROP TABLE keystile_changes CASCADE").await;
-    // As an import has it. A reader, such as a dump, keeps no migration waiting.
+    // As an import has it. A reader, such as a dump, keeps no migration waiting, from Postgres 14 on.
     let reader = begin(&place, "SELECT count(*) FROM api_keys").await;
+    let replaces_triggers = place.value("SELECT current_setting('server_version_num')::int >= 140000").await;
+    if replaces_triggers.as_deref() == Some("f") {
+        reader.batch_execute("COMMIT").await.expect("is over");
+    }
     let writer = begin(&place, "UPDATE api_keys SET name = name").await;
     let migrating = tokio::spawn({
         let database = place.database();

@@ -80,9 +80,16 @@ impl Cluster {
             "stream",
             "-c",
             "fast",
-            "-R",
             "--no-sync",
         ]);
+        // What `-R` writes names options of its own libpq, which an older server does not know.
+        let primary = format!("primary_conninfo = 'host=127.0.0.1 port={port} user=keystile'\n");
+        append(&standby.data.join("postgresql.auto.conf"), &primary);
+        let signal = standby.data.join("standby.signal");
+        fs::write(&signal, "").expect("writes");
+        if geteuid().is_root() {
+            run(&["chown", "postgres:", &text(&signal)]);
+        }
         standby.revive();
         standby
     }
@@ -217,9 +224,7 @@ impl Cluster {
             let signal = self.data.join("recovery.signal");
             fs::write(&signal, "").expect("writes");
             let settings = "restore_command = 'false'\nrecovery_target_timeline = 'current'\n";
-            let file = self.data.join("postgresql.auto.conf");
-            let before = fs::read_to_string(&file).unwrap_or_default();
-            fs::write(&file, before + settings).expect("writes");
+            append(&self.data.join("postgresql.auto.conf"), settings);
             if geteuid().is_root() {
                 run(&["chown", "postgres:", &text(&signal)]);
             }
@@ -254,9 +259,15 @@ impl Cluster {
     /// A standby receives, and shows nothing of it, until [`resume_replay`](Self::resume_replay).
     pub async fn pause_replay(&self) {
         self.execute("SELECT pg_wal_replay_pause()").await;
-        let state = async || self.value("SELECT pg_get_wal_replay_pause_state()").await;
+        // Before 14 a standby says only that a pause was asked for. It looks before each record that it replays.
+        let version = self.value("SHOW server_version_num").await.expect("a version");
+        let (state, paused) = if version.as_str() < "140000" {
+            ("SELECT pg_is_wal_replay_paused()", "t")
+        } else {
+            ("SELECT pg_get_wal_replay_pause_state()", "paused")
+        };
         super::until("replay is paused", Duration::from_secs(10), async || {
-            state().await.as_deref() == Some("paused")
+            self.value(state).await.as_deref() == Some(paused)
         })
         .await;
     }
@@ -344,6 +355,12 @@ fn as_server() -> Vec<&'static str> {
         return vec!["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"];
     }
     Vec::new()
+}
+
+/// Adds to a file, which stays its owner's.
+fn append(file: &Path, addition: &str) {
+    let before = fs::read_to_string(file).unwrap_or_default();
+    fs::write(file, before + addition).expect("writes");
 }
 
 fn text(path: &Path) -> String {

@@ -126,6 +126,12 @@ impl Server {
         self.value("SELECT pg_reload_conf()").await;
     }
 
+    /// Whether it tells its connections that it became read-only or was promoted: from version 14 on.
+    pub async fn reports_its_role(&self) -> bool {
+        let version = self.value("SHOW server_version_num").await.unwrap();
+        version.as_str() >= "140000"
+    }
+
     /// How many connections it has of this name.
     pub async fn connections(&self, application: &str) -> usize {
         let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE application_name = '{application}'");

@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{self, BufRead, BufReader, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    ops::RangeInclusive,
     sync::LazyLock,
 };
 
@@ -49,34 +50,35 @@ impl Redis {
 
     /// Three that share the slots of a cluster, and know of each other.
     pub fn cluster() -> [Self; 3] {
-        // The port among the nodes is that of clients plus 10000, which can be changed since Redis 7.0 only. It is
-        // below those that the system gives to clients.
-        let bus = |port| port + 10_000;
-        let nodes = [(); 3].map(|()| {
-            let mut ports = std::iter::repeat_with(free_port);
-            let port = ports
-                .find(|port| bus(*port) < 32_768 && TcpListener::bind(("127.0.0.1", bus(*port))).is_ok());
-            let settings = ["cluster-enabled yes", "cluster-announce-ip 127.0.0.1"];
-            Self::on(port.expect("a port"), &settings, false)
-        });
+        let nodes = [(); 3].map(|()| Self::node("127.0.0.1", &[]));
         for (node, slots) in nodes.iter().zip([0..=5460, 5461..=10922, 10923..=16383]) {
-            let slots: Vec<_> = slots.map(|slot: u16| slot.to_string()).collect();
-            let slots = slots.iter().map(String::as_str);
-            node.command(&["CLUSTER", "ADDSLOTS"].into_iter().chain(slots).collect::<Vec<_>>());
+            node.own_slots(slots);
             let first = nodes[0].port;
             let (port, bus) = (first.to_string(), bus(first).to_string());
             node.command(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]);
         }
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-        let is_whole = |node: &Self| {
-            let info = node.command(&["CLUSTER", "INFO"]);
-            info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
-        };
-        while !nodes.iter().all(is_whole) {
-            assert!(std::time::Instant::now() < deadline, "the cluster does not form");
-            std::thread::sleep(std::time::Duration::from_millis(50));
-        }
+        wait_until_whole(&nodes);
         nodes
+    }
+
+    /// A cluster of one, which tells clients that it is at `address`.
+    pub fn cluster_of_one(address: &str, settings: &[&str]) -> Self {
+        let node = Self::node(address, settings);
+        node.own_slots(0..=16_383);
+        wait_until_whole(std::slice::from_ref(&node));
+        node
+    }
+
+    fn node(address: &str, settings: &[&str]) -> Self {
+        let address = format!("cluster-announce-ip {address}");
+        Self::on(free_cluster_port(), &[&["cluster-enabled yes", &address], settings].concat(), false)
+    }
+
+    /// Redis 6.2 takes no ranges.
+    fn own_slots(&self, slots: RangeInclusive<u16>) {
+        let slots: Vec<_> = slots.map(|slot| slot.to_string()).collect();
+        let slots = slots.iter().map(String::as_str);
+        self.command(&["CLUSTER", "ADDSLOTS"].into_iter().chain(slots).collect::<Vec<_>>());
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -168,6 +170,34 @@ impl Redis {
             other => panic!("{key} is a {other}"),
         };
         self.keys("*").into_iter().map(|key| format!("{key}\n{}\n", value(key.clone()))).collect()
+    }
+}
+
+/// A port for the clients of a node of a cluster, whose port for other nodes is free as well. Only since 7.0 can that be
+/// another than [`bus`].
+pub fn free_cluster_port() -> u16 {
+    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    // Below those that the system gives to clients.
+    let mut ports = std::iter::repeat_with(free_port);
+    ports.find(|port| bus(*port) < 32_768 && is_free(bus(*port))).expect("a port")
+}
+
+/// The port among the nodes, from that of clients, which is that of TLS with `tls-cluster`.
+fn bus(port: u16) -> u16 {
+    port + 10_000
+}
+
+/// Waits until all slots have a node, and the nodes know of each other.
+fn wait_until_whole(nodes: &[Redis]) {
+    let known = format!("cluster_known_nodes:{}\r\n", nodes.len());
+    let is_whole = |node: &Redis| {
+        let info = node.command(&["CLUSTER", "INFO"]);
+        info.contains("cluster_state:ok") && info.contains(&known)
+    };
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !nodes.iter().all(is_whole) {
+        assert!(std::time::Instant::now() < deadline, "the cluster does not form");
+        std::thread::sleep(std::time::Duration::from_millis(50));
     }
 }
 

@@ -22,15 +22,12 @@ async fn prefix_is_compared_byte_for_byte(place: &Place) {
                     key_prefix text COLLATE NOCASE, user_id integer, is_active boolean, created_at timestamp)"
             }
             None => {
-                // Some builds of Postgres have no ICU.
+                // Some builds of Postgres have no ICU, although they list its collations.
                 "DO $$ BEGIN
-                    IF EXISTS (SELECT FROM pg_collation WHERE collprovider = 'i') THEN
-                        CREATE COLLATION any_case
-                            (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
-                        ALTER TABLE api_keys ALTER COLUMN key_prefix TYPE varchar(20) COLLATE any_case;
-                    ELSE
-                        ALTER TABLE api_keys ALTER COLUMN key_prefix TYPE public.citext;
-                    END IF;
+                    CREATE COLLATION any_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+                    ALTER TABLE api_keys ALTER COLUMN key_prefix TYPE varchar(20) COLLATE any_case;
+                EXCEPTION WHEN feature_not_supported THEN
+                    ALTER TABLE api_keys ALTER COLUMN key_prefix TYPE public.citext;
                 END $$"
             }
         })

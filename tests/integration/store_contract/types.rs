@@ -417,12 +417,17 @@ async fn values_mean_the_same_in_every_type_and_session_of_postgres() {
     let settings =
         format!("SET search_path = {name}, public; SET timezone = 'UTC'; SET client_min_messages = warning");
     client.batch_execute(&settings).await.expect("sets");
+    let version = schema.value("SHOW server_version_num").await.expect("a version");
     for (column, kinds, values) in POSTGRES {
         for kind in *kinds {
             let remake = "DROP TABLE IF EXISTS budgets, api_keys, users";
             client.batch_execute(&format!("{remake}; {}", tables_with(column, kind))).await.expect(kind);
             databases.iter().for_each(Database::forget_tables);
             for (value, expected) in *values {
+                // Before version 14 no number is infinite.
+                if version.as_str() < "140000" && kind.starts_with("numeric") && value.contains("Infinity") {
+                    continue;
+                }
                 client.batch_execute(&set(column, kind, value)).await.expect(value);
                 for (database, session) in databases.iter().zip(SESSIONS) {
                     let read = read(database, column).await;
