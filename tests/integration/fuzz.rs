@@ -1,7 +1,7 @@
 //! The facts that `make fuzz` looks for exceptions to, for its seeds and for inputs near them. It needs no fuzzer, and finds
 //! facts that no longer build or hold.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, fs, panic, path::Path};
 
 use rand::{RngExt, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 
@@ -17,6 +17,9 @@ mod check_response;
 mod config_values;
 #[path = "../../fuzz/facts/credential.rs"]
 mod credential;
+#[allow(clippy::duplicate_mod, reason = "two targets share it")]
+#[path = "../../fuzz/fields.rs"]
+mod fields;
 #[path = "../../fuzz/facts/frames.rs"]
 mod frames;
 #[path = "../../fuzz/facts/import_line.rs"]
@@ -121,6 +124,26 @@ fn facts_hold_for_the_seeds_and_inputs_near_them() {
 #[test]
 fn facts_hold_for_frames_that_a_listener_gets() {
     holds_near("frames", MUTATIONS / 10, frames::check);
+}
+
+/// The targets for requests and responses rest on it.
+#[test]
+fn unknown_and_doubled_fields_of_a_response_are_noticed() {
+    let status: &[u8] = &[0x0a, 2, 8, 7];
+    let metadata: &[u8] = &[0x22, 9, 0x0a, 7, 0x0a, 1, b'a', 0x12, 2, 0x20, 1];
+    let header: &[u8] = &[0x1a, 9, 0x12, 7, 0x0a, 3, 0x0a, 1, b'a', 0x18, 2];
+    fields::checked(&[status, metadata, &[0x22, 0], header].concat());
+    for (what, wrong) in [
+        ("a field that is unknown", [status, &[0x78, 1]].concat()),
+        ("a field that is unknown in another", vec![0x0a, 4, 8, 7, 0x78, 1]),
+        ("a number twice", vec![0x0a, 4, 8, 7, 8, 7]),
+        ("a message twice", [status, status].concat()),
+        ("both responses", [header, &[0x12, 0]].concat()),
+        ("a name twice in the metadata", [status, metadata, metadata].concat()),
+        ("a default that is written", vec![0x0a, 2, 8, 0]),
+    ] {
+        assert!(panic::catch_unwind(|| fields::checked(&wrong)).is_err(), "{what}");
+    }
 }
 
 #[test]

@@ -1,13 +1,15 @@
 //! One key to import.
 
+use std::fmt;
+
 use super::super::{ColumnValue, columns::API_KEYS};
 use crate::{
     credential::{Credential, Prefix},
     record::{KeyHash, Sha256Hash},
 };
 
-/// One key to import, its values checked.
-#[derive(Debug, Clone)]
+/// One key to import, its values checked. They may be a hash or a secret, so they are not shown.
+#[derive(Clone)]
 pub struct ImportRow {
     pub(super) line: u64,
     pub(super) values: Vec<ColumnValue>,
@@ -31,6 +33,16 @@ pub struct ExportedUser {
     pub id: Option<String>,
     /// Its name, such as Kong's `username`.
     pub name: Option<String>,
+}
+
+impl fmt::Debug for ImportRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let columns: Vec<_> = self.values.iter().map(|(name, _)| name).collect();
+        f.debug_struct("ImportRow")
+            .field("line", &self.line)
+            .field("columns", &columns)
+            .finish_non_exhaustive()
+    }
 }
 
 impl ImportRow {
@@ -141,6 +153,28 @@ mod tests {
         let kept = base.iter().filter(|(name, _)| fields.iter().all(|(other, _)| other != name));
         let fields = kept.chain(fields.iter().filter(|(_, text)| !text.is_empty()));
         ImportRow::parse(2, fields.map(|(name, text)| ((*name).to_owned(), (*text).to_owned())))
+    }
+
+    #[test]
+    fn no_form_of_a_row_shows_its_hash_or_its_secret() {
+        let credential: Credential =
+            Credential::parse(fixtures::CREDENTIAL.as_bytes()).expect("a credential");
+        let sha256 = Sha256Hash::of(&credential);
+        let prefix = credential.prefix();
+        let rows = [
+            parse(&[]),
+            ImportRow::with_hash(2, (prefix, sha256), None, []),
+            ImportRow::with_secret(2, credential, None, []),
+        ];
+        for row in rows {
+            let row = row.expect("a row");
+            let shown = format!("{row:?} {row:#?} {:?}", row.exported);
+            let secrets = [row.value("key_hash"), Some(fixtures::CREDENTIAL)];
+            for secret in secrets.into_iter().flatten() {
+                assert!(!shown.contains(&secret[8..]), "{shown}");
+            }
+            assert!(shown.contains("key_prefix"), "{shown}");
+        }
     }
 
     #[test]
