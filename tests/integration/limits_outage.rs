@@ -187,10 +187,9 @@ async fn counts_that_redis_evicts_are_put_back() {
     for _ in 0..20 {
         more += passed(&burst(&fleet, charge, 30).await);
     }
-    // An instance that had no answer in time while Redis was filled let a part of its own through.
-    let divided: u64 = fleet.iter().map(|instance| instance.counted("divided")).sum();
-    println!("{} of 100, {divided} of them divided", 60 + more);
-    assert!(60 + more <= 100 + 3 + divided as usize, "{more} more, {divided} of them divided");
+    // An instance that had no answer in time while Redis was filled lets its part through, unknown to the others.
+    let alone = fleet.iter().filter(|instance| instance.counted("divided") > 0).count();
+    assert!(60 + more <= 100 + 3 + 34 * alone, "{more} more, {alone} alone");
 }
 
 /// A Keystile that counts in Redis, and a key with a hundred a day.
