@@ -66,7 +66,6 @@ feed-generator: ## test the change feed with random databases, FEED_SECONDS=600 
 	    cargo test $(LOCKED) --test integration feed_generator -- --nocapture
 
 fuzz: ## fuzz the parsers, FUZZ_SECONDS=60 for each target
-	tools/fetch-cargo-fuzz
 	fuzz/run
 
 bench: ## measure what the README claims and write its tables (BENCH=quick keeps nothing)
