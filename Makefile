@@ -47,7 +47,7 @@ advisories: ## known vulnerabilities of the dependencies; fetches their database
 test: tools ## run all tests, with real Envoy, Postgres and Redis (SERVERS="postgres-18 redis-8.2" chooses versions)
 	$(if $(SERVERS),tools/with-servers $(SERVERS) --) cargo test $(LOCKED)
 
-compat: tools ## test the oldest and newest Postgres, Redis and Valkey (COMPAT=all every version, COMPAT=postgres-14+valkey-9.1 a set)
+compat: tools ## test the oldest and newest Postgres, Redis and Valkey (COMPAT=newest in two minutes, COMPAT=all every version, COMPAT=postgres-14+valkey-9.1 a set)
 	tools/compat $(COMPAT)
 
 torture: tools ## let everything fail under load, and judge each answer, TORTURE_SECONDS=270 (TORTURE_SEED repeats a run)
