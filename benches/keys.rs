@@ -4,7 +4,12 @@
 //! none of them but the first, and stand in Redis as if another sidecar had proven each: a Keystile with the same
 //! cache secret then believes them without bcrypt, as it does after a restart.
 
-#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the rules of the library")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::string_slice,
+    reason = "the rules of the library"
+)]
 
 use std::{
     io::{BufWriter, Read, Write},

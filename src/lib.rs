@@ -18,7 +18,12 @@
 
 #![cfg_attr(
     test,
-    allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "tests make their own times")
+    allow(
+        clippy::disallowed_methods,
+        clippy::disallowed_types,
+        clippy::string_slice,
+        reason = "tests make their own times and texts"
+    )
 )]
 
 pub mod attributes;

@@ -97,7 +97,8 @@ fn field(text: &str) -> Option<(String, bool, &str)> {
         is_end
     });
     let (end, _) = end?;
-    Some((unescaped(&text[..end]), &text[..end] == "*", &text[end + 1..]))
+    let (value, rest) = (text.get(..end)?, text.get(end + 1..)?);
+    Some((unescaped(value), value == "*", rest))
 }
 
 /// Without the backslashes before `:` and `\`.

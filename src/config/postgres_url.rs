@@ -42,12 +42,12 @@ impl FromStr for PostgresUrl {
             return Err(format!("has an `@` that may belong to the password; {PERCENT_ENCODE}"));
         }
         let mut parameters = BTreeMap::new();
-        let rest = match rest.find(['@', '/']) {
-            Some(at) if rest[at..].starts_with('@') => {
-                let (user, password) = rest[..at].split_once(':').unwrap_or((&rest[..at], ""));
+        let rest = match rest.split_once('@') {
+            Some((login, rest)) if !login.contains('/') => {
+                let (user, password) = login.split_once(':').unwrap_or((login, ""));
                 parameters.insert("user".to_owned(), decode(user, "the user")?);
                 parameters.insert("password".to_owned(), decode(password, "the password")?);
-                &rest[at + 1..]
+                rest
             }
             _ => rest,
         };
@@ -78,14 +78,19 @@ fn is_ambiguous(rest: &str) -> bool {
     user.contains('/') || is_query || after.contains('@')
 }
 
+const UNCLOSED: &str = "has a `[` that does not stand around an IPv6 address";
+
 /// The hosts of `h1:1,[::2]:2,h3`, and their ports, each list by comma.
 fn split_hosts(text: &str) -> Result<(String, String), String> {
     let (mut hosts, mut ports) = (Vec::new(), Vec::new());
     for one in text.split(',') {
         let (host, port) = match one.strip_prefix('[').map(|rest| rest.split_once(']')) {
             Some(Some((address, ""))) => (address, ""),
-            Some(Some((address, port))) if port.starts_with(':') => (address, &port[1..]),
-            Some(_) => return Err("has a `[` that does not stand around an IPv6 address".into()),
+            Some(Some((address, port))) => match port.strip_prefix(':') {
+                Some(port) => (address, port),
+                None => return Err(UNCLOSED.into()),
+            },
+            Some(None) => return Err(UNCLOSED.into()),
             None => one.split_once(':').unwrap_or((one, "")),
         };
         if !port.is_empty() && port.parse::<u16>().is_err() {

@@ -75,7 +75,7 @@ fn sqlite_file(text: &str) -> Result<PathBuf, String> {
     }
     // Other libraries read this as a relative path. Here it would be a file in the root folder.
     if text.starts_with("///") && ["/./", "/../"].iter().any(|dots| path.starts_with(dots)) {
-        let relative = &path[1..];
+        let relative = path.strip_prefix('/').unwrap_or(path);
         return Err(format!(
             "is a file in the root folder; write sqlite:{relative} for a relative path, or an absolute path without dots"
         ));
@@ -104,7 +104,7 @@ impl FromStr for RedisUrl {
     fn from_str(text: &str) -> Result<Self, String> {
         // Behind the host, an `@` may be the end of a password, and the host a part of it.
         let rest = text.split_once("://").map_or("", |(_, rest)| rest);
-        if rest.find(['/', '?', '#']).is_some_and(|end| rest[end..].contains('@')) {
+        if rest.split_once(['/', '?', '#']).is_some_and(|(_, behind)| behind.contains('@')) {
             return Err(format!("has an `@` that may belong to the password; {PERCENT_ENCODE}"));
         }
         // The reason alone: the text may hold a password.

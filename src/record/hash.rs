@@ -186,6 +186,8 @@ mod tests {
             (format!("$2b$9${BODY}"), false),
             (format!("$2b$10${BODY}x"), false),
             (format!("$2b$10${}!", &BODY[1..]), false),
+            // Two bytes, across the end of the salt.
+            (format!("$2b$10${}é{}", &BODY[..21], &BODY[23..]), false),
             ("!".to_owned(), false),
             (String::new(), false),
         ] {

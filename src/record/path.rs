@@ -38,7 +38,7 @@ impl NormalPath {
 
     /// The segments between the slashes. The last one is empty if the path ends with a slash.
     pub fn segments(&self) -> impl Iterator<Item = &str> {
-        self.0[1..].split('/')
+        self.0.strip_prefix('/').unwrap_or_default().split('/')
     }
 }
 

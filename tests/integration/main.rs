@@ -1,5 +1,10 @@
 //! The integration tests, one binary: a harness of real parts, and a file per theme.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the rules of the library")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::string_slice,
+    reason = "the rules of the library"
+)]
 #![expect(unreachable_pub, reason = "the harness is a library of this binary alone")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 

@@ -37,22 +37,23 @@ impl FromStr for BcryptHash {
 
     fn from_str(text: &str) -> Result<Self, UnacceptedHash> {
         // $2b$12$ + 22 characters of salt + 31 of hash, in bcrypt's own base 64.
-        let rest = ["$2a$", "$2b$", "$2y$"].iter().find_map(|version| text.strip_prefix(version));
-        let Some((cost, body)) = rest.and_then(|rest| rest.split_once('$')) else {
-            return Err(UnacceptedHash);
-        };
+        let of_version =
+            |version: &'static str| Some((version, text.strip_prefix(version)?.split_once('$')?));
+        let found = ["$2a$", "$2b$", "$2y$"].into_iter().find_map(of_version);
+        let Some((version, (cost, body))) = found else { return Err(UnacceptedHash) };
         // `parse` alone would accept "+9".
         let two_digits = cost.len() == 2 && cost.bytes().all(|byte| byte.is_ascii_digit());
         if !two_digits || body.len() != SALT_LEN + HASH_LEN {
             return Err(UnacceptedHash);
         }
-        let (salt, hash) =
-            (without_spare_bits(&body[..SALT_LEN], 4)?, without_spare_bits(&body[SALT_LEN..], 2)?);
+        // A character of several bytes may lie across the end of the salt.
+        let (salt, hash) = body.split_at_checked(SALT_LEN).ok_or(UnacceptedHash)?;
+        let (salt, hash) = (without_spare_bits(salt, 4)?, without_spare_bits(hash, 2)?);
         let cost = cost.parse().map_err(|_| UnacceptedHash)?;
         if !Self::COSTS.contains(&cost) {
             return Err(UnacceptedHash);
         }
-        let text = format!("{}{cost:02}${salt}{hash}", &text[..4]).into();
+        let text = format!("{version}{cost:02}${salt}{hash}").into();
         Ok(Self { text: Some(text), cost })
     }
 }

@@ -112,7 +112,8 @@ fn fraction(text: &str) -> Option<(u32, &str)> {
     if !(1..=9).contains(&end) {
         return None;
     }
-    Some((format!("{:0<9}", &text[..end]).parse().ok()?, &text[end..]))
+    let (digits, rest) = text.split_at_checked(end)?;
+    Some((format!("{digits:0<9}").parse().ok()?, rest))
 }
 
 /// Nothing, `Z`, `+02`, `+0200`, `+02:00` or `+02:00:00`.
@@ -120,12 +121,12 @@ fn offset(text: &str) -> Option<UtcOffset> {
     if text.is_empty() || text.eq_ignore_ascii_case("z") {
         return Some(UtcOffset::UTC);
     }
-    let sign = match text.as_bytes()[0] {
-        b'+' => 1,
-        b'-' => -1,
-        _ => return None,
+    let (sign, parts) = match (text.strip_prefix('+'), text.strip_prefix('-')) {
+        (Some(parts), _) => (1, parts),
+        (_, Some(parts)) => (-1, parts),
+        (None, None) => return None,
     };
-    let parts = text[1..].replace(':', "");
+    let parts = parts.replace(':', "");
     if !matches!(parts.len(), 2 | 4 | 6) || !parts.is_ascii() {
         return None;
     }

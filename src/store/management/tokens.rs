@@ -87,11 +87,11 @@ impl TokenSecret {
 
     /// A token that a caller presents. `None` if it has not the form of one.
     pub fn parse(text: &str) -> Option<Self> {
-        let rest = text.strip_prefix(BRAND)?;
+        let (handle, rest) = text.strip_prefix(BRAND)?.split_at_checked(HANDLE)?;
         let is_well_formed = text.len() == LEN
             && text.is_ascii()
-            && rest.as_bytes()[HANDLE] == b'_'
-            && rest[..HANDLE].bytes().all(|byte| byte.is_ascii_hexdigit());
+            && rest.starts_with('_')
+            && handle.bytes().all(|byte| byte.is_ascii_hexdigit());
         is_well_formed.then(|| Self(Zeroizing::new(text.to_owned())))
     }
 
@@ -101,7 +101,7 @@ impl TokenSecret {
     }
 
     fn handle(&self) -> &str {
-        &self.0[BRAND.len()..BRAND.len() + HANDLE]
+        self.0.get(BRAND.len()..BRAND.len() + HANDLE).unwrap_or_default()
     }
 
     fn digest(&self) -> String {

@@ -151,7 +151,7 @@ fn reader_name() -> String {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let host: String = host.chars().filter(char::is_ascii_graphic).filter(|c| *c != '/').collect();
     // Names are cut at 63 bytes. In Kubernetes, the end of a host's name distinguishes pods.
-    let host = &host[host.len().saturating_sub(30)..];
+    let host = host.get(host.len().saturating_sub(30)..).unwrap_or_default();
     format!("{host}:{}:{:04x}", std::process::id(), rand::random::<u16>())
 }
 
