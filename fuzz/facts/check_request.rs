@@ -62,6 +62,9 @@ impl Denials {
             denials.words.extend(denials.denial(&two, None));
             denials.words.extend(denials.denial(&two, Some("keystile.unknown")));
         }
+        // Of the form of a key, so that it is looked up.
+        let unknown = [("x-api-key", "ks_unknown0unknown0unknown0unknown0unknown0")];
+        denials.words.extend(denials.denial(&unknown, None));
         denials
     }
 

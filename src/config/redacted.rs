@@ -20,10 +20,12 @@ pub fn redacted(text: &str) -> Option<String> {
     Some(format!("{scheme}://{shown}"))
 }
 
-/// Whether the rest of a URL has a user and a password, as a SQLite file has not.
+/// Whether what follows `sqlite:` has a user and a password, or is another URL, as a path is not.
 pub(super) fn has_password(rest: &str) -> bool {
     let rest = rest.strip_prefix("//").unwrap_or(rest);
-    !rest.starts_with('/') && rest.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
+    let has_user =
+        !rest.starts_with('/') && rest.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'));
+    has_user || rest.contains("://")
 }
 
 /// Host and port.
@@ -75,7 +77,8 @@ mod tests {
         ] {
             assert_eq!(redacted(text).as_deref(), Some(shown), "{text}");
         }
-        for text in ["hunter2", "host:6379", "", "hunter2 ://host"] {
+        let nested = "sqlite:/postgres://app:hunter2@db/keys";
+        for text in ["hunter2", "host:6379", "", "hunter2 ://host", nested] {
             assert_eq!(redacted(text), None, "{text}");
         }
     }

@@ -71,7 +71,7 @@ fn sqlite_file(text: &str) -> Result<PathBuf, String> {
         );
     }
     if has_password(text) {
-        return Err("has a user and a password, which a SQLite file has not; write sqlite:FILE".into());
+        return Err("holds a URL or a password, which the path of a file does not; write sqlite:FILE".into());
     }
     // Other libraries read this as a relative path. Here it would be a file in the root folder.
     if text.starts_with("///") && ["/./", "/../"].iter().any(|dots| path.starts_with(dots)) {
