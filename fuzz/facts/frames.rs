@@ -68,7 +68,7 @@ pub fn check(input: &[u8]) {
 
 impl Server {
     fn start() -> Self {
-        // Removed by whoever cleans the folder for temporary files: the service runs as long as the process.
+        // The system removes it with its temporary files: the service runs as long as the process.
         let folder = tempfile::tempdir().expect("a folder").keep();
         let database = format!("sqlite:{}", folder.join("keystile.db").display());
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());

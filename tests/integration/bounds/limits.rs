@@ -80,7 +80,7 @@ async fn find(stream: &mut TcpStream, what: impl Fn(&Received) -> bool) -> Optio
     timeout(Duration::from_secs(20), search).await.expect("in time")
 }
 
-/// Somebody else, whose key is known and who asks all the while.
+/// Another client with a known key. It sends requests until the test ends.
 struct Others {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicU32>,

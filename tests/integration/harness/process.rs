@@ -110,7 +110,7 @@ pub fn installed_program(name: &str, folders: impl IntoIterator<Item = PathBuf>)
     found.unwrap_or_else(|| panic!("{name} is not installed"))
 }
 
-/// The folders of a variable. Relative ones, as that of an empty text, are none of ours.
+/// The absolute folders in a variable. An empty text names a relative one, which is left out.
 fn listed(variable: &str) -> impl Iterator<Item = PathBuf> {
     let value = std::env::var_os(variable).unwrap_or_default();
     let folders: Vec<_> = std::env::split_paths(&value).filter(|folder| folder.is_absolute()).collect();
