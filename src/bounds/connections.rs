@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     future::{Future, poll_fn},
     net::{IpAddr, Ipv6Addr},
     pin::pin,
@@ -45,7 +45,7 @@ struct Open {
     is_draining: bool,
     connections: HashMap<u64, Arc<Connection>>,
     /// The number of open connections of each network.
-    networks: HashMap<IpAddr, Arc<AtomicUsize>>,
+    networks: HashMap<IpAddr, usize>,
 }
 
 /// The state of one connection. Its own task and the tasks that watch all connections share it.
@@ -65,8 +65,6 @@ pub struct Connection {
     blocked_since: AtomicU64,
     quiet: AtomicU64,
     network: Option<IpAddr>,
-    /// The number of open connections of its network.
-    neighbours: Arc<AtomicUsize>,
 }
 
 /// The state of a connection.
@@ -128,9 +126,9 @@ impl Connections {
         let id = open.next;
         open.next += 1;
         let network = address.map(network);
-        let neighbours =
-            network.map(|network| Arc::clone(open.networks.entry(network).or_default())).unwrap_or_default();
-        neighbours.fetch_add(1, Relaxed);
+        if let Some(network) = network {
+            *open.networks.entry(network).or_default() += 1;
+        }
         let connection = Arc::new(Connection {
             id,
             calls: AtomicUsize::new(0),
@@ -143,7 +141,6 @@ impl Connections {
             blocked_since: AtomicU64::new(0),
             quiet: AtomicU64::new(0),
             network,
-            neighbours,
         });
         open.connections.insert(id, Arc::clone(&connection));
         metrics.open.set(open.connections.len() as f64);
@@ -221,7 +218,8 @@ impl Open {
         let missed_least = others.min_by_key(|connection| {
             let is_busy = connection.deciding.load(SeqCst) > 0;
             let last_call = connection.last_call.load(Relaxed);
-            let neighbours = if last_call == 0 { connection.neighbours.load(Relaxed) } else { 0 };
+            let network = connection.network.filter(|_| last_call == 0);
+            let neighbours = network.and_then(|network| self.networks.get(&network)).copied().unwrap_or(0);
             (is_busy, last_call, Reverse(neighbours), connection.opened, connection.id)
         });
         missed_least.iter().for_each(|connection| connection.turn(turned));
@@ -327,10 +325,13 @@ impl Drop for Slot {
         let Inner { open, ended, metrics, .. } = &*self.connections.0;
         let mut open = open.lock();
         open.connections.remove(&self.connection.id);
-        if self.connection.neighbours.fetch_sub(1, Relaxed) == 1
-            && let Some(network) = self.connection.network
+        if let Some(network) = self.connection.network
+            && let Entry::Occupied(mut count) = open.networks.entry(network)
         {
-            open.networks.remove(&network);
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
         }
         metrics.open.set(open.connections.len() as f64);
         ended.notify_waiters();

@@ -114,23 +114,17 @@ impl Database {
         let keys = schema.relation("api_keys");
         let count = format!("SELECT CAST(count(*) AS text) FROM {keys} k {}", conditions.clause());
         let mut steps = VecDeque::from([Statement::new(count, conditions.params), insert]);
-        let (mut subject, mut made) = (self.subject(Action::Create), None);
+        let mut creation = self.creation(Action::Create);
         self.decide_change(Action::Create, lock, move |rows| {
-            if let Some(made) = made.take() {
-                return Ok(Step::Commit(made));
-            }
             if steps.len() == 1 && id(&rows).is_none_or(|count| count >= i64::from(max)) {
                 return Err(ManagementError::Refused(format!(
                     "the user has {max} keys already, as many as allowed; revoke one first"
                 )));
             }
-            if let Some(step) = steps.pop_front() {
-                return Ok(Step::Run(step));
+            match steps.pop_front() {
+                Some(step) => Ok(Step::Run(step)),
+                None => creation(rows),
             }
-            let Some(id) = id(&rows) else { return Ok(Step::Abandon(rows)) };
-            let Some(subject) = subject.take() else { return Ok(Step::Commit(rows)) };
-            made = Some(rows);
-            Ok(Step::Run(subject(id)))
         })
         .await
     }

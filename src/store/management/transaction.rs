@@ -129,24 +129,23 @@ impl Database {
 
     /// The same for one statement. If it returns no row, nothing is changed.
     pub(super) async fn change_by(&self, action: Action, statement: Statement) -> Result<Rows> {
-        let (mut subject, mut made) = (self.subject(action), None);
-        self.decide_change(action, statement, move |rows| {
+        self.decide_change(action, statement, self.creation(action)).await
+    }
+
+    /// What follows the statement that writes a row: the end, or first a record of the row, if the change creates it for a
+    /// request with an idempotency key.
+    pub(super) fn creation(&self, action: Action) -> impl FnMut(Rows) -> Result<Step<Rows>> + Send + use<> {
+        let mut claim = self.claim().filter(|_| action == Action::Create);
+        let (statements, mut made) = (self.statements(), None);
+        move |rows| {
             if let Some(made) = made.take() {
                 return Ok(Step::Commit(made));
             }
             let Some(id) = id(&rows) else { return Ok(Step::Abandon(rows)) };
-            let Some(subject) = subject.take() else { return Ok(Step::Commit(rows)) };
+            let Some(claim) = claim.take() else { return Ok(Step::Commit(rows)) };
             made = Some(rows);
-            Ok(Step::Run(subject(id)))
-        })
-        .await
-    }
-
-    /// What records the row that this change creates, if it is a request with an idempotency key.
-    pub(super) fn subject(&self, action: Action) -> Option<impl FnOnce(i64) -> Statement + Send + use<>> {
-        let claim = self.claim().filter(|_| action == Action::Create)?;
-        let statements = self.statements();
-        Some(move |id| claim.with_subject(statements, id))
+            Ok(Step::Run(claim.with_subject(statements, id)))
+        }
     }
 }
 
